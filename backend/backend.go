@@ -1,0 +1,392 @@
+// Package backend is the storage node: it keeps its users' Maildirs behind
+// fences, and serves LMTP, IMAP and POP3 sessions, SFTP and control calls on
+// one node listener under the cluster's mutual TLS.
+//
+// Promises: a user is served only at the (home, epoch) of a serving fence, and
+// every write is checked again under the user's lock at its commit (R1). A
+// fence changes only by this backend's own linearizable read (R3). After any
+// crash, a start reconciles all fences before anything is served (R9), and
+// finishes what was left half done. A 250, an OK to APPEND and a seal are
+// durable.
+//
+// What survives on the disk is in type disk. The package meets the other
+// tiers only through protocols and package director.
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"crypto/tls"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"waypost/backend/control"
+	"waypost/backend/fence"
+	"waypost/backend/imap"
+	"waypost/backend/lmtp"
+	"waypost/backend/mailbox"
+	"waypost/backend/maildir"
+	"waypost/backend/pop3"
+	"waypost/backend/sftp"
+	"waypost/director"
+	"waypost/director/cache"
+	"waypost/internal/cluster"
+	"waypost/internal/durable"
+	"waypost/internal/telemetry"
+)
+
+// Deps is what a backend is given. All are required.
+type Deps struct {
+	Identity  *cluster.Identity
+	Directory *director.Directory
+	Cache     *cache.Client
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer
+}
+
+// Server is a backend. New, then Serve once.
+type Server struct {
+	cfg   Config
+	id    *cluster.Identity
+	dir   *director.Directory
+	cache *cache.Client
+	log   *slog.Logger
+
+	disk    disk
+	lock    *durable.DirLock
+	fences  *fence.Dir
+	users   users
+	stager  *maildir.Stager
+	peers   *peers
+	mux     *cluster.Mux
+	imap    *imap.Server
+	pop3    *pop3.Server
+	lmtp    *lmtp.Server
+	janitor *janitor
+	metrics *metrics
+
+	maildrops *pop3.Locks
+	sessions  sessions
+	busy      busyUsers
+	looks     *lookQueue
+
+	// recovery is what an unclean stop left: every user must be recovered at
+	// its first opening; done holds those that were.
+	recovery struct {
+		mu      sync.Mutex
+		unclean bool
+		done    map[director.User]bool
+	}
+	clean func() error
+
+	ready chan struct{}
+}
+
+// New opens the disk and the listener. It serves nothing yet, and needs no
+// directory yet.
+func New(cfg Config, d Deps) (*Server, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	b := &Server{cfg: cfg, id: d.Identity, dir: d.Directory, cache: d.Cache, log: d.Log.With("node", d.Identity.Self().String()),
+		ready: make(chan struct{}), looks: newLookQueue(), maildrops: pop3.NewLocks(), peers: newPeers(d.Identity)}
+	if self := d.Identity.Self(); self.Role != cluster.RoleBackend || self.ID != string(cfg.ID) {
+		return nil, fmt.Errorf("backend %s: the certificate is %s: use the one that was issued for backend/%s", cfg.ID, self, cfg.ID)
+	}
+	b.users = users{open: make(map[director.User]*user), fences: make(map[director.User]fence.Fence), maxIdle: cfg.OpenUsers}
+	b.busy.users = make(map[director.User]busyUser)
+	b.sessions = sessions{open: make(map[*session]struct{}), max: cfg.MaxSessions}
+	b.janitor = newJanitor(b)
+	if b.disk, b.lock, err = openDisk(cfg.Data); err != nil {
+		return nil, err
+	}
+	if err := b.open(d.Metrics); err != nil {
+		return nil, errors.Join(err, b.lock.Unlock())
+	}
+	return b, nil
+}
+
+func (b *Server) open(reg prometheus.Registerer) (err error) {
+	if b.metrics, err = newMetrics(reg, b); err != nil {
+		return err
+	}
+	if b.recovery.unclean, b.clean, err = b.disk.markRunning(); err != nil {
+		return err
+	}
+	b.recovery.done = make(map[director.User]bool)
+	if b.fences, err = fence.OpenDir(b.disk.fences()); err != nil {
+		return err
+	}
+	err = b.fences.All(func(u director.User, f fence.Fence, err error) error {
+		if err != nil {
+			b.log.Error("unreadable fence: the user is refused", "user", u, "error", err)
+			f = fence.Fence{State: fence.Unreadable}
+		}
+		b.users.fences[u] = f
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	if b.stager, err = maildir.NewStager(b.disk.incoming()); err != nil {
+		return err
+	}
+	b.imap = imap.New(imap.Options{Log: b.log, Metrics: reg, MaxMessage: b.cfg.MaxMessageBytes})
+	b.pop3 = pop3.New(pop3.Options{Log: b.log, Metrics: reg})
+	b.lmtp = lmtp.New(lmtp.Options{Store: b, Hostname: b.cfg.Hostname, Log: b.log, Metrics: reg, MaxMessage: b.cfg.MaxMessageBytes, Accounts: b.account})
+	if b.mux, err = b.id.Listen(b.cfg.Listen, b.log); err != nil {
+		return fmt.Errorf("backend %s: %w", b.cfg.ID, err)
+	}
+	b.routes()
+	return nil
+}
+
+func (b *Server) routes() {
+	calls := http.NewServeMux()
+	const (
+		mover, admin, dir = cluster.RoleRebalance, cluster.RoleAdmin, cluster.RoleDirector
+	)
+	calls.Handle(control.PathLook, control.Handle(b.lookCall, mover, admin, dir, cluster.RoleBackend))
+	calls.Handle(control.PathPrepare, control.Handle(b.prepare, dir))
+	calls.Handle(control.PathStage, control.Handle(b.stage, mover))
+	calls.Handle(control.PathFreeze, control.Handle(b.freeze, mover))
+	calls.Handle(control.PathSeal, control.Handle(b.seal, mover))
+	calls.Handle(control.PathPull, http.HandlerFunc(b.pullCall))
+	calls.Handle(control.PathManifest, control.Handle(b.manifestCall, cluster.RoleBackend))
+	calls.Handle(control.PathUsage, control.Handle(b.usage, dir, admin))
+	calls.Handle(control.PathSessions, control.Handle(b.listSessions, dir, admin))
+	calls.Handle(control.PathKick, control.Handle(b.kick, dir, admin))
+	b.mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{mover, admin, dir, cluster.RoleBackend}, calls)
+
+	files := &sftp.Server{Open: b.openTree, Log: b.log}
+	b.mux.Handle(cluster.ProtoSFTP, []cluster.Role{cluster.RoleBackend}, files.Serve)
+	b.mux.Handle(cluster.ProtoSession, []cluster.Role{cluster.RoleProxy}, b.serveSession)
+	b.mux.Handle(cluster.ProtoLMTP, []cluster.Role{cluster.RoleMX, cluster.RoleBackend}, func(ctx context.Context, c *tls.Conn, from cluster.Peer) {
+		b.lmtp.Serve(ctx, c, from.String())
+	})
+}
+
+// pullCall streams a pass's progress, one JSON object a line.
+func (b *Server) pullCall(w http.ResponseWriter, r *http.Request) {
+	_, req, err := control.Decode[control.PullRequest](r, cluster.RoleRebalance)
+	if err != nil {
+		control.WriteError(w, err)
+		return
+	}
+	out := control.NewProgressWriter(w)
+	done, err := b.pull(r.Context(), req, out.Report)
+	out.End(done, err)
+}
+
+// Addr is where the node listener listens.
+func (b *Server) Addr() string { return b.mux.Addr().String() }
+
+// Ready is closed when the backend serves.
+func (b *Server) Ready() <-chan struct{} { return b.ready }
+
+// Serve brings the fences up to date and serves until ctx ends; then it says
+// BYE to its sessions, finishes deliveries under way, and closes the disk. It
+// waits for the directory as long as need be.
+func (b *Server) Serve(ctx context.Context) error {
+	err := b.serve(ctx)
+	b.closeUsers()
+	if cerr := b.mux.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = b.clean()
+	}
+	return errors.Join(err, b.lock.Unlock())
+}
+
+func (b *Server) serve(ctx context.Context) error {
+	if err := b.begin(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	stop := b.cache.Subscribe(func(c director.Change) {
+		if cache.IsReload(c) {
+			b.reobserve()
+			return
+		}
+		b.observe(c)
+	})
+	defer stop()
+	b.reobserve() // what changed between the listing and the subscription
+	var wg sync.WaitGroup
+	work, cancel := context.WithCancel(ctx)
+	defer wg.Wait()
+	defer cancel()
+	wg.Go(func() { b.runLooks(work) })
+	wg.Go(func() { b.watchBusy(work) })
+	wg.Go(func() { b.janitor.run(work) })
+
+	serveCtx, endServe := context.WithCancel(context.WithoutCancel(ctx))
+	defer endServe()
+	served := make(chan error, 1)
+	wg.Go(func() { served <- b.mux.Serve(serveCtx) })
+	close(b.ready)
+	b.log.Info("backend serves", "address", b.Addr(), "data", b.cfg.Data)
+	select {
+	case err := <-served:
+		return err
+	case <-ctx.Done():
+	}
+	return b.drain(ctx)
+}
+
+// drainTime is how long deliveries under way have to finish.
+const drainTime = 10 * time.Second
+
+func (b *Server) drain(ctx context.Context) error {
+	b.log.Info("backend stops", "sessions", b.sessions.count())
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
+	defer cancel()
+	for _, x := range b.sessions.match(func(control.Session) bool { return true }) {
+		x.cancel()
+	}
+	if err := b.mux.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+// begin does what must be done before anything is served, and repeats it while
+// the directory is away.
+func (b *Server) begin(ctx context.Context) error {
+	for {
+		err := b.tryBegin(ctx)
+		if err == nil || !errors.Is(err, director.ErrUnavailable) && !errors.Is(err, director.ErrUnknown) {
+			return err
+		}
+		b.log.Warn("waiting for the directory", "error", err)
+		pause(ctx, time.Second)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+func (b *Server) tryBegin(ctx context.Context) error {
+	if err := b.register(ctx); err != nil {
+		return err
+	}
+	if err := b.disk.beginIncarnation(ctx, b.dir, b.cfg.ID, telemetry.NewID); err != nil {
+		return err
+	}
+	return b.reconcileAll(ctx)
+}
+
+// register writes the backend's address, and at its first start its weight and
+// capacity, which the directory owns from then on.
+func (b *Server) register(ctx context.Context) error {
+	return b.dir.PutBackend(ctx, b.cfg.ID, func(r *director.Backend, known bool) error {
+		if !known {
+			r.Kind, r.State, r.Weight, r.CapacityBytes = director.KindWaypost, director.BackendActive, b.cfg.Weight, b.cfg.CapacityBytes
+		}
+		if r.Kind != director.KindWaypost {
+			return fmt.Errorf("backend %s is of kind %s in the directory: give this one another id: %w", b.cfg.ID, r.Kind, director.ErrInvalid)
+		}
+		r.Node = b.cfg.Advertise
+		return nil
+	})
+}
+
+func (b *Server) closeUsers() {
+	b.users.mu.Lock()
+	defer b.users.mu.Unlock()
+	for _, u := range b.users.open {
+		u.mu.Lock()
+		u.closeAccount()
+		u.mu.Unlock()
+	}
+}
+
+func (b *Server) servedUsers() int {
+	b.users.mu.Lock()
+	defer b.users.mu.Unlock()
+	n := 0
+	for _, f := range b.users.fences {
+		if f.State == fence.Serving || f.State == fence.Frozen {
+			n++
+		}
+	}
+	return n
+}
+
+// Load is what the backend gossips: a hint for placing users, never truth.
+func (b *Server) Load() (users, sessions int, usedBytes, capacityBytes int64) {
+	size, free, err := b.disk.room()
+	if err != nil {
+		b.log.Warn("disk", "error", err)
+	}
+	capacityBytes = b.cfg.CapacityBytes
+	if capacityBytes == 0 {
+		capacityBytes = size
+	}
+	return b.servedUsers(), b.sessions.count(), size - free, capacityBytes
+}
+
+// account tells LMTP whether a user takes mail.
+func (b *Server) account(u director.User) (disabled, known bool) {
+	a, _, known := b.cache.Account(u)
+	return a.Disabled, known
+}
+
+func (b *Server) limit(u director.User) mailbox.Limit {
+	a, _, _ := b.cache.Account(u)
+	return mailbox.Limit{Bytes: a.QuotaBytes, Messages: a.QuotaMessages}
+}
+
+// Stage implements mailbox.Store.
+func (b *Server) Stage(ctx context.Context, header string, r io.Reader, max int64) (mailbox.Staged, error) {
+	return b.stager.Stage(ctx, header, r, max)
+}
+
+func (b *Server) needsRecovery(u director.User) bool {
+	b.recovery.mu.Lock()
+	defer b.recovery.mu.Unlock()
+	return b.recovery.unclean && !b.recovery.done[u]
+}
+
+func (b *Server) recovered(u director.User) {
+	b.recovery.mu.Lock()
+	defer b.recovery.mu.Unlock()
+	if b.recovery.unclean {
+		b.recovery.done[u] = true
+	}
+}
+
+// peers keeps one control client for each other node, so that connections are
+// used again.
+type peers struct {
+	id *cluster.Identity
+	mu sync.Mutex
+	by map[string]*control.Client
+}
+
+func newPeers(id *cluster.Identity) *peers {
+	return &peers{id: id, by: make(map[string]*control.Client)}
+}
+
+func (p *peers) client(node string, want cluster.Peer) *control.Client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := want.String() + " " + node
+	c := p.by[key]
+	if c == nil {
+		c = control.NewClient(p.id, node, want)
+		p.by[key] = c
+	}
+	return c
+}

@@ -1,0 +1,97 @@
+package backend
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"waypost/director"
+)
+
+// Config is a backend's settings; the TOML file of the role has these names.
+type Config struct {
+	// ID is the backend's name in the directory, like "b1". Required.
+	ID director.BackendID `toml:"id"`
+	// Listen is the node listener's address, host:port: LMTP, sessions, SFTP
+	// and control calls, all under mutual TLS. Required.
+	Listen string `toml:"listen"`
+	// Advertise is the host:port that other nodes reach Listen at; empty: Listen.
+	Advertise string `toml:"advertise"`
+	// Data is the folder that holds everything. Required; made when missing.
+	Data string `toml:"data"`
+	// Hostname goes into Received lines and file names; empty: the machine's.
+	Hostname string `toml:"hostname"`
+	// Weight is the share of new users, 100 by default; CapacityBytes what may
+	// be filled, 0: the disk's size. They are written to the directory when
+	// the backend first appears there; later the directory's values count.
+	Weight        int   `toml:"weight"`
+	CapacityBytes int64 `toml:"capacity_bytes"`
+	// BusyLimit is how long a user may be busy before this home takes it back
+	// (R7); 60s by default.
+	BusyLimit time.Duration `toml:"busy_limit"`
+	// OwnerGrace is how long a busy user may be without a live mover; 10s.
+	OwnerGrace time.Duration `toml:"owner_grace"`
+	// TrashGrace is how long a moved-away or deleted tree is kept; 7 days.
+	TrashGrace time.Duration `toml:"trash_grace"`
+	// MaxMessageBytes bounds one message; 1 GiB by default.
+	MaxMessageBytes int64 `toml:"max_message_bytes"`
+	// CreateFolders makes the folder of user+folder@ when it is missing;
+	// otherwise such mail goes to INBOX.
+	CreateFolders bool `toml:"create_folders"`
+	// MaxSessions bounds open sessions; 20,000 by default.
+	MaxSessions int `toml:"max_sessions"`
+	// OpenUsers bounds the mailboxes kept open without a session; 2,000.
+	OpenUsers int `toml:"open_users"`
+}
+
+// withDefaults fills what is unset.
+func (c Config) withDefaults() (Config, error) {
+	if c.Hostname == "" {
+		h, err := os.Hostname()
+		if err != nil {
+			return c, fmt.Errorf("hostname is not set, and the system has none: %w", err)
+		}
+		c.Hostname = h
+	}
+	if c.Advertise == "" {
+		c.Advertise = c.Listen
+	}
+	setDefault(&c.Weight, 100)
+	setDefault(&c.BusyLimit, 60*time.Second)
+	setDefault(&c.OwnerGrace, 10*time.Second)
+	setDefault(&c.TrashGrace, 7*24*time.Hour)
+	setDefault(&c.MaxMessageBytes, 1<<30)
+	setDefault(&c.MaxSessions, 20_000)
+	setDefault(&c.OpenUsers, 2_000)
+	return c, c.Validate()
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// Validate says what is wrong, one error per setting.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf("backend: "+format, a...)) }
+	if err := director.ValidBackendID(c.ID); err != nil {
+		bad("id: %w", err)
+	}
+	if c.Listen == "" {
+		bad("listen: say host:port of the node listener")
+	}
+	if c.Data == "" {
+		bad("data: say the folder that holds the mail")
+	}
+	if c.Weight < 0 || c.CapacityBytes < 0 || c.MaxMessageBytes < 0 || c.MaxSessions < 0 || c.OpenUsers < 0 {
+		bad("weight, capacity_bytes, max_message_bytes, max_sessions, open_users: not below 0")
+	}
+	if c.BusyLimit < 0 || c.OwnerGrace < 0 || c.TrashGrace < 0 {
+		bad("busy_limit, owner_grace, trash_grace: not below 0")
+	}
+	return errors.Join(errs...)
+}

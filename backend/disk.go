@@ -1,0 +1,181 @@
+package backend
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"waypost/backend/fence"
+	"waypost/director"
+	"waypost/internal/durable"
+)
+
+// disk knows where everything of a backend lies:
+//
+//	VERSION          the layout's version
+//	disk.json        the disk's name and its start count (R9)
+//	unclean          there while a process runs: what follows must be recovered
+//	fences/xx/USER   the fences
+//	users/xx/USER/   the live trees
+//	staging/xx/USER/ trees being pulled, or sealed
+//	manifests/xx/USER  what a frozen tree held, until it is in the trash
+//	trash/USER@EPOCH/  trees let go: tree/ and manifest
+//	incoming/        messages that have no place yet
+//
+// xx is the user's shard. All lie on one file system, so that a rename moves
+// a tree.
+type disk struct{ root string }
+
+const layoutVersion = "1"
+
+var layoutFolders = []string{"fences", "users", "staging", "manifests", "trash", "incoming"}
+
+// openDisk makes the layout where it is missing, refuses another version, and
+// locks the disk against a second process.
+func openDisk(root string) (disk, *durable.DirLock, error) {
+	d := disk{root}
+	fail := func(err error) (disk, *durable.DirLock, error) {
+		return disk{}, nil, fmt.Errorf("data folder %s: %w", root, err)
+	}
+	if err := durable.MkdirAll(root, 0o700); err != nil {
+		return fail(err)
+	}
+	lock, err := durable.Lock(root)
+	if err != nil {
+		return fail(err)
+	}
+	v, err := os.ReadFile(filepath.Join(root, "VERSION"))
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		for _, f := range layoutFolders {
+			if err := durable.MkdirAll(filepath.Join(root, f), 0o700); err != nil {
+				return fail(errors.Join(err, lock.Unlock()))
+			}
+		}
+		err = durable.WriteFile(filepath.Join(root, "VERSION"), []byte(layoutVersion+"\n"), 0o600)
+	case err == nil && strings.TrimSpace(string(v)) != layoutVersion:
+		err = fmt.Errorf("written by another version (layout %s, this waypost reads %s): run the version that wrote it", strings.TrimSpace(string(v)), layoutVersion)
+	}
+	if err != nil {
+		return fail(errors.Join(err, lock.Unlock()))
+	}
+	return d, lock, nil
+}
+
+func (d disk) in(kind string, u director.User) string {
+	return filepath.Join(d.root, kind, fence.Shard(u), string(u))
+}
+
+func (d disk) fences() string                  { return filepath.Join(d.root, "fences") }
+func (d disk) incoming() string                { return filepath.Join(d.root, "incoming") }
+func (d disk) live(u director.User) string     { return d.in("users", u) }
+func (d disk) staging(u director.User) string  { return d.in("staging", u) }
+func (d disk) manifest(u director.User) string { return d.in("manifests", u) }
+func (d disk) trashRoot() string               { return filepath.Join(d.root, "trash") }
+func (d disk) trash(u director.User, e director.Epoch) string {
+	return filepath.Join(d.trashRoot(), fmt.Sprintf("%s@%d", u, e))
+}
+
+func exists(path string) (bool, error) {
+	_, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// claim renames from to to, durably; nothing happens when from is gone already.
+func claim(from, to string) error {
+	ok, err := exists(from)
+	if err != nil || !ok {
+		return err
+	}
+	if err := durable.MkdirAll(filepath.Dir(to), 0o700); err != nil {
+		return err
+	}
+	return durable.Rename(from, to)
+}
+
+// markRunning notes that a process runs, and reports whether the one before
+// ended without saying so. The returned function takes the note away.
+func (d disk) markRunning() (unclean bool, clean func() error, err error) {
+	p := filepath.Join(d.root, "unclean")
+	if unclean, err = exists(p); err != nil {
+		return false, nil, err
+	}
+	if err := durable.WriteFile(p, nil, 0o600); err != nil {
+		return false, nil, err
+	}
+	return unclean, func() error { return durable.Remove(p) }, nil
+}
+
+// incarnation reads what was written at the last start; zero on a new disk.
+func (d disk) incarnation() (director.Incarnation, error) {
+	var inc director.Incarnation
+	b, err := os.ReadFile(filepath.Join(d.root, "disk.json"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return inc, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &inc)
+	}
+	if err != nil {
+		return inc, fmt.Errorf("disk.json: %w", err)
+	}
+	return inc, nil
+}
+
+func (d disk) putIncarnation(inc director.Incarnation) error {
+	b, err := json.Marshal(inc)
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(filepath.Join(d.root, "disk.json"), append(b, '\n'), 0o600)
+}
+
+// room tells the file system's size and free bytes.
+func (d disk) room() (size, free int64, err error) {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(d.root, &st); err != nil {
+		return 0, 0, fmt.Errorf("free space of %s: %w", d.root, err)
+	}
+	return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize, nil
+}
+
+// beginIncarnation is R9: a disk whose start count is below what the directory
+// has seen, or that is another disk, was rolled back or swapped, and serves
+// nobody. The disk is written first, so that a crash between leaves it ahead.
+func (d disk) beginIncarnation(ctx context.Context, dir *director.Directory, id director.BackendID, newName func() string) error {
+	inc, err := d.incarnation()
+	if err != nil {
+		return err
+	}
+	seen, err := dir.Incarnation(ctx, id)
+	if err != nil && !errors.Is(err, director.ErrNotFound) {
+		return err
+	}
+	known := err == nil
+	switch {
+	case known && inc.Disk == "":
+		return fmt.Errorf("backend %s: %w: the directory knows it, but %s is empty: mount the right disk, or remove the backend from the directory first", id, errRolledBack, d.root)
+	case known && (inc.Disk != seen.Disk || inc.Count < seen.Count):
+		return fmt.Errorf("backend %s: %w: disk %s start %d, the directory has seen disk %s start %d: bring the newer disk, or repair it", id, errRolledBack, inc.Disk, inc.Count, seen.Disk, seen.Count)
+	}
+	if inc.Disk == "" {
+		inc.Disk = newName()
+	}
+	inc.Count++
+	if err := d.putIncarnation(inc); err != nil {
+		return err
+	}
+	return dir.PutIncarnation(ctx, id, inc)
+}
+
+// errRolledBack: the disk is older than the directory's memory of it.
+var errRolledBack = errors.New("this disk was rolled back or swapped and serves nobody")

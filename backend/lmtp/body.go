@@ -1,0 +1,144 @@
+package lmtp
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+)
+
+// errLineEnds is a bare CR or a bare LF in a body (RFC 5321, Section 2.3.8).
+var errLineEnds = errors.New("bare CR or LF")
+
+var crlf = []byte("\r\n")
+
+// dotReader reads the body of DATA (RFC 5321, Section 4.5.2): it removes the
+// dot that was put in front of lines and ends with io.EOF after CRLF "." CRLF,
+// having taken not one byte more from br. The CRLF before the dot belongs to
+// the body. Only CRLF ends a line. A connection that ends before the dot is
+// io.ErrUnexpectedEOF. Any error but io.EOF is the connection's, and stays.
+//
+// It looks at the buffered bytes as a whole instead of one by one: between
+// lines that begin with a dot it only copies.
+type dotReader struct {
+	br *bufio.Reader
+	// bol: the next byte begins a line. cr: the last byte given was a CR.
+	bol, cr bool
+	err     error
+}
+
+func newDotReader(br *bufio.Reader) *dotReader { return &dotReader{br: br, bol: true} }
+
+func (d *dotReader) Read(p []byte) (int, error) {
+	if d.err == nil && len(p) > 0 {
+		d.err = d.prepare()
+	}
+	if d.err != nil || len(p) == 0 {
+		return 0, d.err
+	}
+	window, _ := d.br.Peek(min(d.br.Buffered(), len(p))) // cannot fail: it is buffered
+	n := d.run(window)
+	copy(p, window[:n])
+	d.br.Discard(n)
+	return n, nil
+}
+
+// prepare sees to it that something is buffered and a leading dot is dealt
+// with. After a dot there are always two bytes to come, so that it may wait
+// for them.
+func (d *dotReader) prepare() error {
+	first, err := d.br.Peek(1)
+	if err != nil {
+		return unexpected(err)
+	}
+	if !d.bol {
+		return nil
+	}
+	if first[0] != '.' {
+		d.bol = false
+		return nil
+	}
+	three, err := d.br.Peek(3)
+	if err != nil {
+		return unexpected(err)
+	}
+	if bytes.Equal(three, []byte(".\r\n")) {
+		d.br.Discard(3)
+		return io.EOF
+	}
+	d.br.Discard(1)
+	d.bol = false
+	return nil
+}
+
+// run tells how many bytes of window can be given as they are, and notes how
+// they end.
+func (d *dotReader) run(window []byte) int {
+	if d.cr && window[0] == '\n' {
+		d.bol, d.cr = true, false
+		return 1
+	}
+	if i := bytes.Index(window, []byte("\r\n.")); i >= 0 {
+		d.bol, d.cr = true, false
+		return i + len(crlf)
+	}
+	d.bol = bytes.HasSuffix(window, crlf)
+	d.cr = window[len(window)-1] == '\r'
+	return len(window)
+}
+
+func unexpected(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// strictReader passes r on as long as CR and LF come only as CRLF, and fails
+// with errLineEnds where they do not: what a body may not hold is the seed of
+// SMTP smuggling, and could not be given back byte for byte either.
+type strictReader struct {
+	r io.Reader
+	// cr: the last byte was a CR, so that an LF must follow.
+	cr  bool
+	bad bool
+}
+
+func (s *strictReader) Read(p []byte) (int, error) {
+	if s.bad {
+		return 0, errLineEnds
+	}
+	n, err := s.r.Read(p)
+	if n > 0 && !s.check(p[:n]) || err == io.EOF && s.cr {
+		s.bad = true
+		return 0, errLineEnds
+	}
+	return n, err
+}
+
+// check looks at each LF's predecessor; then as many CRs as LFs means that
+// each CR has its LF.
+func (s *strictReader) check(b []byte) bool {
+	if s.cr {
+		if b[0] != '\n' {
+			return false
+		}
+		b = b[1:]
+		s.cr = false
+	}
+	lines := 0
+	for rest := b; ; lines++ {
+		i := bytes.IndexByte(rest, '\n')
+		if i < 0 {
+			break
+		}
+		if i == 0 || rest[i-1] != '\r' {
+			return false
+		}
+		rest = rest[i+1:]
+	}
+	if s.cr = len(b) > 0 && b[len(b)-1] == '\r'; s.cr {
+		lines++
+	}
+	return bytes.Count(b, []byte{'\r'}) == lines
+}

@@ -1,0 +1,237 @@
+package lmtp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"waypost/backend/mailbox"
+)
+
+// errAborted ends a BDAT sequence for a command that is still to be run.
+var errAborted = errors.New("transaction aborted")
+
+// body is a message on its way in. err is nil before its end, io.EOF after it,
+// and else why it never comes: that error is not the store's.
+type body interface {
+	io.Reader
+	ended() error
+}
+
+func (d *dotReader) ended() error { return d.err }
+
+// data takes a message between 354 and the dot (RFC 5321, Section 4.1.1.4).
+// There is one reply for each recipient (RFC 2033, Section 4.2).
+func (s *session) data(args string) error {
+	switch {
+	case args != "":
+		s.say(syntax("DATA takes no arguments"))
+		return nil
+	case s.tx == nil:
+		s.say(replyNoMail)
+		return nil
+	case s.tx.failed != nil:
+		s.say(replySequence)
+		return nil
+	case len(s.tx.rcpts) == 0:
+		s.say(replyNoRcpt)
+		return nil
+	}
+	s.say(reply{code: 354, text: "go on"})
+	in := newDotReader(s.br)
+	staged, failure := s.stage(in)
+	// Whatever has happened, the next command stands behind the dot.
+	if _, err := io.Copy(io.Discard, in); err != nil {
+		if staged != nil {
+			staged.Discard()
+		}
+		return fmt.Errorf("body of %s: %w", s.tx.delivery, err)
+	}
+	s.finish(staged, failure)
+	return nil
+}
+
+// stage streams a body to the disk. Without a failure there is a message, and
+// it is whole.
+func (s *session) stage(in body) (mailbox.Staged, *reply) {
+	strict := &strictReader{r: in}
+	header := traceHeader(s.tx.sender, s.peer, s.srv.opt.Hostname, s.tx.delivery, s.tx.utf8, s.srv.opt.Now())
+	staged, err := s.srv.opt.Store.Stage(s.ctx, header, newPathReader(strict), s.srv.opt.MaxMessage)
+	if err == nil && in.ended() != io.EOF {
+		staged.Discard()
+		err = io.ErrUnexpectedEOF
+	}
+	if err == nil {
+		s.srv.met.bytes.Add(float64(staged.Size()))
+		return staged, nil
+	}
+	failure := errReply(err)
+	if strict.bad {
+		failure = replyLineEnds
+	} else if failure.result == resultError && !lost(in) {
+		s.log.Error("lmtp: staging failed", "id", s.tx.delivery, "err", err)
+	}
+	return nil, &failure
+}
+
+// lost: the body will never be complete, whatever the store does.
+func lost(in body) bool { return in.ended() != nil && in.ended() != io.EOF }
+
+// finish answers for each recipient in order and ends the transaction. A
+// failure is everybody's.
+func (s *session) finish(staged mailbox.Staged, failure *reply) {
+	tx, start := s.tx, time.Now()
+	counts := map[string]int{}
+	for _, r := range tx.rcpts {
+		answer := reply{}
+		if failure != nil {
+			answer = *failure
+		} else {
+			answer = s.deliver(r, staged)
+		}
+		counts[answer.result]++
+		s.srv.met.deliveries.WithLabelValues(answer.result).Inc()
+		s.say(answer)
+	}
+	size := int64(0)
+	if staged != nil {
+		size = staged.Size()
+		staged.Discard()
+	}
+	s.srv.met.seconds.Observe(time.Since(start).Seconds())
+	s.log.Info("message", "id", tx.delivery, "from", tx.sender, "recipients", len(tx.rcpts),
+		"size", size, "results", counts)
+	s.reset()
+}
+
+// deliver commits the message for one recipient. A folder that cannot be is no
+// reason to refuse: the inbox always can.
+func (s *session) deliver(r recipient, staged mailbox.Staged) reply {
+	err := r.box.Deliver(s.ctx, s.tx.delivery, staged, r.folder, r.force)
+	if r.folder != "" && (errors.Is(err, mailbox.ErrNoFolder) || errors.Is(err, mailbox.ErrBadName)) {
+		err = r.box.Deliver(s.ctx, s.tx.delivery, staged, "", r.force)
+	}
+	if !errors.Is(err, context.Canceled) {
+		s.unexpected("deliver", r.box.User(), err)
+	}
+	return errReply(err)
+}
+
+// bdat takes a message in chunks (RFC 3030, Section 2). Its octets are read in
+// any case: they are not commands.
+func (s *session) bdat(args string) error {
+	size, last, ok := parseBDAT(args)
+	if !ok {
+		return errBadChunk
+	}
+	if s.tx == nil || len(s.tx.rcpts) == 0 {
+		if err := s.discard(size); err != nil {
+			return err
+		}
+		s.say(replyNoRcpt)
+		return nil
+	}
+	if s.tx.failed != nil {
+		return s.bdatFailed(size, last)
+	}
+	in := &chunkReader{s: s, left: size, last: last}
+	staged, failure := s.stage(in)
+	if failure == nil {
+		s.finish(staged, nil)
+		return nil
+	}
+	switch {
+	case errors.Is(in.err, errAborted):
+		return nil // the command that did it is pending
+	case lost(in):
+		return fmt.Errorf("body of %s: %w", s.tx.delivery, in.err)
+	}
+	s.tx.failed = failure
+	return s.bdatFailed(in.left, in.last)
+}
+
+// bdatFailed discards size octets of a message that failed already. The last
+// chunk has a reply for each recipient even so (RFC 2033, Section 4.3), the
+// others have one.
+func (s *session) bdatFailed(size int64, last bool) error {
+	if err := s.discard(size); err != nil {
+		return err
+	}
+	if last {
+		s.finish(nil, s.tx.failed)
+	} else {
+		s.say(*s.tx.failed)
+	}
+	return nil
+}
+
+func (s *session) discard(size int64) error {
+	_, err := io.CopyN(io.Discard, s.br, size)
+	return unexpected(err)
+}
+
+// chunkReader reads the chunks of a message as one. Between them it answers
+// and takes the next command by itself, so that the store can go on reading.
+type chunkReader struct {
+	s    *session
+	left int64 // of the chunk
+	last bool
+	err  error
+}
+
+func (c *chunkReader) ended() error { return c.err }
+
+func (c *chunkReader) Read(p []byte) (int, error) {
+	for c.err == nil && c.left == 0 {
+		if c.last {
+			c.err = io.EOF
+		} else {
+			c.s.say(reply{code: 250, enhanced: "2.0.0", text: "chunk taken"})
+			c.err = c.nextChunk()
+		}
+	}
+	if c.err != nil || len(p) == 0 {
+		return 0, c.err
+	}
+	n, err := c.s.br.Read(p[:min(int64(len(p)), c.left)])
+	c.left -= int64(n)
+	if n == 0 && err != nil {
+		c.err = unexpected(err)
+	}
+	return n, c.err
+}
+
+// nextChunk waits for the next BDAT. NOOP may come between; RSET, QUIT and a
+// new LHLO end the sequence.
+func (c *chunkReader) nextChunk() error {
+	for {
+		cmd, err := c.s.readCommand()
+		if err != nil {
+			return unexpected(err)
+		}
+		switch cmd.verb {
+		case "BDAT":
+			size, last, ok := parseBDAT(cmd.args)
+			if !ok {
+				return errBadChunk
+			}
+			c.left, c.last = size, last
+			return nil
+		case "NOOP":
+			c.s.say(replyOK)
+		case "RSET", "QUIT", "LHLO":
+			c.s.pending = &cmd
+			return errAborted
+		default:
+			if c.s.bad++; c.s.bad > maxBadCommands {
+				return errTooBad
+			}
+			c.s.say(replySequence)
+		}
+	}
+}
+
+var _ body = (*chunkReader)(nil)
+var _ body = (*dotReader)(nil)

@@ -1,0 +1,80 @@
+package lmtp
+
+import (
+	"errors"
+	"fmt"
+
+	"waypost/backend/mailbox"
+	"waypost/internal/wire"
+)
+
+// reply is an answer with its enhanced code (RFC 2034, RFC 3463). result is
+// the label it is counted by.
+type reply struct {
+	code     int
+	enhanced string
+	text     string
+	result   string
+}
+
+func (r reply) String() string {
+	if r.enhanced == "" {
+		return fmt.Sprintf("%d %s\r\n", r.code, r.text)
+	}
+	return fmt.Sprintf("%d %s %s\r\n", r.code, r.enhanced, r.text)
+}
+
+// The results that are counted.
+const (
+	resultOK        = "ok"
+	resultStale     = "stale"
+	resultBusy      = "busy"
+	resultRefused   = "refused"
+	resultDisabled  = "disabled"
+	resultOverQuota = "over_quota"
+	resultTooLarge  = "too_large"
+	resultNoSpace   = "no_space"
+	resultMalformed = "malformed"
+	resultError     = "error"
+)
+
+var (
+	replyOK         = reply{code: 250, enhanced: "2.0.0", text: "OK"}
+	replyMissing    = reply{451, "4.3.0", wire.WordStale + " home and epoch are missing", resultStale}
+	replyDisabled   = reply{550, "5.2.1", "mailbox disabled", resultDisabled}
+	replyTooLarge   = reply{552, "5.3.4", "message too large", resultTooLarge}
+	replyLineEnds   = reply{554, "5.6.0", "bare CR or LF in the message", resultMalformed}
+	replyBadMailbox = reply{553, "5.1.3", "not a mailbox address", resultMalformed}
+	replyTooMany    = reply{452, "4.5.3", "too many recipients", resultRefused}
+	replySequence   = reply{code: 503, enhanced: "5.5.1", text: "bad sequence of commands"}
+	replyNoMail     = reply{code: 503, enhanced: "5.5.1", text: "MAIL first"}
+	replyNoRcpt     = reply{code: 503, enhanced: "5.5.1", text: "no valid recipients"}
+)
+
+// syntax is the answer to a command that cannot be read (RFC 5321, Section 4.2.2).
+func syntax(text string) reply {
+	return reply{code: 501, enhanced: "5.5.4", text: text, result: resultMalformed}
+}
+
+// errReply turns an error of the store into the answer for a recipient. What
+// is not proven permanent is temporary, and no inner detail leaves the backend.
+func errReply(err error) reply {
+	switch {
+	case err == nil:
+		return reply{250, "2.0.0", "delivered", resultOK}
+	case errors.Is(err, mailbox.ErrStale):
+		return reply{451, "4.3.0", wire.WordStale + " look the user up again", resultStale}
+	case errors.Is(err, mailbox.ErrFrozen):
+		return reply{450, "4.2.1", wire.WordBusy + " the user is being moved", resultBusy}
+	case errors.Is(err, mailbox.ErrRefused):
+		return reply{451, "4.3.0", wire.WordRefused + " not now", resultRefused}
+	case errors.Is(err, mailbox.ErrOverQuota):
+		return reply{552, "5.2.2", "mailbox full", resultOverQuota}
+	case errors.Is(err, mailbox.ErrTooLarge):
+		return replyTooLarge
+	case errors.Is(err, mailbox.ErrNoSpace):
+		return reply{452, "4.3.1", "insufficient system storage", resultNoSpace}
+	default:
+		return reply{451, "4.3.0", "local error, try again later", resultError}
+	}
+}

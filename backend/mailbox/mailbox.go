@@ -1,0 +1,251 @@
+// Package mailbox is the contract between the protocols of a backend (LMTP,
+// IMAP, POP3) and its store: what a mailbox is, without a word of Maildirs.
+//
+// Every handle is opened at the (user, epoch) that the front tier looked up.
+// Each operation takes the user's lock and checks the fence there (R1): once
+// the fence has left that epoch, every operation of the handle fails with
+// ErrStale, ErrFrozen or ErrRefused, and Done is closed so that the session
+// says BYE. A write that returned nil is durable as its method promises; one
+// that returned an error has changed nothing a client can see.
+//
+// backend/maildir is the implementation. Handles are safe for concurrent use.
+package mailbox
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"time"
+
+	"waypost/director"
+)
+
+// Errors a protocol turns into its own answers. All but ErrOverQuota,
+// ErrNoFolder, ErrFolderExists, ErrBadName and ErrNoMessage are temporary.
+var (
+	// ErrStale: the request's epoch is not the fence's. The sender re-reads
+	// the directory.
+	ErrStale = errors.New("stale: the user's home or epoch is another by now")
+	// ErrFrozen: the user is being moved; wait for the directory to say active.
+	ErrFrozen = errors.New("busy: the user is being moved")
+	// ErrRefused: this backend cannot serve the user and must not guess.
+	ErrRefused = errors.New("refused: the user cannot be served here now")
+	// ErrOverQuota: the write does not fit the user's quota.
+	ErrOverQuota = errors.New("over quota")
+	// ErrNoFolder: there is no such folder.
+	ErrNoFolder = errors.New("no such folder")
+	// ErrFolderExists: there is such a folder already.
+	ErrFolderExists = errors.New("folder exists already")
+	// ErrBadName: a folder name that cannot be stored, or may not be changed.
+	ErrBadName = errors.New("folder name not possible")
+	// ErrNoMessage: the message has been expunged meanwhile.
+	ErrNoMessage = errors.New("no such message")
+	// ErrNoSpace: the disk is full; temporary.
+	ErrNoSpace = errors.New("no space on the disk")
+)
+
+// Store opens mailboxes. The backend implements it over fence and maildir.
+type Store interface {
+	// Open gives a handle for a user looked up at home, epoch. ErrStale,
+	// ErrFrozen and ErrRefused as in the package comment. who names the
+	// session for logs and lists. The caller must Close it.
+	Open(ctx context.Context, u director.User, home director.BackendID, epoch director.Epoch) (Box, error)
+	// Stage takes a message in, once, before it is known whose it will be. It
+	// streams r to disk with line ends made LF and syncs it. header is put in
+	// front (LF line ends; trace lines). max > 0 bounds the result in bytes:
+	// ErrTooLarge beyond.
+	Stage(ctx context.Context, header string, r io.Reader, max int64) (Staged, error)
+}
+
+// ErrTooLarge: a message over the limit.
+var ErrTooLarge = errors.New("message too large")
+
+// Staged is a message on the disk that has no place yet. Discard it always;
+// after it was delivered or appended that only removes the staging name.
+type Staged interface {
+	// Size is its size in bytes on the disk (LF), WireSize with CRLF.
+	Size() int64
+	WireSize() int64
+	Discard()
+}
+
+// Box is one user's mailbox, opened at one epoch.
+type Box interface {
+	User() director.User
+	// Done is closed when the fence has left the epoch or the backend stops:
+	// say BYE, then Close.
+	Done() <-chan struct{}
+	Close()
+
+	// Folders lists all folders, INBOX first, the rest by name. Reads names only.
+	Folders() ([]FolderInfo, error)
+	CreateFolder(name string) error
+	// DeleteFolder removes a folder and its messages; INBOX cannot be.
+	DeleteFolder(name string) error
+	// RenameFolder renames a folder and its children; INBOX's messages move
+	// into the new folder (RFC 9051, Section 6.3.6).
+	RenameFolder(from, to string) error
+	Subscribe(name string, on bool) error
+	// Subscriptions may name folders that do not exist.
+	Subscriptions() ([]string, error)
+	// Folder opens a folder; ErrNoFolder.
+	Folder(name string) (Folder, error)
+
+	// Usage and Limit are the quota's; both read no message.
+	Usage() (Usage, error)
+	Limit() Limit
+	// Fits tells whether one more message of size bytes is within the quota:
+	// nil or ErrOverQuota.
+	Fits(size int64) error
+
+	// Deliver puts a staged message into folder ("" or a name that does not
+	// exist: INBOX, unless create), and remembers id in the same durable
+	// step; delivering an id again is a no-op that returns nil. It is durable
+	// when it returns nil. force skips the quota (the message was accepted by
+	// an mx before).
+	Deliver(ctx context.Context, id string, m Staged, folder string, force bool) error
+	// Append is IMAP's: into an existing folder, with flags and date (zero:
+	// now). Durable when it returns nil.
+	Append(folder string, m Staged, flags Flags, date time.Time) (uidValidity uint32, uid UID, err error)
+}
+
+// Usage is what a mailbox holds; bytes as on disk (LF).
+type Usage struct{ Bytes, Messages int64 }
+
+// Limit is a quota; 0 is unlimited.
+type Limit struct{ Bytes, Messages int64 }
+
+// FolderInfo is a folder of a listing. Names are UTF-8, parts separated by
+// Separator; "INBOX" is the inbox.
+type FolderInfo struct {
+	Name        string
+	Subscribed  bool
+	HasChildren bool
+	// NoSelect: only a parent of others, without messages of its own.
+	NoSelect bool
+}
+
+// Separator stands between the parts of a folder name.
+const Separator = '/'
+
+// Inbox is the one folder that always exists.
+const Inbox = "INBOX"
+
+// UID is a message's number in a folder, never reused under one UIDVALIDITY.
+type UID uint32
+
+// System is a set of the system flags of RFC 9051, Section 2.3.2.
+type System uint8
+
+// The system flags.
+const (
+	Seen System = 1 << iota
+	Answered
+	Flagged
+	Deleted
+	Draft
+)
+
+// Flags are a message's flags. Keywords are sorted and without repetition.
+type Flags struct {
+	System   System
+	Keywords []string
+}
+
+// Has reports whether all of s are set.
+func (f Flags) Has(s System) bool { return f.System&s == s }
+
+// Equal compares two sets.
+func (f Flags) Equal(g Flags) bool {
+	return f.System == g.System && slices.Equal(f.Keywords, g.Keywords)
+}
+
+// Message is what a listing knows of a message without opening it.
+type Message struct {
+	UID   UID
+	Flags Flags
+	// Size is the size in bytes on disk (LF), WireSize with CRLF: RFC822.SIZE
+	// and POP3's octets.
+	Size, WireSize int64
+	// Recent is set for the first handle that saw the message.
+	Recent bool
+	// GUID names the message for life, over moves: POP3's UIDL where no older
+	// one is kept.
+	GUID string
+}
+
+// Snapshot is a folder at one moment, ordered by UID. The slice is shared:
+// nobody writes to it.
+type Snapshot struct {
+	UIDValidity uint32
+	UIDNext     UID
+	Messages    []Message
+	// Unseen counts messages without Seen.
+	Unseen int
+	// Version differs whenever anything else in the snapshot does.
+	Version uint64
+}
+
+// Status is Snapshot without the messages.
+type Status struct {
+	UIDValidity              uint32
+	UIDNext                  UID
+	Messages, Unseen, Recent int
+	Deleted                  int
+	// Bytes is the sum of wire sizes.
+	Bytes int64
+}
+
+// FlagOp says how Store changes flags.
+type FlagOp int
+
+// The three forms of STORE.
+const (
+	FlagsSet FlagOp = iota
+	FlagsAdd
+	FlagsRemove
+)
+
+// Folder is an open folder.
+type Folder interface {
+	Name() string
+	// Snapshot brings the folder up to date with the disk and gives it. New
+	// messages have their UIDs durably before it returns. It is cheap when
+	// nothing changed.
+	Snapshot() (Snapshot, error)
+	Status() (Status, error)
+	// Changed gives a channel that is closed at the next change after version,
+	// made by this process or, within some seconds, by others; at once if the
+	// folder is past version already.
+	Changed(version uint64) <-chan struct{}
+	// InternalDate is when the message arrived.
+	InternalDate(uid UID) (time.Time, error)
+	// Open opens a message's bytes. They stay readable, whatever happens to the
+	// message, until Close. ErrNoMessage.
+	Open(uid UID) (Body, error)
+	// SetFlags changes flags and returns the messages as they are afterwards,
+	// vanished ones left out. Durable when it returns nil.
+	SetFlags(uids []UID, op FlagOp, flags Flags) ([]Message, error)
+	// Expunge removes messages and returns those that were there. Durable.
+	Expunge(uids []UID) ([]UID, error)
+	// Copy copies into an existing folder of the same user, all or none, and
+	// returns the pairs in order. Move removes them here as well.
+	Copy(uids []UID, to string) (CopyResult, error)
+	Move(uids []UID, to string) (CopyResult, error)
+}
+
+// CopyResult pairs Source[i] with Dest[i] (UIDPLUS).
+type CopyResult struct {
+	UIDValidity  uint32
+	Source, Dest []UID
+}
+
+// Body reads a message with CRLF line ends.
+type Body interface {
+	io.ReadCloser
+	// WireSize is the number of bytes Read will give in all.
+	WireSize() int64
+	// Rewind starts again at the first byte.
+	Rewind() error
+}

@@ -1,0 +1,155 @@
+// Package lineend changes line ends between the two forms a message has: LF on
+// the disk, CRLF on the wire. What arrives with CRLF leaves byte for byte as it
+// came, bare CRs included; a bare LF leaves as CRLF.
+//
+// A Shortener or Counter belongs to one goroutine, a Reader too.
+package lineend
+
+import (
+	"bytes"
+	"io"
+)
+
+// Shortener writes to W with CRLF made LF. After "CR CR LF" both CRs
+// are kept: were one removed, the reader would take the other for a line end's.
+type Shortener struct {
+	W io.Writer
+	// held: a CR has been read that is not yet written. before: the byte before
+	// it was a CR too.
+	held, before bool
+	buf          []byte
+}
+
+// Write takes the next bytes; it consumes all of p or fails.
+func (s *Shortener) Write(p []byte) (int, error) {
+	out := s.buf[:0]
+	for rest := p; len(rest) > 0; {
+		if s.held {
+			s.held = false
+			if rest[0] != '\n' || s.before {
+				out = append(out, '\r')
+			}
+			s.before = rest[0] == '\r' // as seen from the next CR
+			if rest[0] == '\r' {
+				s.held, rest = true, rest[1:]
+				continue
+			}
+		}
+		i := bytes.IndexByte(rest, '\r')
+		if i < 0 {
+			out = append(out, rest...)
+			break
+		}
+		out = append(out, rest[:i]...)
+		s.held, s.before, rest = true, false, rest[i+1:]
+	}
+	s.buf = out
+	_, err := s.W.Write(out)
+	if err != nil {
+		return 0, err
+	}
+	return len(p), nil
+}
+
+// Close writes a CR that was the last byte. It does not close W.
+func (s *Shortener) Close() error {
+	if !s.held {
+		return nil
+	}
+	s.held = false
+	_, err := s.W.Write([]byte{'\r'})
+	return err
+}
+
+// Counter counts what passes: Size bytes, which are Wire with CRLF.
+type Counter struct {
+	Size, Wire int64
+	cr         bool
+}
+
+// Write never fails.
+func (c *Counter) Write(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	lone := bytes.Count(p, []byte{'\n'}) - bytes.Count(p, []byte("\r\n"))
+	if c.cr && p[0] == '\n' {
+		lone--
+	}
+	c.cr = p[len(p)-1] == '\r'
+	c.Size += int64(len(p))
+	c.Wire += int64(len(p) + lone)
+	return len(p), nil
+}
+
+// bufferSize is what one Reader holds while it is read.
+const bufferSize = 8 << 10
+
+// Reader reads R with each LF that follows no CR made CRLF.
+type Reader struct {
+	R   io.Reader
+	buf []byte
+	// raw is what of buf has not been given yet.
+	raw []byte
+	// cr: the byte given last was a CR.
+	cr  bool
+	err error
+}
+
+// Reset starts again with what r gives.
+func (r *Reader) Reset(src io.Reader) { r.R, r.raw, r.cr, r.err = src, nil, false, nil }
+
+// Read is io.Reader's.
+func (r *Reader) Read(p []byte) (int, error) {
+	n := 0
+	for n < len(p) {
+		if len(r.raw) == 0 {
+			// What is there is given before waiting for more.
+			if n > 0 || !r.fill() {
+				break
+			}
+		}
+		n += r.translate(p[n:])
+	}
+	if n == 0 && len(p) > 0 {
+		return 0, r.err
+	}
+	return n, nil
+}
+
+func (r *Reader) fill() bool {
+	if r.buf == nil {
+		r.buf = make([]byte, bufferSize)
+	}
+	for len(r.raw) == 0 && r.err == nil {
+		var n int
+		n, r.err = r.R.Read(r.buf)
+		r.raw = r.buf[:n]
+	}
+	return len(r.raw) > 0
+}
+
+// translate moves from raw to p until one of them is used up.
+func (r *Reader) translate(p []byte) int {
+	n := 0
+	for n < len(p) && len(r.raw) > 0 {
+		if r.raw[0] == '\n' {
+			if !r.cr {
+				p[n], r.cr = '\r', true
+			} else {
+				p[n], r.cr, r.raw = '\n', false, r.raw[1:]
+			}
+			n++
+			continue
+		}
+		end := bytes.IndexByte(r.raw, '\n')
+		if end < 0 {
+			end = len(r.raw)
+		}
+		k := copy(p[n:], r.raw[:end])
+		r.cr = r.raw[k-1] == '\r'
+		r.raw = r.raw[k:]
+		n += k
+	}
+	return n
+}

@@ -1,0 +1,182 @@
+// Package name reads and writes the file names of messages in a Maildir, as
+// Dovecot 2.3 and Courier write them:
+//
+//	<unique>[,S=<bytes on disk>][,W=<bytes with CRLF>][:2,<flags>[,<extra>]]
+//
+// What stands before the colon is the base: it never changes while the message
+// stays in its folder. The unique part names the message for life. Flags are
+// letters; those that this package does not know are kept.
+//
+// It does no I/O. Values are safe for concurrent use; a Generator is as well.
+package name
+
+import (
+	"cmp"
+	"crypto/rand"
+	"encoding/binary"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Name is a file name in its parts.
+type Name struct {
+	// Base is everything before the colon.
+	Base string
+	// Flags are the letters behind ":2,", as they stand in the file name.
+	Flags string
+	// Extra is what follows the flags, from its comma on; mostly empty.
+	Extra string
+}
+
+// Parse takes a file name apart. ok is false for what cannot be a message:
+// hidden files, and names with control characters, which no uidlist can hold.
+func Parse(file string) (n Name, ok bool) {
+	if file == "" || file[0] == '.' || file[0] == ':' {
+		return Name{}, false
+	}
+	for i := range len(file) {
+		if c := file[i]; c < 0x20 || c == 0x7f || c == '/' {
+			return Name{}, false
+		}
+	}
+	base, info, _ := strings.Cut(file, ":")
+	n.Base = base
+	if letters, found := strings.CutPrefix(info, "2,"); found {
+		end := strings.IndexByte(letters, ',')
+		if end < 0 {
+			end = len(letters)
+		}
+		n.Flags, n.Extra = letters[:end], letters[end:]
+	}
+	return n, true
+}
+
+// String is the name of the file in cur.
+func (n Name) String() string { return n.Base + ":2," + n.Flags + n.Extra }
+
+// Unique is the part of a base that names the message for life.
+func Unique(base string) string {
+	unique, _, _ := strings.Cut(base, ",")
+	return unique
+}
+
+// Sizes are the sizes that a base tells: in bytes on the disk and with CRLF line
+// ends. What it does not tell is -1.
+func Sizes(base string) (size, wire int64) {
+	size, wire = -1, -1
+	_, rest, found := strings.Cut(base, ",")
+	for found {
+		var field string
+		field, rest, found = strings.Cut(rest, ",")
+		if digits, ok := strings.CutPrefix(field, "S="); ok {
+			size = number(digits)
+		} else if digits, ok := strings.CutPrefix(field, "W="); ok {
+			wire = number(digits)
+		}
+	}
+	return size, wire
+}
+
+func number(digits string) int64 {
+	n, err := strconv.ParseUint(digits, 10, 62)
+	if err != nil {
+		return -1
+	}
+	return int64(n)
+}
+
+// WithSizes makes a base of a unique part and the two sizes.
+func WithSizes(unique string, size, wire int64) string {
+	return unique + ",S=" + strconv.FormatInt(size, 10) + ",W=" + strconv.FormatInt(wire, 10)
+}
+
+// Letters gives letters sorted and without repetition.
+func Letters(letters string) string {
+	b := []byte(letters)
+	slices.Sort(b)
+	return string(slices.Compact(b))
+}
+
+// Compare orders bases by the time in their unique part, then by name: the
+// order in which new messages get their UIDs.
+func Compare(a, b string) int {
+	aSec, aMicro := arrived(a)
+	bSec, bMicro := arrived(b)
+	return cmp.Or(cmp.Compare(aSec, bSec), cmp.Compare(aMicro, bMicro), strings.Compare(a, b))
+}
+
+// arrived reads "<seconds>.M<microseconds>"; names of other makes sort first
+// by whatever of it they have.
+func arrived(base string) (sec, micro int64) {
+	sec, rest := leadingNumber(base)
+	if rest, ok := strings.CutPrefix(rest, ".M"); ok {
+		micro, _ = leadingNumber(rest)
+	}
+	return sec, micro
+}
+
+func leadingNumber(s string) (n int64, rest string) {
+	i := 0
+	for i < len(s) && s[i] >= '0' && s[i] <= '9' && i < 18 {
+		n = n*10 + int64(s[i]-'0')
+		i++
+	}
+	return n, s[i:]
+}
+
+// Generator makes unique parts of the form Dovecot uses,
+// "<seconds>.M<microseconds>P<process>Q<count>.<host>". Those of one Generator
+// ascend in Compare's order as long as the clock does. The count starts
+// at a random number, so that a clock set back, or a process number that comes
+// again, does not repeat a name.
+type Generator struct {
+	host string
+	pid  int
+	now  func() time.Time
+
+	mu    sync.Mutex // held for a few instructions
+	count uint32
+	last  int64 // microseconds since 1970 of the last name
+}
+
+// NewGenerator makes a Generator. host is made fit for a file name.
+func NewGenerator(host string, pid int, now func() time.Time) *Generator {
+	var seed [4]byte
+	rand.Read(seed[:]) // never fails (crypto/rand)
+	return &Generator{host: cleanHost(host), pid: pid, now: now, count: binary.BigEndian.Uint32(seed[:]) >> 1}
+}
+
+// Next gives the next unique part.
+func (g *Generator) Next() string {
+	micro := g.now().UnixMicro()
+	g.mu.Lock()
+	if micro <= g.last && g.last-micro < int64(time.Second/time.Microsecond) {
+		micro = g.last + 1
+	}
+	g.last = micro
+	g.count++
+	count := g.count
+	g.mu.Unlock()
+	return fmt.Sprintf("%d.M%dP%dQ%d.%s", micro/1e6, micro%1e6, g.pid, count, g.host)
+}
+
+// cleanHost writes the characters with a meaning in file names as Dovecot does.
+func cleanHost(host string) string {
+	var b strings.Builder
+	for i := range len(host) {
+		switch c := host[i]; {
+		case c == '/' || c == ':' || c == ',':
+			fmt.Fprintf(&b, "\\%03o", c)
+		case c > 0x20 && c < 0x7f:
+			b.WriteByte(c)
+		}
+	}
+	if b.Len() == 0 {
+		return "localhost"
+	}
+	return b.String()[:min(b.Len(), 64)]
+}

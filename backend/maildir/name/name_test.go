@@ -1,0 +1,79 @@
+package name
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestParse(t *testing.T) {
+	for _, c := range []struct {
+		file        string
+		ok          bool
+		base, flags string
+		size, wire  int64
+		unique      string
+	}{
+		{"1.M2P3Q4.h,S=10,W=12:2,FS", true, "1.M2P3Q4.h,S=10,W=12", "FS", 10, 12, "1.M2P3Q4.h"},
+		{"1.2.h", true, "1.2.h", "", -1, -1, "1.2.h"},
+		{"1.2.h,W=5:2,abZ,x=1", true, "1.2.h,W=5", "abZ", -1, 5, "1.2.h"},
+		{"1.2.h:1,exp", true, "1.2.h", "", -1, -1, "1.2.h"},
+		{"1,S=x,W=-1", true, "1,S=x,W=-1", "", -1, -1, "1"},
+		{"1,S=99999999999999999999", true, "1,S=99999999999999999999", "", -1, -1, "1"},
+		{".hidden", false, "", "", 0, 0, ""},
+		{"", false, "", "", 0, 0, ""},
+		{":2,S", false, "", "", 0, 0, ""},
+		{"a\nb", false, "", "", 0, 0, ""},
+	} {
+		n, ok := Parse(c.file)
+		if ok != c.ok || n.Base != c.base || n.Flags != c.flags {
+			t.Errorf("Parse(%q) = %+v, %v", c.file, n, ok)
+			continue
+		}
+		if !ok {
+			continue
+		}
+		if s, w := Sizes(n.Base); s != c.size || w != c.wire {
+			t.Errorf("Sizes(%q) = %d, %d", n.Base, s, w)
+		}
+		if u := Unique(n.Base); u != c.unique {
+			t.Errorf("Unique(%q) = %q", n.Base, u)
+		}
+	}
+}
+
+func TestGeneratorAscends(t *testing.T) {
+	at := time.Unix(1700000000, 999999000)
+	g := NewGenerator("a/b:c,d", 1, func() time.Time { return at })
+	last := g.Next()
+	if !strings.HasSuffix(last, `.a\057b\072c\054d`) || !strings.HasPrefix(last, "1700000000.M999999P1Q") {
+		t.Fatalf("name %q", last)
+	}
+	for range 1000 {
+		next := g.Next()
+		if Compare(last, next) >= 0 {
+			t.Fatalf("%q is not before %q", last, next)
+		}
+		last = next
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("1.M2P3Q4.h,S=10,W=12:2,FS")
+	f.Add("1:2,S,extra")
+	f.Add("1:1,S")
+	f.Fuzz(func(t *testing.T, file string) {
+		n, ok := Parse(file)
+		if !ok {
+			return
+		}
+		again, ok := Parse(n.String())
+		if !ok || again != n {
+			t.Fatalf("%q: %+v became %+v", file, n, again)
+		}
+		Sizes(n.Base)
+		if Compare(n.Base, n.Base) != 0 {
+			t.Fatal("not equal to itself")
+		}
+	})
+}

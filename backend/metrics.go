@@ -1,0 +1,59 @@
+package backend
+
+import (
+	"errors"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"waypost/backend/mailbox"
+)
+
+// metrics are what an operator pages on; docs/metrics.md lists them.
+type metrics struct {
+	refusals    *prometheus.CounterVec
+	alarms      prometheus.Counter
+	takenBack   prometheus.Counter
+	pulledBytes prometheus.Counter
+}
+
+func newMetrics(reg prometheus.Registerer, b *Server) (*metrics, error) {
+	const ns, sub = "waypost", "backend"
+	m := &metrics{
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "fence_refusals_total",
+			Help: "Requests refused by the fence, by reason: stale, busy, refused."}, []string{"reason"}),
+		alarms: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "alarms_total",
+			Help: "Users that are refused because fence and directory contradict each other, and messages found past a fence. Page on any."}),
+		takenBack: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "busy_taken_back_total",
+			Help: "Busy users this home returned to active because the move was over the limit or had no owner."}),
+		pulledBytes: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "pulled_bytes_total",
+			Help: "Bytes of mail copied here by moves."}),
+	}
+	gauges := []prometheus.Collector{
+		m.refusals, m.alarms, m.takenBack, m.pulledBytes,
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "sessions", Help: "Open IMAP and POP3 sessions."},
+			func() float64 { return float64(b.sessions.count()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "users", Help: "Users this backend serves."},
+			func() float64 { return float64(b.servedUsers()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "free_bytes", Help: "Free bytes on the mail disk."},
+			func() float64 { _, free, _ := b.disk.room(); return float64(free) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "busy_users", Help: "Users of this home that are being moved."},
+			func() float64 { return float64(len(b.busy.snapshot())) }),
+	}
+	for _, c := range gauges {
+		if err := reg.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) fenceRefusal(err error) {
+	switch {
+	case errors.Is(err, mailbox.ErrFrozen):
+		m.refusals.WithLabelValues("busy").Inc()
+	case errors.Is(err, mailbox.ErrStale):
+		m.refusals.WithLabelValues("stale").Inc()
+	case errors.Is(err, mailbox.ErrRefused):
+		m.refusals.WithLabelValues("refused").Inc()
+	}
+}

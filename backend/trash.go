@@ -1,0 +1,183 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"waypost/backend/control"
+	"waypost/backend/fence"
+	"waypost/backend/manifest"
+	"waypost/director"
+	"waypost/internal/cluster"
+)
+
+// janitor looks after trees that were let go: it compares each with the
+// manifest the move was proven with, delivers what is extra to the new home,
+// and purges it after the grace period, with a fresh read of the record and
+// the new home serving. Litter in incoming is the stager's.
+type janitor struct {
+	b      *Server
+	signal chan struct{}
+}
+
+func newJanitor(b *Server) *janitor { return &janitor{b: b, signal: make(chan struct{}, 1)} }
+
+func (j *janitor) wake() {
+	select {
+	case j.signal <- struct{}{}:
+	default:
+	}
+}
+
+const janitorEvery = 10 * time.Minute
+
+func (j *janitor) run(ctx context.Context) {
+	t := time.NewTicker(min(janitorEvery, max(j.b.cfg.TrashGrace/4, time.Second)))
+	defer t.Stop()
+	for {
+		if err := j.round(ctx); err != nil && ctx.Err() == nil {
+			j.b.log.Error("trash", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		case <-j.signal:
+		}
+	}
+}
+
+func (j *janitor) round(ctx context.Context) error {
+	entries, err := os.ReadDir(j.b.disk.trashRoot())
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		name, epoch, ok := trashName(e.Name())
+		if !ok || ctx.Err() != nil {
+			continue
+		}
+		dir := filepath.Join(j.b.disk.trashRoot(), e.Name())
+		if err := j.one(ctx, dir, name, epoch); err != nil {
+			j.b.log.Warn("trash is kept", "user", name, "epoch", epoch, "error", err)
+		}
+	}
+	return nil
+}
+
+func trashName(s string) (director.User, director.Epoch, bool) {
+	at := strings.LastIndexByte(s, '@')
+	if at < 0 {
+		return "", 0, false
+	}
+	u, err := director.ParseUser(s[:at])
+	n, err2 := strconv.ParseUint(s[at+1:], 10, 64)
+	return u, director.Epoch(n), err == nil && err2 == nil
+}
+
+// one moves a tree on: swept (nothing extra in it), then purged.
+func (j *janitor) one(ctx context.Context, dir string, name director.User, epoch director.Epoch) error {
+	if f := j.b.fenceOf(name); f.State == fence.Frozen || f.State == fence.Serving && f.Epoch < epoch {
+		return nil // the claim is not finished yet
+	}
+	v, err := j.b.dir.Location(ctx, name)
+	if err != nil {
+		return err
+	}
+	rec := v.Value
+	swept, err := exists(filepath.Join(dir, "swept"))
+	if err != nil {
+		return err
+	}
+	if !swept {
+		if rec.State != director.Deleted {
+			if err := j.sweep(ctx, dir, name, rec); err != nil {
+				return err
+			}
+		}
+		if err := os.WriteFile(filepath.Join(dir, "swept"), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	st, err := os.Stat(filepath.Join(dir, "swept"))
+	if err != nil {
+		return err
+	}
+	if time.Since(st.ModTime()) < j.b.cfg.TrashGrace {
+		return nil
+	}
+	return j.purge(ctx, dir, name, rec)
+}
+
+// sweep delivers messages that are in the tree and not in its manifest. There
+// are none unless something wrote past the fence: a tool run by hand, say.
+func (j *janitor) sweep(ctx context.Context, dir string, name director.User, rec director.Record) error {
+	m, err := readManifest(filepath.Join(dir, "manifest"))
+	if err != nil {
+		return fmt.Errorf("manifest: %w", err)
+	}
+	proven := make(map[string]bool, len(m.Entries))
+	for _, e := range m.Entries {
+		proven[e.Path] = true
+	}
+	root := filepath.Join(dir, "tree")
+	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, _ := filepath.Rel(root, path)
+		if e.IsDir() || proven[rel] || !manifest.IsMessage(rel) || manifest.Skip(rel, false) {
+			return nil
+		}
+		j.b.log.Error("a message was written past the fence; it is delivered to the new home", "user", name, "file", rel)
+		j.b.metrics.alarms.Inc()
+		return j.b.redeliver(ctx, path, rel, name, rec)
+	})
+}
+
+// purge removes a tree for good.
+func (j *janitor) purge(ctx context.Context, dir string, name director.User, rec director.Record) error {
+	switch {
+	case rec.State == director.Deleted:
+	case rec.State != director.Active:
+		return errors.New("the user is being moved")
+	case rec.Home == j.b.cfg.ID:
+		if f := j.b.fenceOf(name); f.State != fence.Serving || f.Epoch != rec.Epoch {
+			return fmt.Errorf("this home does not serve: fence is %s", f)
+		}
+	default:
+		if err := j.newHomeServes(ctx, name, rec); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	j.b.log.Info("purged", "user", name, "folder", filepath.Base(dir))
+	return nil
+}
+
+func (j *janitor) newHomeServes(ctx context.Context, name director.User, rec director.Record) error {
+	home, err := j.b.dir.Backend(ctx, rec.Home)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	c := j.b.peers.client(home.Value.Node, cluster.Peer{Role: cluster.RoleBackend, ID: string(rec.Home)})
+	f, err := control.Call[control.FenceReply](ctx, c, control.PathLook, control.LookRequest{User: name})
+	if err != nil {
+		return err
+	}
+	if f.State != string(fence.Serving) || f.Epoch != rec.Epoch {
+		return fmt.Errorf("the new home %s does not serve: fence is %s %d", rec.Home, f.State, f.Epoch)
+	}
+	return nil
+}

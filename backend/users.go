@@ -1,0 +1,245 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"waypost/backend/fence"
+	"waypost/backend/mailbox"
+	"waypost/backend/maildir"
+	"waypost/backend/manifest"
+	"waypost/director"
+)
+
+// user is one user's place in memory: the lock that serialises everything that
+// is done to the mailbox, the fence under it, and the open mailbox.
+type user struct {
+	name director.User
+	b    *Server
+
+	// mu is the user's lock of R1. It is held for one mailbox operation or one
+	// fence change, never over the network.
+	mu    sync.Mutex
+	fence fence.Fence
+	acct  *maildir.Account
+	// left is closed when the fence leaves the epoch it serves.
+	left chan struct{}
+	// alarm is why requests are refused, empty when they are not.
+	alarm string
+
+	// tree is held while staging or trash of this user is worked on: pulls,
+	// seals, drops, manifests. It is taken before mu.
+	tree sync.Mutex
+	// stopPull ends a running pull; set under mu.
+	stopPull context.CancelFunc
+	// source and staged remember digests of the two trees.
+	source, staged *manifest.Digester
+
+	// refs and idleAt belong to the table, under its lock.
+	refs   int
+	idleAt uint64
+}
+
+// users is the table of those in memory.
+type users struct {
+	mu      sync.Mutex
+	open    map[director.User]*user
+	fences  map[director.User]fence.Fence // all fences of the disk, as last put
+	clock   uint64
+	maxIdle int
+}
+
+// use finds or makes a user's entry; release must follow.
+func (b *Server) use(name director.User) *user {
+	t := &b.users
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	u := t.open[name]
+	if u == nil {
+		u = &user{name: name, b: b, fence: t.fences[name], left: make(chan struct{}), source: manifest.NewDigester(), staged: manifest.NewDigester()}
+		t.open[name] = u
+	}
+	u.refs++
+	return u
+}
+
+// release gives use back. An unused mailbox stays open while there are few, so
+// that the next delivery finds it read.
+func (b *Server) release(u *user) {
+	t := &b.users
+	t.mu.Lock()
+	u.refs--
+	t.clock++
+	u.idleAt = t.clock
+	var victim *user
+	if u.refs == 0 && len(t.open) > t.maxIdle {
+		victim = t.oldestIdle()
+		delete(t.open, victim.name)
+	}
+	t.mu.Unlock()
+	if victim != nil {
+		victim.mu.Lock()
+		defer victim.mu.Unlock()
+		victim.closeAccount()
+	}
+}
+
+// oldestIdle looks at a handful of entries, as the map's order gives them:
+// near enough to the oldest, at a fixed cost.
+func (t *users) oldestIdle() *user {
+	const look = 16
+	var oldest *user
+	n := 0
+	for _, u := range t.open {
+		if u.refs > 0 {
+			continue
+		}
+		if oldest == nil || u.idleAt < oldest.idleAt {
+			oldest = u
+		}
+		if n++; n >= look {
+			break
+		}
+	}
+	return oldest
+}
+
+// Enter implements maildir.Guard: R1, under the user's lock.
+func (u *user) Enter(epoch director.Epoch) (leave func(), err error) {
+	u.mu.Lock()
+	if u.fence.State == fence.Serving && u.fence.Epoch == epoch {
+		return u.mu.Unlock, nil
+	}
+	defer u.mu.Unlock()
+	return nil, u.refusal(epoch)
+}
+
+// refusal says why epoch is not served. Called under mu.
+func (u *user) refusal(epoch director.Epoch) error {
+	var err error
+	switch {
+	case u.alarm != "":
+		err = fmt.Errorf("%w: %s", mailbox.ErrRefused, u.alarm)
+	case u.fence.State == fence.Frozen && epoch <= u.fence.Epoch:
+		err = mailbox.ErrFrozen
+	case epoch <= u.fence.Epoch, u.fence.State == fence.Serving:
+		err = mailbox.ErrStale
+	default:
+		err = mailbox.ErrRefused
+	}
+	return fmt.Errorf("user %s: asked for epoch %d, fence is %s: %w", u.name, epoch, u.fence, err)
+}
+
+// setFence makes a change of the fence durable. Called under mu.
+func (u *user) setFence(f fence.Fence) error {
+	if err := u.b.fences.Put(u.name, f); err != nil {
+		return err
+	}
+	u.b.log.Info("fence changed", "user", u.name, "from", u.fence.String(), "to", f.String())
+	wasServing := u.fence.State == fence.Serving
+	u.fence = f
+	t := &u.b.users
+	t.mu.Lock()
+	t.fences[u.name] = f
+	t.mu.Unlock()
+	if wasServing {
+		close(u.left)
+		u.left = make(chan struct{})
+	}
+	return nil
+}
+
+// account opens the live tree. Called under mu.
+func (u *user) account() (*maildir.Account, error) {
+	if u.acct != nil {
+		return u.acct, nil
+	}
+	a, err := maildir.Open(maildir.Options{
+		Root:                   u.b.disk.live(u.name),
+		Incoming:               u.b.disk.incoming(),
+		Guard:                  u,
+		Limit:                  func() mailbox.Limit { return u.b.limit(u.name) },
+		Log:                    u.b.log.With("user", u.name),
+		Host:                   u.b.cfg.Hostname,
+		Recover:                u.b.needsRecovery(u.name),
+		CreateFolderOnDelivery: u.b.cfg.CreateFolders,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open the mailbox of %s: %w", u.name, err)
+	}
+	u.b.recovered(u.name)
+	u.acct = a
+	return a, nil
+}
+
+// closeAccount closes the live tree's files. Called under mu.
+func (u *user) closeAccount() {
+	if u.acct == nil {
+		return
+	}
+	if err := u.acct.Close(); err != nil {
+		u.b.log.Error("close mailbox", "user", u.name, "error", err)
+	}
+	u.acct = nil
+}
+
+// Open implements mailbox.Store: R1 for a whole handle, and the place where a
+// request makes this backend look (R4).
+func (b *Server) Open(ctx context.Context, name director.User, home director.BackendID, epoch director.Epoch) (mailbox.Box, error) {
+	if home != b.cfg.ID {
+		return nil, fmt.Errorf("user %s: asked for home %s, this is %s: %w", name, home, b.cfg.ID, mailbox.ErrStale)
+	}
+	u := b.use(name)
+	box, err := u.open(epoch)
+	if errors.Is(err, mailbox.ErrRefused) || errors.Is(err, mailbox.ErrStale) && u.behind(epoch) {
+		if lookErr := b.look(ctx, u); lookErr != nil {
+			err = errors.Join(err, lookErr)
+		} else {
+			box, err = u.open(epoch)
+		}
+	}
+	if err != nil {
+		b.release(u)
+		b.metrics.fenceRefusal(err)
+		return nil, err
+	}
+	return &handle{Box: box, b: b, u: u}, nil
+}
+
+// behind tells whether the request knows more than the fence.
+func (u *user) behind(epoch director.Epoch) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return epoch > u.fence.Epoch
+}
+
+func (u *user) open(epoch director.Epoch) (mailbox.Box, error) {
+	leave, err := u.Enter(epoch)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	a, err := u.account()
+	if err != nil {
+		return nil, err
+	}
+	return a.Box(u.name, epoch, u.left), nil
+}
+
+// handle gives the table's reference back with the box.
+type handle struct {
+	mailbox.Box
+	b    *Server
+	u    *user
+	once sync.Once
+}
+
+// Close ends the handle; further calls do nothing.
+func (h *handle) Close() {
+	h.once.Do(func() {
+		h.Box.Close()
+		h.b.release(h.u)
+	})
+}

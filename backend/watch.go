@@ -1,0 +1,277 @@
+package backend
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"waypost/backend/fence"
+	"waypost/director"
+)
+
+// reconcileAll is R9: every fence of the disk is brought up to date before
+// anything is served. The records come from one linearizable listing; only
+// those that do not agree cost a read of their own.
+func (b *Server) reconcileAll(ctx context.Context) error {
+	records := make(map[director.User]director.Record)
+	rev, err := b.dir.Store().List(ctx, director.PrefixLocation, func(e director.Entry) error {
+		r, err := director.DecodeRecord(e.Value)
+		if err != nil {
+			b.log.Error("unreadable record", "key", e.Key, "error", err)
+			return nil
+		}
+		name := director.User(strings.TrimPrefix(e.Key, director.PrefixLocation))
+		if _, mine := b.users.fences[name]; mine || r.Home == b.cfg.ID {
+			records[name] = r
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("read the directory: %w", err)
+	}
+	names := make(map[director.User]bool, len(records))
+	for name := range records {
+		names[name] = true
+	}
+	for name := range b.users.fences {
+		names[name] = true
+	}
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(16)
+	looked := 0
+	for name := range names {
+		rec, ok := records[name]
+		var p *director.Record
+		if ok {
+			p = &rec
+			b.busy.note(name, rec, b.cfg.ID)
+		}
+		if fence.Reconcile(b.cfg.ID, b.fenceOf(name), p).Action == fence.Keep {
+			continue
+		}
+		looked++
+		g.Go(func() error {
+			u := b.use(name)
+			defer b.release(u)
+			if err := b.look(gctx, u); errors.Is(err, director.ErrUnavailable) {
+				return err
+			}
+			return nil // logged; the others must not wait for one bad tree
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	b.log.Info("fences reconciled", "fences", len(names), "changed", looked, "revision", rev)
+	return nil
+}
+
+func (b *Server) fenceOf(name director.User) fence.Fence {
+	b.users.mu.Lock()
+	defer b.users.mu.Unlock()
+	return b.users.fences[name]
+}
+
+// observe is told every change of the directory by the cache, in order, and
+// must not block. It queues a look for what concerns this backend.
+func (b *Server) observe(c director.Change) {
+	name, ok := strings.CutPrefix(c.Key, director.PrefixLocation)
+	if !ok || c.Deleted {
+		return
+	}
+	r, err := director.DecodeRecord(c.Value)
+	if err != nil {
+		return
+	}
+	u := director.User(name)
+	b.busy.note(u, r, b.cfg.ID)
+	if fence.Reconcile(b.cfg.ID, b.fenceOf(u), &r).Action != fence.Keep {
+		b.looks.add(u)
+	}
+}
+
+// reobserve goes through everything the cache knows, after it loaded anew.
+func (b *Server) reobserve() {
+	b.cache.Users(func(u director.User, r director.Record) bool {
+		b.observe(director.Change{Entry: director.Entry{Key: director.LocationKey(u), Value: r.Encode()}})
+		return true
+	})
+}
+
+// lookQueue holds each user once. Its size is bounded by the number of users.
+type lookQueue struct {
+	mu     sync.Mutex
+	queued map[director.User]bool
+	signal chan struct{}
+}
+
+func newLookQueue() *lookQueue {
+	return &lookQueue{queued: make(map[director.User]bool), signal: make(chan struct{}, 1)}
+}
+
+func (q *lookQueue) add(u director.User) {
+	q.mu.Lock()
+	q.queued[u] = true
+	q.mu.Unlock()
+	select {
+	case q.signal <- struct{}{}:
+	default:
+	}
+}
+
+func (q *lookQueue) take() []director.User {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all := make([]director.User, 0, len(q.queued))
+	for u := range q.queued {
+		all = append(all, u)
+	}
+	clear(q.queued)
+	return all
+}
+
+// runLooks does queued looks until ctx ends. One that failed because the
+// directory is away is queued again after a while.
+func (b *Server) runLooks(ctx context.Context) {
+	const retry = time.Second
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-b.looks.signal:
+		}
+		g := errgroup.Group{}
+		g.SetLimit(8)
+		var again sync.Map
+		for _, name := range b.looks.take() {
+			g.Go(func() error {
+				u := b.use(name)
+				defer b.release(u)
+				if err := b.look(ctx, u); err != nil {
+					again.Store(name, true)
+				}
+				return nil
+			})
+		}
+		_ = g.Wait() // the functions return no errors
+		failed := false
+		again.Range(func(name, _ any) bool {
+			failed = true
+			b.looks.add(name.(director.User))
+			return true
+		})
+		if failed {
+			pause(ctx, retry)
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// busyUsers are the records that are busy with this backend as home (R7). Time
+// is local and monotonic; it decides when to try, never whether it is right:
+// that is the guarded transaction's.
+type busyUsers struct {
+	mu    sync.Mutex
+	users map[director.User]busyUser
+}
+
+type busyUser struct {
+	rec   director.Record
+	since time.Time
+	owned time.Time // when an owner was last seen, or since
+}
+
+func (q *busyUsers) note(u director.User, r director.Record, me director.BackendID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if r.State != director.Busy || r.Home != me {
+		delete(q.users, u)
+		return
+	}
+	if q.users[u].rec != r {
+		now := time.Now()
+		q.users[u] = busyUser{rec: r, since: now, owned: now}
+	}
+}
+
+func (q *busyUsers) snapshot() map[director.User]busyUser {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	out := make(map[director.User]busyUser, len(q.users))
+	for u, v := range q.users {
+		out[u] = v
+	}
+	return out
+}
+
+func (q *busyUsers) sawOwner(u director.User, r director.Record) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if v, ok := q.users[u]; ok && v.rec == r {
+		v.owned = time.Now()
+		q.users[u] = v
+	}
+}
+
+// watchBusy takes users back whose move is over the limit or has no owner.
+func (b *Server) watchBusy(ctx context.Context) {
+	t := time.NewTicker(time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		for u, v := range b.busy.snapshot() {
+			if err := b.checkBusy(ctx, u, v); err != nil && ctx.Err() == nil {
+				b.log.Warn("busy user not taken back yet", "user", u, "error", err)
+			}
+		}
+	}
+}
+
+func (b *Server) checkBusy(ctx context.Context, u director.User, v busyUser) error {
+	why := ""
+	if time.Since(v.since) > b.cfg.BusyLimit {
+		why = "over the busy limit"
+	} else {
+		owned, err := b.dir.Owned(ctx, u)
+		if err != nil {
+			return err
+		}
+		if owned {
+			b.busy.sawOwner(u, v.rec)
+			return nil
+		}
+		if time.Since(v.owned) <= b.cfg.OwnerGrace {
+			return nil
+		}
+		why = "no live mover"
+	}
+	rec, err := b.dir.Rollback(ctx, u, v.rec)
+	if errors.Is(err, director.ErrConflict) {
+		b.looks.add(u) // somebody was first: obey what is there now
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	b.log.Warn("took a busy user back", "user", u, "why", why, "record", rec.String())
+	b.metrics.takenBack.Inc()
+	b.looks.add(u)
+	return nil
+}

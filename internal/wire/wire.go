@@ -1,0 +1,131 @@
+// Package wire holds the words that tiers say to one another: the greeting a
+// proxy sends when it opens a session on a backend, and the LMTP extension by
+// which an mx names the home and epoch it looked up. Both sides import it; it
+// knows nothing of either.
+package wire
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+)
+
+// Hello opens a session (ALPN waypost-session/1): one JSON line from proxy to
+// backend, answered by one Welcome line. After an ok the connection carries
+// the protocol's own bytes: IMAP begins with the backend's PREAUTH greeting
+// line (RFC 9051, Section 7.1.4), POP3 in the TRANSACTION state without a line.
+type Hello struct {
+	Version  int    `json:"v"`
+	Protocol string `json:"protocol"` // "imap" or "pop3"
+	User     string `json:"user"`
+	Home     string `json:"home"`
+	Epoch    uint64 `json:"epoch"`
+	// Client is the client's address, "ip:port".
+	Client string `json:"client"`
+	// Session ties the tiers' logs together.
+	Session string `json:"session"`
+}
+
+// Status is a backend's answer to Hello.
+type Status string
+
+const (
+	// StatusOK: the session has begun.
+	StatusOK Status = "ok"
+	// StatusStale: (home, epoch) is not served; re-read the directory.
+	StatusStale Status = "stale"
+	// StatusBusy: the user is being moved; wait until the record is active.
+	StatusBusy Status = "busy"
+	// StatusInUse: another session holds the POP3 maildrop (RFC 1939, Section 4).
+	StatusInUse Status = "in_use"
+	// StatusRefused: not now; hold, do not loop.
+	StatusRefused Status = "refused"
+)
+
+// Welcome answers a Hello. Text is for logs, never for clients.
+type Welcome struct {
+	Status Status `json:"status"`
+	Text   string `json:"text,omitempty"`
+}
+
+// MaxLine bounds a Hello or Welcome line in bytes.
+const MaxLine = 4096
+
+// Version of Hello that is spoken.
+const Version = 1
+
+// ErrLine is a line that is not a Hello or Welcome.
+var ErrLine = errors.New("malformed session line")
+
+// Write sends v, a Hello or a Welcome, as one line.
+func Write(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if len(b)+1 > MaxLine {
+		return fmt.Errorf("%d bytes: %w", len(b), ErrLine)
+	}
+	_, err = w.Write(append(b, '\n'))
+	return err
+}
+
+// Read receives a Hello or a Welcome into v. r keeps what follows the line.
+func Read(r *bufio.Reader, v any) error {
+	var line []byte
+	for {
+		part, err := r.ReadSlice('\n')
+		line = append(line, part...)
+		if len(line) > MaxLine {
+			return ErrLine
+		}
+		if err == nil {
+			break
+		}
+		if err != bufio.ErrBufferFull {
+			return err
+		}
+	}
+	if err := json.Unmarshal(line, v); err != nil {
+		return fmt.Errorf("%w: %w", ErrLine, err)
+	}
+	return nil
+}
+
+// The LMTP extension between mx and backend (ALPN waypost-lmtp/1). The backend
+// announces ExtWaypost in its LHLO answer; all parameters are required there.
+const (
+	ExtWaypost = "XWAYPOST"
+	// ParamDelivery on MAIL FROM: the delivery id (RFC 5321 esmtp-value).
+	ParamDelivery = "XDELIVERY"
+	// ParamHome and ParamEpoch on RCPT TO: what the sender looked up.
+	ParamHome  = "XHOME"
+	ParamEpoch = "XEPOCH"
+	// ParamAccepted on RCPT TO: "1" when an mx has said 250 for this message
+	// before, so that quota and disabling refuse it no more.
+	ParamAccepted = "XACCEPTED"
+)
+
+// Replies of the extension start their text with one of these words, after the
+// enhanced code, so that the mx needs to guess nothing.
+const (
+	// WordStale: as StatusStale. "451 4.3.0 [STALE] ..."
+	WordStale = "[STALE]"
+	// WordBusy: as StatusBusy. "450 4.2.1 [BUSY] ..."
+	WordBusy = "[BUSY]"
+	// WordRefused: as StatusRefused. "451 4.3.0 [REFUSED] ..."
+	WordRefused = "[REFUSED]"
+)
+
+// ReplyWord finds the extension's word in a reply text, or "".
+func ReplyWord(text string) string {
+	for _, w := range []string{WordStale, WordBusy, WordRefused} {
+		if strings.Contains(text, w) {
+			return w
+		}
+	}
+	return ""
+}
