@@ -12,6 +12,9 @@ var errLineEnds = errors.New("bare CR or LF")
 
 var crlf = []byte("\r\n")
 
+// endOfData is what ends a body, at the beginning of a line.
+const endOfData = ".\r\n"
+
 // dotReader reads the body of DATA (RFC 5321, Section 4.5.2): it removes the
 // dot that was put in front of lines and ends with io.EOF after CRLF "." CRLF,
 // having taken not one byte more from br. The CRLF before the dot belongs to
@@ -30,17 +33,23 @@ type dotReader struct {
 func newDotReader(br *bufio.Reader) *dotReader { return &dotReader{br: br, bol: true} }
 
 func (d *dotReader) Read(p []byte) (int, error) {
-	if d.err == nil && len(p) > 0 {
-		d.err = d.prepare()
+	n := 0
+	for d.err == nil && n < len(p) {
+		if n > 0 && d.br.Buffered() < len(endOfData) {
+			return n, nil // more might have to be waited for
+		}
+		if d.err = d.prepare(); d.err != nil {
+			break
+		}
+		window, _ := d.br.Peek(min(d.br.Buffered(), len(p)-n)) // cannot fail: it is buffered
+		taken := copy(p[n:], window[:d.run(window)])
+		d.br.Discard(taken)
+		n += taken
 	}
-	if d.err != nil || len(p) == 0 {
-		return 0, d.err
+	if n > 0 || len(p) == 0 {
+		return n, nil
 	}
-	window, _ := d.br.Peek(min(d.br.Buffered(), len(p))) // cannot fail: it is buffered
-	n := d.run(window)
-	copy(p, window[:n])
-	d.br.Discard(n)
-	return n, nil
+	return 0, d.err
 }
 
 // prepare sees to it that something is buffered and a leading dot is dealt
@@ -51,19 +60,16 @@ func (d *dotReader) prepare() error {
 	if err != nil {
 		return unexpected(err)
 	}
-	if !d.bol {
-		return nil
-	}
-	if first[0] != '.' {
+	if !d.bol || first[0] != '.' {
 		d.bol = false
 		return nil
 	}
-	three, err := d.br.Peek(3)
+	end, err := d.br.Peek(len(endOfData))
 	if err != nil {
 		return unexpected(err)
 	}
-	if bytes.Equal(three, []byte(".\r\n")) {
-		d.br.Discard(3)
+	if string(end) == endOfData {
+		d.br.Discard(len(endOfData))
 		return io.EOF
 	}
 	d.br.Discard(1)

@@ -18,6 +18,7 @@ func traceHeader(sender, peer, host, id string, utf8 bool, now time.Time) string
 		with = "UTF8LMTP" // RFC 6531, Section 4.3
 	}
 	from := ""
+	peer = peer[strings.LastIndexByte(peer, '/')+1:] // without the role
 	if peer = traceWord(peer); peer != "" {
 		from = "from " + peer + " "
 	}
@@ -29,7 +30,7 @@ func traceHeader(sender, peer, host, id string, utf8 bool, now time.Time) string
 func traceWord(s string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', strings.ContainsRune(".-_:/[]", r):
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', strings.ContainsRune(".-_:[]", r):
 			return r
 		}
 		return -1

@@ -117,15 +117,16 @@ func New(opt Options) *Server {
 // ends, which aborts a running transaction. It closes conn. peer names the mx,
 // as its certificate does, in logs and trace lines.
 func (srv *Server) Serve(ctx context.Context, conn net.Conn, peer string) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	defer conn.Close()
+	ctx, cancel := context.WithCancel(ctx)
 	srv.met.sessions.Inc()
 	defer srv.met.sessions.Dec()
 
 	s := newSession(ctx, srv, conn, peer)
-	defer s.reset()
 	err := s.run()
+	s.reset()
+	cancel()
+	s.link.watcher.Wait()
 	if err != nil && err != io.EOF {
 		s.log.Warn("lmtp session ended", "err", err)
 	}

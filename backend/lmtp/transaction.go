@@ -3,6 +3,7 @@ package lmtp
 import (
 	"waypost/backend/mailbox"
 	"waypost/director"
+	"waypost/internal/wire"
 )
 
 // transaction is what MAIL and RCPT have said. Its boxes are open until close.
@@ -51,7 +52,7 @@ func (s *session) mail(args string) {
 		s.say(bad)
 	case params.delivery == "":
 		// Without an id a repetition would be a second copy.
-		s.say(reply{code: 451, enhanced: "4.3.0", text: "[REFUSED] the delivery id is missing"})
+		s.say(reply{code: 451, enhanced: "4.3.0", text: wire.WordRefused + " the delivery id is missing"})
 	case !params.utf8 && !isASCII(sender):
 		s.say(reply{code: 553, enhanced: "5.6.7", text: "the sender needs SMTPUTF8"})
 	case s.tooLarge(params.size):

@@ -42,11 +42,11 @@ func (l *Log) lock(how int, create bool) error {
 	return errors.New("replaced again and again")
 }
 
-func (l *Log) unlock() error {
-	if l.f == nil {
-		return nil
+// unlock cannot fail in a way that matters: closing unlocks as well.
+func (l *Log) unlock() {
+	if l.f != nil && flock(l.f, unix.LOCK_UN) != nil {
+		_ = l.drop()
 	}
-	return flock(l.f, unix.LOCK_UN)
 }
 
 // open opens the path anew.
@@ -106,7 +106,7 @@ func (l *Log) refresh() error {
 	if err != nil {
 		return err
 	}
-	if l.valid && info.Size() == l.size {
+	if l.valid && l.remembers(info) {
 		return nil
 	}
 	l.valid = false
@@ -118,8 +118,27 @@ func (l *Log) refresh() error {
 	if err != nil {
 		return err
 	}
-	l.contents, l.size, l.valid = c, int64(len(data)), true
+	l.contents, l.valid = c, true
+	l.size, l.modTime = int64(len(data)), info.ModTime()
 	return nil
+}
+
+// remembers reports whether info is that of the file when last looked at. The
+// length tells of appends, which is all that the format allows; the time tells of
+// most other changes, made by an editor say.
+func (l *Log) remembers(info fs.FileInfo) bool {
+	return info.Size() == l.size && info.ModTime().Equal(l.modTime)
+}
+
+// wrote remembers contents that this Log has just written and that make the file
+// size bytes long. Is it longer, a foreign appender came between, and refresh
+// will see it.
+func (l *Log) wrote(c Contents, size int64) {
+	l.contents, l.size = c, size
+	info, err := l.f.Stat()
+	if l.valid = err == nil && info.Size() == size; l.valid {
+		l.modTime = info.ModTime()
+	}
 }
 
 func readFrom(f *os.File, off int64) ([]byte, error) {
@@ -133,9 +152,9 @@ func readFrom(f *os.File, off int64) ([]byte, error) {
 	return data, nil
 }
 
-// append writes a change to the locked and refreshed file, coalescing first
+// appendLine writes a change to the locked and refreshed file, coalescing first
 // where the file would grow too long or ends in a torn line.
-func (l *Log) append(change Usage) error {
+func (l *Log) appendLine(change Usage) error {
 	sum, ok := l.contents.Usage.plus(change)
 	if !ok {
 		return fmt.Errorf("%w: sum beyond 64 bits", ErrCorrupt)
@@ -152,11 +171,8 @@ func (l *Log) append(change Usage) error {
 		l.valid = false
 		return err
 	}
-	// Were the file longer now than by this line, a foreign appender came
-	// between; refresh will see that by the length.
-	l.size += int64(len(line))
-	l.contents.CompleteBytes += len(line)
-	l.contents.Usage = sum
+	c := Contents{l.contents.Limit, sum, l.contents.CompleteBytes + len(line)}
+	l.wrote(c, l.size+int64(len(line)))
 	return nil
 }
 
@@ -197,12 +213,11 @@ func (l *Log) rewrite(limit Limit, usage Usage, off int64) error {
 		return errors.Join(err, f.Close(), os.Remove(temp))
 	}
 	// Those who wait for the old file may go on to wait for the new.
-	err = l.unlock()
+	_ = flock(l.f, unix.LOCK_UN)
 	l.replaced = append(l.replaced, replacedFile{l.f, off, l.now()})
-	l.f, l.valid = f, true
-	l.contents = Contents{limit, usage, len(data)}
-	l.size = int64(len(data))
-	return err
+	l.f = f
+	l.wrote(Contents{limit, usage, len(data)}, int64(len(data)))
+	return nil
 }
 
 // fillLike writes data and gives the file the permissions of the one it
@@ -269,7 +284,7 @@ func (l *Log) carryOverFrom(i int) error {
 		if err := l.refresh(); err != nil {
 			return err
 		}
-		if err := l.append(late); err != nil {
+		if err := l.appendLine(late); err != nil {
 			return err
 		}
 	}

@@ -51,9 +51,10 @@ type Log struct {
 	closed   bool
 	limit    Limit // what the next recount writes
 	f        *os.File
-	valid    bool // contents and size are those of f when last looked at
+	valid    bool // the next three are those of f when last looked at
 	contents Contents
 	size     int64
+	modTime  time.Time
 	replaced []replacedFile
 }
 
@@ -96,7 +97,7 @@ func (l *Log) Add(bytes int64, messages int64) error {
 		if err := l.refresh(); err != nil {
 			return err
 		}
-		return l.append(change)
+		return l.appendLine(change)
 	})
 }
 
@@ -120,8 +121,10 @@ func (l *Log) SetLimit(limit Limit) error {
 	if err := limit.check(); err != nil {
 		return fmt.Errorf("set limit of quota log %s: %w", l.path, err)
 	}
+	l.mu.Lock()
+	l.limit = limit
+	l.mu.Unlock()
 	return l.exclusively("set limit of", false, func() error {
-		l.limit = limit
 		if err := l.refresh(); err != nil || l.contents.Limit == limit {
 			return err
 		}
@@ -150,7 +153,7 @@ func (l *Log) Recount(count func() (Usage, error)) error {
 			return err
 		}
 		// What came late to files before this one was in the mailbox already.
-		for i := range l.replaced {
+		for i := range len(l.replaced) - 1 {
 			if info, err := l.replaced[i].f.Stat(); err == nil {
 				l.replaced[i].off = info.Size()
 			}
@@ -166,7 +169,8 @@ func (l *Log) Sync() error {
 	defer l.mu.Unlock()
 	err := l.lock(unix.LOCK_SH, false)
 	if err == nil {
-		err = errors.Join(l.f.Sync(), l.unlock())
+		err = l.f.Sync()
+		l.unlock()
 	}
 	if err == nil {
 		err = durable.SyncDir(filepath.Dir(l.path))
@@ -182,7 +186,7 @@ func (l *Log) Sync() error {
 func (l *Log) Close() error {
 	var err error
 	if l.latePending() {
-		err = l.exclusively("close", false, l.refresh)
+		err = l.exclusively("close", false, func() error { return nil })
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -203,9 +207,11 @@ func (l *Log) look() (Contents, error) {
 		// Carrying over needs the exclusive lock.
 		var c Contents
 		err := l.exclusively("read", false, func() error {
-			err := l.refresh()
+			if err := l.refresh(); err != nil {
+				return err
+			}
 			c = l.contents
-			return err
+			return nil
 		})
 		return c, err
 	}
@@ -216,7 +222,8 @@ func (l *Log) look() (Contents, error) {
 	}
 	err := l.lock(unix.LOCK_SH, false)
 	if err == nil {
-		err = errors.Join(l.refresh(), l.unlock())
+		err = l.refresh()
+		l.unlock()
 	}
 	if err != nil {
 		return Contents{}, fmt.Errorf("read quota log %s: %w", l.path, err)
@@ -224,14 +231,13 @@ func (l *Log) look() (Contents, error) {
 	return l.contents, nil
 }
 
-// unchanged reports whether what is remembered is what the path holds. The file
-// is only ever appended to or replaced, so its identity and length tell.
+// unchanged reports whether what is remembered is what the path holds.
 func (l *Log) unchanged() bool {
 	if l.closed || l.f == nil || !l.valid {
 		return false
 	}
 	info, err := os.Stat(l.path)
-	if err != nil || info.Size() != l.size {
+	if err != nil || !l.remembers(info) {
 		return false
 	}
 	own, err := l.f.Stat()
@@ -256,7 +262,7 @@ func (l *Log) exclusively(what string, create bool, do func() error) error {
 		if err == nil {
 			_ = l.carryOver()
 		}
-		err = errors.Join(err, l.unlock())
+		l.unlock()
 	}
 	if err != nil {
 		return fmt.Errorf("%s quota log %s: %w", what, l.path, err)

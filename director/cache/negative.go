@@ -24,7 +24,7 @@ const (
 type negatives struct {
 	seed maphash.Seed
 
-	mu       sync.Mutex // protects what follows
+	mu       sync.Mutex           // protects what follows
 	new, old map[string]time.Time // expiries; old was full first
 	counts   [stripes]uint32
 	all      uint32

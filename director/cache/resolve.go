@@ -62,7 +62,11 @@ func (c *Client) Resolve(ctx context.Context, address string) (Resolution, error
 	x := &expansion{c: c, ctx: ctx, address: address, visited: map[string]visit{}, users: map[director.User]bool{}}
 	start := address
 	if strings.EqualFold(address, "postmaster") {
-		start = "postmaster@" + c.postmasterDomain()
+		d := c.postmasterDomain()
+		if d == "" && c.Stale() {
+			return Resolution{}, fmt.Errorf("resolve %q: no domain is known yet: %w", address, director.ErrUnavailable)
+		}
+		start = "postmaster@" + d
 	}
 	if err := x.expand(start, 0); err != nil {
 		return Resolution{}, fmt.Errorf("resolve %q: %w", address, err)

@@ -2,7 +2,6 @@ package cache
 
 import (
 	"bufio"
-	"bytes"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -10,9 +9,10 @@ import (
 	"hash"
 	"hash/crc64"
 	"io"
+	"maps"
 	"os"
+	"slices"
 
-	"waypost/director"
 	"waypost/internal/durable"
 )
 
@@ -89,11 +89,12 @@ func (w *snapshotWriter) state(st *state) {
 			}
 		}
 	}
-	st.mu.RLock()
-	defer st.mu.RUnlock()
-	writeRows(w, 'd', st.addresses)
-	writeRows(w, 'm', st.domains)
-	writeRows(w, 'b', st.backends)
+	st.mu.RLock() // not while the disk is written
+	addresses, domains, backends := maps.Clone(st.addresses), maps.Clone(st.domains), maps.Clone(st.backends)
+	st.mu.RUnlock()
+	writeRows(w, 'd', addresses)
+	writeRows(w, 'm', domains)
+	writeRows(w, 'b', backends)
 }
 
 func writeRows[K ~string, T any](w *snapshotWriter, tag byte, rows map[K]row[T]) {
@@ -169,7 +170,7 @@ func putTagged(st *state, tag byte, key string, value []byte, rev int64) error {
 type snapshotReader struct {
 	r   *bufio.Reader
 	sum hash.Hash64
-	buf bytes.Buffer
+	one [1]byte
 	err error
 }
 
@@ -183,7 +184,8 @@ func (r *snapshotReader) ReadByte() (byte, error) {
 		r.fail(err)
 		return 0, err
 	}
-	r.sum.Write([]byte{b})
+	r.one[0] = b
+	r.sum.Write(r.one[:])
 	return b, nil
 }
 
@@ -210,12 +212,17 @@ func (r *snapshotReader) bytes(n uint64) []byte {
 	if r.err != nil {
 		return nil
 	}
-	r.buf.Reset()
-	if _, err := io.CopyN(io.MultiWriter(&r.buf, r.sum), r.r, int64(n)); err != nil {
-		r.fail(err)
-		return nil
+	var b []byte
+	for have := uint64(0); have < n; have = uint64(len(b)) {
+		step := min(n-have, 64<<10)
+		b = slices.Grow(b, int(step))[:have+step]
+		if _, err := io.ReadFull(r.r, b[have:]); err != nil {
+			r.fail(err)
+			return nil
+		}
 	}
-	return bytes.Clone(r.buf.Bytes())
+	r.sum.Write(b)
+	return b
 }
 
 // end reads what follows the last of n entries.

@@ -24,7 +24,7 @@ type state struct {
 
 	shards [shardCount]shard
 
-	mu        sync.RWMutex // protects what follows
+	mu        sync.RWMutex                     // protects what follows
 	addresses map[string]row[director.Address] // by "domain/local"
 	domains   map[string]row[director.Domain]
 	backends  map[director.BackendID]row[director.Backend]

@@ -271,17 +271,21 @@ func (c *session) data() {
 	c.say("354 go ahead")
 	pr, pw := io.Pipe()
 	go func() {
-		for {
+		for start := true; ; {
 			l, err := c.r.ReadBytes('\n')
 			if err != nil {
 				pw.CloseWithError(io.ErrUnexpectedEOF)
 				return
 			}
-			if string(l) == ".\r\n" {
+			if start && string(l) == ".\r\n" {
 				pw.Close()
 				return
 			}
-			pw.Write(bytes.TrimPrefix(l, []byte(".")))
+			if start {
+				l = bytes.TrimPrefix(l, []byte("."))
+			}
+			pw.Write(l)
+			start = bytes.HasSuffix(l, []byte("\r\n"))
 		}
 	}()
 	c.finish(pr, false)

@@ -1,0 +1,136 @@
+package lmtp
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"waypost/backend/mailbox"
+	"waypost/director"
+)
+
+// fakeStore is a store in memory whose every answer a test can set.
+type fakeStore struct {
+	mu        sync.Mutex
+	openErr   map[director.User]error
+	fitsErr   map[director.User]error
+	commitErr map[director.User]error
+	badFolder string
+	stageErr  error
+	stageCut  int64 // with stageErr: fail after so many bytes; else at once
+	early     bool  // Stage returns before the end without an error
+	count     bool  // count bytes, keep none
+
+	open      int // boxes that are open
+	discarded int
+	staged    int
+	counted   int64
+	delivered []string // "user folder id force: body"
+	seen      map[string]bool
+}
+
+func (f *fakeStore) Open(_ context.Context, u director.User, home director.BackendID, epoch director.Epoch) (mailbox.Box, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.openErr[u]; err != nil {
+		return nil, fmt.Errorf("open %s: %w", u, err)
+	}
+	if home != "b1" || epoch != 7 {
+		return nil, mailbox.ErrStale
+	}
+	f.open++
+	return &fakeBox{store: f, user: u}, nil
+}
+
+func (f *fakeStore) Stage(_ context.Context, header string, r io.Reader, limit int64) (mailbox.Staged, error) {
+	if f.early {
+		return &fakeStaged{store: f}, nil
+	}
+	if f.stageErr != nil {
+		io.CopyN(io.Discard, r, f.stageCut)
+		return nil, f.stageErr
+	}
+	if f.count {
+		n, err := io.CopyBuffer(onlyWriter{io.Discard}, r, make([]byte, 32<<10))
+		f.counted += n
+		return &fakeStaged{store: f}, err
+	}
+	if limit > 0 {
+		r = io.LimitReader(r, limit+1)
+	}
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return nil, fmt.Errorf("stage: %w", err)
+	}
+	if limit > 0 && int64(len(b)) > limit {
+		return nil, mailbox.ErrTooLarge
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.staged++
+	return &fakeStaged{f, header + string(bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")))}, nil
+}
+
+// onlyWriter hides io.Discard's ReadFrom.
+type onlyWriter struct{ io.Writer }
+
+type fakeStaged struct {
+	store *fakeStore
+	text  string
+}
+
+func (s *fakeStaged) Size() int64     { return int64(len(s.text)) }
+func (s *fakeStaged) WireSize() int64 { return int64(len(s.text)) }
+func (s *fakeStaged) Discard() {
+	s.store.mu.Lock()
+	defer s.store.mu.Unlock()
+	s.store.discarded++
+}
+
+type fakeBox struct {
+	mailbox.Box
+	store *fakeStore
+	user  director.User
+}
+
+func (b *fakeBox) User() director.User { return b.user }
+
+func (b *fakeBox) Close() {
+	b.store.mu.Lock()
+	defer b.store.mu.Unlock()
+	b.store.open--
+}
+
+func (b *fakeBox) Fits(size int64) error {
+	if size >= 5000 {
+		return mailbox.ErrOverQuota
+	}
+	return b.store.fitsErr[b.user]
+}
+
+func (b *fakeBox) Deliver(_ context.Context, id string, m mailbox.Staged, folder string, force bool) error {
+	b.store.mu.Lock()
+	defer b.store.mu.Unlock()
+	if folder != "" && folder == b.store.badFolder {
+		return mailbox.ErrBadName
+	}
+	if err := b.store.commitErr[b.user]; err != nil {
+		return fmt.Errorf("deliver %s: %w", b.user, err)
+	}
+	key := string(b.user) + " " + id
+	if b.store.seen == nil {
+		b.store.seen = map[string]bool{}
+	}
+	if b.store.seen[key] {
+		return nil
+	}
+	b.store.seen[key] = true
+	b.store.delivered = append(b.store.delivered,
+		fmt.Sprintf("%s %q %s %v: %s", b.user, folder, id, force, m.(*fakeStaged).text))
+	return nil
+}
+
+var errDisk = errors.New("input/output error")

@@ -1,0 +1,155 @@
+// Package pop3 is a backend's POP3 server in the TRANSACTION state: the proxy
+// has greeted and logged the client in, and the caller has opened the Box and
+// holds the maildrop's lock (Locks).
+//
+// It owns the protocol of one session, no storage. Its promises:
+//   - What a session sees is the inbox as it was at the start: numbers, sizes
+//     and UIDLs do not change in it. STAT, LIST and UIDL open no message.
+//   - Only QUIT removes messages (RFC 1939, Section 6). A connection that ends
+//     otherwise, by the client, an idle time-out or us, removes nothing.
+//   - A move is never an error: once the Box is done or refuses by its fence,
+//     no further command is answered and the connection is closed, after a
+//     message that is being sent has been sent whole.
+//   - Memory per session does not depend on the size of messages.
+//
+// A crash loses deletion marks and perhaps \Seen flags of messages just
+// retrieved; nothing else.
+//
+// Covered: RFC 1939 without APOP, RFC 2449 (CAPA, PIPELINING, RESP-CODES),
+// RFC 3206 ([SYS/TEMP]).
+package pop3
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"waypost/backend/mailbox"
+)
+
+// How a session can end other than by QUIT, beside errors of the connection.
+// An errors.Is io.EOF is a client that hung up.
+var (
+	// ErrMoved: the Box was done or stale; the session was ended by us.
+	ErrMoved = errors.New("the mailbox is no longer served here")
+	// ErrIdle: the client was silent for too long.
+	ErrIdle = errors.New("idle for too long")
+	// ErrAbuse: the client sent what no POP3 client sends.
+	ErrAbuse = errors.New("not a POP3 client")
+)
+
+// Options are a server's surroundings and limits; zero fields get the default.
+type Options struct {
+	// Log gets one line for each session; nil: none.
+	Log *slog.Logger
+	// Metrics is where the waypost_pop3_ metrics are registered; nil: nowhere.
+	Metrics prometheus.Registerer
+	// UIDL is the form of unique ids; the zero value is "%g". See ParseUIDL.
+	UIDL UIDL
+	// Capabilities are added to CAPA's list, such as "SASL PLAIN LOGIN" and
+	// "STLS", which RFC 2449 and RFC 2595 want listed in both states though
+	// the proxy provides them.
+	Capabilities []string
+	// Idle is how long a command may take to come; 10 minutes, which is the
+	// least that RFC 1939, Section 3 allows.
+	Idle time.Duration
+	// Write is how long the client may take for the next 32 KiB; 2 minutes.
+	Write time.Duration
+	// Linger is how long a message may still take to be sent after the Box is
+	// done; 10 minutes.
+	Linger time.Duration
+}
+
+// Session is what the caller brings to Serve.
+type Session struct {
+	// Box is the user's mailbox. Serve does not close it.
+	Box mailbox.Box
+	// Client is the client's address and ID the session's, for logs.
+	Client, ID string
+}
+
+// Server serves sessions and is safe for concurrent use.
+type Server struct {
+	opt     Options
+	met     *metrics
+	buffers sync.Pool // of *[copyBuffer]byte, for messages on their way out
+}
+
+// New makes a server.
+func New(opt Options) *Server {
+	fill := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	fill(&opt.Idle, 10*time.Minute)
+	fill(&opt.Write, 2*time.Minute)
+	fill(&opt.Linger, 10*time.Minute)
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{
+		opt: opt, met: newMetrics(opt.Metrics),
+		buffers: sync.Pool{New: func() any { return new([copyBuffer]byte) }},
+	}
+}
+
+// Serve runs a session to its end and closes conn, whose next byte must be the
+// first after the login. It returns nil after a QUIT that did all it had to,
+// and else why the session ended; errors have been logged. The end of ctx ends
+// the session at once. The caller closes the Box and releases the maildrop's
+// lock afterwards.
+func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error {
+	defer conn.Close()
+	srv.met.sessions.Inc()
+	defer srv.met.sessions.Dec()
+	keepAlive(conn)
+	ctx, cancel := context.WithCancel(ctx)
+	start := time.Now()
+
+	s := newSession(ctx, srv, conn, ses)
+	err := s.run()
+	s.finish(err)
+	cancel()
+	s.link.watcher.Wait()
+
+	reason := ending(err)
+	srv.met.ended.WithLabelValues(reason).Inc()
+	level := slog.LevelInfo
+	if reason == "error" {
+		level = slog.LevelWarn
+	}
+	s.log.Log(context.WithoutCancel(ctx), level, "pop3 session ended", "reason", reason, "err", err,
+		"retrieved", s.retrieved, "deleted", s.expunged, "bytes", s.link.sent, "seconds", time.Since(start).Seconds())
+	if err != nil {
+		return fmt.Errorf("pop3 session %s of %s: %w", ses.ID, ses.Box.User(), err)
+	}
+	return nil
+}
+
+// ending is the word by which the end of a session is counted.
+func ending(err error) string {
+	switch {
+	case err == nil:
+		return "quit"
+	case errors.Is(err, ErrMoved):
+		return "moved"
+	case errors.Is(err, ErrIdle):
+		return "idle"
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return "stopped"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return "hung_up"
+	case errors.Is(err, ErrAbuse):
+		return "abuse"
+	default:
+		return "error"
+	}
+}

@@ -1,0 +1,327 @@
+package pop3
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+
+	"waypost/backend/mailbox"
+)
+
+// maxBadCommands in a row end a session.
+const maxBadCommands = 20
+
+// seenBatch is how many retrieved messages may wait for their \Seen.
+const seenBatch = 100
+
+// session is one connection. All of it belongs to the goroutine of Serve.
+type session struct {
+	srv  *Server
+	box  mailbox.Box
+	link *link
+	br   *bufio.Reader
+	out  *bufio.Writer
+	log  *slog.Logger
+
+	folder   mailbox.Folder
+	validity uint32
+	messages []mailbox.Message // shared with the store: read only
+	deleted  map[int]bool      // by index in messages
+	unseen   []int             // retrieved, \Seen still to be set
+
+	bad, retrieved, expunged int
+	quit                     bool
+}
+
+func newSession(ctx context.Context, srv *Server, conn net.Conn, ses Session) *session {
+	l := newLink(ctx, conn, ses.Box.Done(), &srv.opt)
+	return &session{
+		srv: srv, box: ses.Box, link: l, out: l.out,
+		br:      bufio.NewReaderSize(l, readBuffer),
+		log:     srv.opt.Log.With("user", string(ses.Box.User()), "client", ses.Client, "session", ses.ID),
+		deleted: map[int]bool{},
+	}
+}
+
+// run takes the snapshot and executes commands until QUIT.
+func (s *session) run() error {
+	if err := s.open(); err != nil {
+		return s.moved(err)
+	}
+	for !s.quit {
+		cmd, ok, err := s.readCommand()
+		if err != nil {
+			return err
+		}
+		if err := s.link.stopped(); err != nil {
+			return err
+		}
+		if ok {
+			err = s.execute(cmd)
+		} else {
+			err = s.reject("not a command")
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return s.out.Flush()
+}
+
+func (s *session) open() error {
+	folder, err := s.box.Folder(mailbox.Inbox)
+	if err != nil {
+		return err
+	}
+	snap, err := folder.Snapshot()
+	if err != nil {
+		return err
+	}
+	s.folder, s.validity, s.messages = folder, snap.UIDValidity, snap.Messages
+	return nil
+}
+
+// finish is what is left to do when the session has ended in err.
+func (s *session) finish(err error) {
+	if !errors.Is(err, ErrMoved) {
+		s.markSeen()
+	}
+	if errors.Is(err, ErrMoved) || errors.Is(err, ErrAbuse) {
+		s.link.farewell()
+	}
+	s.srv.met.sent.Add(float64(s.link.sent))
+}
+
+// moved makes ErrMoved of what a fence says, or of any failure once the fence
+// has left: whatever goes wrong then is the move's doing.
+func (s *session) moved(err error) error {
+	if err == nil || errors.Is(err, ErrMoved) {
+		return err
+	}
+	fence := errors.Is(err, mailbox.ErrStale) || errors.Is(err, mailbox.ErrFrozen) || errors.Is(err, mailbox.ErrRefused)
+	if fence || errors.Is(s.link.stopped(), ErrMoved) {
+		return fmt.Errorf("%w: %w", ErrMoved, err)
+	}
+	return err
+}
+
+func (s *session) execute(cmd command) error {
+	do, least, most := s.lookup(cmd.name)
+	if do == nil {
+		return s.reject("unknown command")
+	}
+	args := make([]int, len(cmd.args))
+	for i, arg := range cmd.args {
+		n, ok := number(arg)
+		if !ok {
+			return s.reject("want a number")
+		}
+		args[i] = n
+	}
+	if len(args) < least || len(args) > most {
+		return s.reject("wrong number of arguments")
+	}
+	s.bad = 0
+	return do(args)
+}
+
+// lookup finds a command (RFC 1939, Sections 5 to 7; RFC 2449, Section 5) and
+// how many arguments it takes.
+func (s *session) lookup(name string) (do func([]int) error, least, most int) {
+	switch name {
+	case "STAT":
+		return s.stat, 0, 0
+	case "LIST":
+		return s.list, 0, 1
+	case "UIDL":
+		return s.uidl, 0, 1
+	case "RETR":
+		return s.retr, 1, 1
+	case "TOP":
+		return s.top, 2, 2
+	case "DELE":
+		return s.dele, 1, 1
+	case "RSET":
+		return s.rset, 0, 0
+	case "NOOP":
+		return s.noop, 0, 0
+	case "CAPA":
+		return s.capa, 0, 0
+	case "QUIT":
+		return s.bye, 0, 0
+	}
+	return nil, 0, 0
+}
+
+// say buffers a line; the link sends it before it waits for the client, so
+// that pipelined commands are answered in few packets. A failed write stays
+// with the buffer and shows at the next flush.
+func (s *session) say(format string, args ...any) error {
+	_, err := fmt.Fprintf(s.out, format+"\r\n", args...)
+	return err
+}
+
+// reject answers what cannot be understood, a limited number of times.
+func (s *session) reject(why string) error {
+	if s.bad++; s.bad > maxBadCommands {
+		s.say("-ERR too many bad commands")
+		return ErrAbuse
+	}
+	return s.say("-ERR %s", why)
+}
+
+// fail answers for a store that failed; a fence ends the session instead.
+func (s *session) fail(op string, err error) error {
+	if err = s.moved(err); errors.Is(err, ErrMoved) {
+		return err
+	}
+	if errors.Is(err, mailbox.ErrNoMessage) {
+		return s.say("-ERR message was removed by another session")
+	}
+	s.log.Error("pop3: "+op+" failed", "err", err)
+	return s.say("-ERR [SYS/TEMP] internal error, try again later") // RFC 3206
+}
+
+// index turns a message number into an index; the answer to a wrong one is
+// given here.
+func (s *session) index(n int) (i int, ok bool, err error) {
+	switch {
+	case n < 1 || n > len(s.messages):
+		return 0, false, s.say("-ERR no such message")
+	case s.deleted[n-1]:
+		return 0, false, s.say("-ERR message %d is deleted", n)
+	}
+	return n - 1, true, nil
+}
+
+// drop counts the messages that are not marked deleted, and their octets.
+func (s *session) drop() (count int, octets int64) {
+	for i := range s.messages {
+		if !s.deleted[i] {
+			count++
+			octets += s.messages[i].WireSize
+		}
+	}
+	return count, octets
+}
+
+func (s *session) stat([]int) error {
+	count, octets := s.drop()
+	return s.say("+OK %d %d", count, octets)
+}
+
+func (s *session) list(args []int) error {
+	count, octets := s.drop()
+	return s.scan(args, fmt.Sprintf("%d messages (%d octets)", count, octets), func(i int) string {
+		return fmt.Sprint(s.messages[i].WireSize)
+	})
+}
+
+func (s *session) uidl(args []int) error {
+	return s.scan(args, "unique ids follow", func(i int) string {
+		return s.srv.opt.UIDL.Of(s.messages[i], s.validity)
+	})
+}
+
+// scan answers LIST and UIDL: one message's entry, or everyone's.
+func (s *session) scan(args []int, title string, entry func(i int) string) error {
+	if len(args) == 1 {
+		i, ok, err := s.index(args[0])
+		if !ok {
+			return err
+		}
+		return s.say("+OK %d %s", i+1, entry(i))
+	}
+	if err := s.say("+OK %s", title); err != nil {
+		return err
+	}
+	for i := range s.messages {
+		if s.deleted[i] {
+			continue
+		}
+		if err := s.say("%d %s", i+1, entry(i)); err != nil {
+			return err
+		}
+	}
+	return s.say(".")
+}
+
+func (s *session) dele(args []int) error {
+	i, ok, err := s.index(args[0])
+	if !ok {
+		return err
+	}
+	s.deleted[i] = true
+	return s.say("+OK message %d deleted", i+1)
+}
+
+func (s *session) rset([]int) error {
+	clear(s.deleted)
+	count, octets := s.drop()
+	return s.say("+OK %d messages (%d octets)", count, octets)
+}
+
+func (s *session) noop([]int) error { return s.say("+OK") }
+
+func (s *session) capa([]int) error {
+	s.say("+OK capabilities follow")
+	for _, line := range []string{"TOP", "UIDL", "USER", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"} {
+		s.say("%s", line)
+	}
+	for _, line := range s.srv.opt.Capabilities {
+		s.say("%s", line)
+	}
+	return s.say(".")
+}
+
+// bye is QUIT and the UPDATE state (RFC 1939, Section 6). Where the removal
+// failed the RFC asks for -ERR; Expunge that failed has removed nothing, so
+// the client finds all its messages again. Where it is a move that forbids
+// it, even that error is not shown: the connection ends without an answer,
+// which means to a client, as any lost connection, that nothing was removed,
+// and it deletes at the new home what it meant to.
+func (s *session) bye([]int) error {
+	var uids []mailbox.UID
+	for i := range s.messages {
+		if s.deleted[i] {
+			uids = append(uids, s.messages[i].UID)
+		}
+	}
+	s.quit = true
+	if len(uids) > 0 {
+		gone, err := s.folder.Expunge(uids)
+		if err = s.moved(err); errors.Is(err, ErrMoved) {
+			return err
+		}
+		if err != nil {
+			s.say("-ERR [SYS/TEMP] some deleted messages not removed")
+			s.link.out.Flush()
+			return fmt.Errorf("expunge: %w", err)
+		}
+		s.expunged = len(gone)
+		s.srv.met.expunged.Add(float64(len(gone)))
+	}
+	return s.say("+OK bye")
+}
+
+// markSeen sets \Seen on what was retrieved and is not to be deleted; best
+// effort, as it is no promise of POP3.
+func (s *session) markSeen() {
+	var uids []mailbox.UID
+	for _, i := range s.unseen {
+		if !(s.quit && s.deleted[i]) {
+			uids = append(uids, s.messages[i].UID)
+		}
+	}
+	s.unseen = s.unseen[:0]
+	if len(uids) == 0 {
+		return
+	}
+	_, err := s.folder.SetFlags(uids, mailbox.FlagsAdd, mailbox.Flags{System: mailbox.Seen})
+	if err != nil && !errors.Is(s.moved(err), ErrMoved) {
+		s.log.Warn("pop3: setting \\Seen failed", "err", err)
+	}
+}

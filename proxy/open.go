@@ -1,0 +1,263 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"time"
+
+	"waypost/director"
+	"waypost/internal/wire"
+	"waypost/proxy/prelogin"
+)
+
+const (
+	// rereadEvery is how often held work reads the record by itself (R11).
+	rereadEvery = 3 * time.Second
+	// retryEvery paces attempts on a backend that does not answer.
+	retryEvery = 300 * time.Millisecond
+	// stillEvery is how often a waiting IMAP client is told so.
+	stillEvery = 15 * time.Second
+)
+
+// request is a login that was found right and wants its session.
+type request struct {
+	user     director.User
+	protocol string
+	client   netip.AddrPort
+	local    netip.AddrPort // where the client connected to
+	session  string
+	password string // for backends that want it
+	still    func() error
+}
+
+// upstream is an open session on a backend, past its greeting.
+type upstream struct {
+	conn    net.Conn
+	backend director.BackendID
+	pending []byte // read behind the greeting
+	// capabilities of IMAP, as the backend announced them; may be empty.
+	capabilities string
+}
+
+// Answers of an attempt on a backend, besides prelogin's refusals, which are
+// final. Everything else means that the backend does not answer.
+var (
+	errStale   = errors.New("stale")
+	errBusy    = errors.New("busy")
+	errRefused = errors.New("refused")
+)
+
+// open finds the home of a user and opens the session there. It waits for
+// moves, R11's holds and dead backends within login_wait; errors are prelogin's.
+func (s *Server) open(ctx context.Context, q request) (*upstream, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.LoginWait)
+	defer cancel()
+	o := opening{Server: s, q: q, lastStill: time.Now()}
+	up, err := o.run(ctx)
+	if o.held {
+		s.metrics.held.Dec()
+	}
+	return up, err
+}
+
+// opening is the state of one open.
+type opening struct {
+	*Server
+	q         request
+	lastStill time.Time
+	held      bool
+	// refusedAt counts refusals at this (home, epoch).
+	refusedAt director.Record
+	refusals  int
+	// deadSince is when this home was first found not to answer.
+	deadHome  director.BackendID
+	deadSince time.Time
+}
+
+func (o *opening) run(ctx context.Context) (*upstream, error) {
+	rec, err := o.locate(ctx)
+	for err == nil {
+		switch rec.State {
+		case director.Deleted:
+			return nil, fmt.Errorf("%s is deleted: %w", o.q.user, prelogin.ErrAuth)
+		case director.Busy:
+			rec, err = o.hold(ctx, rec)
+			continue
+		}
+		var up *upstream
+		up, err = o.attempt(ctx, rec)
+		switch {
+		case err == nil:
+			return up, nil
+		case final(err):
+			return nil, err
+		case errors.Is(err, errStale), errors.Is(err, errBusy), errors.Is(err, errRefused):
+			rec, err = o.afterRefusal(ctx, rec, err)
+		default:
+			rec, err = o.afterSilence(ctx, rec, err)
+		}
+	}
+	return nil, err
+}
+
+func final(err error) bool {
+	for _, f := range []error{prelogin.ErrAuth, prelogin.ErrDisabled, prelogin.ErrInUse, prelogin.ErrLimit, prelogin.ErrThrottled, prelogin.ErrTemporary} {
+		if errors.Is(err, f) {
+			return true
+		}
+	}
+	return false
+}
+
+// locate answers from memory, and from the store what memory does not know.
+func (o *opening) locate(ctx context.Context) (director.Record, error) {
+	if rec, known, _ := o.dir.Location(o.q.user); known {
+		return rec, nil
+	}
+	rec, err := o.dir.Fresh(ctx, o.q.user)
+	return rec, directoryError(err)
+}
+
+// directoryError: that there is no such user is the directory's word; all else
+// is temporary.
+func directoryError(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, director.ErrNotFound):
+		return fmt.Errorf("%w: %w", prelogin.ErrAuth, err)
+	}
+	return fmt.Errorf("%w: %w", prelogin.ErrTemporary, err)
+}
+
+func (o *opening) attempt(ctx context.Context, rec director.Record) (*upstream, error) {
+	b, ok := o.dir.Backend(rec.Home)
+	if !ok {
+		return nil, fmt.Errorf("backend %s is not in the directory", rec.Home)
+	}
+	switch b.Kind {
+	case director.KindWaypost:
+		return o.openWaypost(ctx, rec, b, o.q)
+	case director.KindDovecot:
+		if b.Dovecot == nil {
+			return nil, fmt.Errorf("backend %s is of kind dovecot and has no dovecot settings", rec.Home)
+		}
+		return o.openDovecot(ctx, rec.Home, *b.Dovecot, o.q)
+	}
+	return nil, fmt.Errorf("backend %s is of unknown kind %q", rec.Home, b.Kind)
+}
+
+// afterRefusal re-reads the directory once, and holds when the backend had
+// refused the same (home, epoch) before (R11).
+func (o *opening) afterRefusal(ctx context.Context, rec director.Record, why error) (director.Record, error) {
+	o.metrics.refusals.WithLabelValues(string(rec.Home), answer(why)).Inc()
+	if o.refusedAt != rec {
+		o.refusedAt, o.refusals = rec, 0
+	}
+	if o.refusals++; o.refusals < 2 {
+		next, err := o.dir.Fresh(ctx, o.q.user)
+		if !errors.Is(err, director.ErrUnavailable) || ctx.Err() != nil {
+			return next, directoryError(err)
+		}
+		return o.hold(ctx, rec)
+	}
+	o.metrics.refusedTwice.WithLabelValues(string(rec.Home)).Inc()
+	o.log.Error("refused twice at the same home and epoch: login held", "session", o.q.session, "user", string(o.q.user),
+		"home", string(rec.Home), "epoch", uint64(rec.Epoch), "answer", why.Error())
+	return o.hold(ctx, rec)
+}
+
+// answer names a refusal for metrics.
+func answer(why error) string {
+	for _, e := range []error{errStale, errBusy} {
+		if errors.Is(why, e) {
+			return e.Error()
+		}
+	}
+	return errRefused.Error()
+}
+
+// afterSilence waits a little for a backend that does not answer; a changed
+// record ends the wait.
+func (o *opening) afterSilence(ctx context.Context, rec director.Record, why error) (director.Record, error) {
+	o.metrics.backendErrors.WithLabelValues(string(rec.Home)).Inc()
+	now := time.Now()
+	if o.deadHome != rec.Home {
+		o.deadHome, o.deadSince = rec.Home, now
+		o.log.Warn("backend does not answer", "session", o.q.session, "user", string(o.q.user), "backend", string(rec.Home), "error", why)
+	}
+	left := o.cfg.DeadWait - now.Sub(o.deadSince)
+	if left <= 0 || ctx.Err() != nil {
+		return rec, fmt.Errorf("%w: backend %s: %w", prelogin.ErrTemporary, rec.Home, why)
+	}
+	next, err := o.waitChange(ctx, rec, min(left, jitter(retryEvery)))
+	if err == nil {
+		return next, nil
+	}
+	return rec, nil // the next attempt, or the end of ctx there, decides
+}
+
+// hold waits until the record has another epoch than rec's.
+func (o *opening) hold(ctx context.Context, rec director.Record) (director.Record, error) {
+	if !o.held {
+		o.held = true
+		o.metrics.held.Inc()
+		o.metrics.heldTotal.Inc()
+		o.log.Info("login held", "session", o.q.session, "user", string(o.q.user), "record", rec.String())
+	}
+	for {
+		next, err := o.waitChange(ctx, rec, jitter(rereadEvery))
+		if err == nil {
+			return next, nil
+		}
+		if ctx.Err() != nil {
+			return rec, fmt.Errorf("%w: record stayed %q: %w", prelogin.ErrTemporary, rec, context.Cause(ctx))
+		}
+		next, err = o.dir.Fresh(ctx, o.q.user)
+		switch {
+		case err == nil && next.Epoch > rec.Epoch:
+			return next, nil
+		case errors.Is(err, director.ErrNotFound):
+			return rec, directoryError(err)
+		}
+		if err := o.tellStill(); err != nil {
+			return rec, fmt.Errorf("%w: client: %w", prelogin.ErrTemporary, err)
+		}
+	}
+}
+
+func (o *opening) waitChange(ctx context.Context, rec director.Record, d time.Duration) (director.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, d)
+	defer cancel()
+	return o.dir.WaitChange(ctx, o.q.user, rec.Epoch)
+}
+
+func (o *opening) tellStill() error {
+	if o.q.still == nil || time.Since(o.lastStill) < stillEvery {
+		return nil
+	}
+	o.lastStill = time.Now()
+	return o.q.still()
+}
+
+// jitter spreads what many sessions would do at once: between d/2 and 3d/2.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+
+// statusError makes a Welcome that is not ok an answer of an attempt.
+func statusError(w wire.Welcome) error {
+	switch w.Status {
+	case wire.StatusStale:
+		return errStale
+	case wire.StatusBusy:
+		return errBusy
+	case wire.StatusRefused:
+		return errRefused
+	case wire.StatusInUse:
+		return prelogin.ErrInUse
+	}
+	return fmt.Errorf("backend answered %q", w.Status)
+}

@@ -1,0 +1,216 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync/atomic"
+	"time"
+)
+
+// Ends of a session, as causes of its context and results of a relay.
+var (
+	errKicked       = errors.New("kicked")
+	errDisabled     = errors.New("account disabled")
+	errShutdown     = errors.New("shutdown")
+	errIdle         = errors.New("idle")
+	errClientGone   = errors.New("client gone")
+	errClientStuck  = errors.New("client takes no bytes")
+	errBackendLost  = errors.New("backend lost")
+	errBackendEnded = errors.New("backend ended")
+)
+
+const (
+	// partingGrace is how long the last words may take.
+	partingGrace = 2 * time.Second
+	// halfClosed bounds the silence of a backend whose client has said all.
+	halfClosed = time.Minute
+)
+
+// relay copies a session's bytes both ways until one side ends it.
+type relay struct {
+	client, backend         net.Conn
+	toBackend, toClient     []byte // what was read before the relay began
+	bytesIn, bytesOut       func(int)
+	idleAfter, writeTimeout time.Duration
+	// border follows the stream to an IMAP client; nil for POP3.
+	border *border
+
+	start    time.Time
+	lastSeen atomic.Int64 // nanoseconds after start: the last byte either way
+	// ending is how long the backend may still be silent, once the client has
+	// said all or the backend takes no more; 0 before.
+	ending atomic.Int64
+	ctx    context.Context
+	stop   context.CancelCauseFunc
+}
+
+// run returns why the session ended. The connections are left to the caller to
+// close; nothing of run uses them any more.
+func (r *relay) run(ctx context.Context) error {
+	r.start = time.Now()
+	r.ctx, r.stop = context.WithCancelCause(ctx)
+	defer r.stop(nil)
+	// cut interrupts both pumps. Whoever sets a deadline looks at ctx after it,
+	// so that none is set over these and missed.
+	unhook := context.AfterFunc(r.ctx, r.cut)
+	defer unhook()
+	up := make(chan struct{})
+	go func() {
+		defer close(up)
+		r.pumpUp()
+	}()
+	r.stop(r.pumpDown())
+	<-up
+	return context.Cause(r.ctx)
+}
+
+func (r *relay) cut() {
+	// A connection that cannot take a deadline is closed already.
+	_ = r.client.SetReadDeadline(past)
+	_ = r.client.SetWriteDeadline(time.Now().Add(partingGrace))
+	_ = r.backend.SetDeadline(past)
+}
+
+// pumpUp copies from the client. It ends the relay only when the client is
+// gone: what the backend still has to say is said to a client that only closed
+// its half.
+func (r *relay) pumpUp() {
+	lost := false // nobody reads at the backend; pumpDown hears why
+	err := r.pump(r.client, r.toBackend, func(p []byte) error {
+		if err := r.write(r.backend, p); err != nil {
+			lost = true
+			return err
+		}
+		r.bytesIn(len(p))
+		return nil
+	})
+	switch {
+	case lost:
+		r.expect(partingGrace)
+	case errors.Is(err, io.EOF):
+		if half, ok := r.backend.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
+			r.stop(errClientGone)
+			return
+		}
+		r.expect(halfClosed)
+	case errors.Is(err, errIdle):
+		r.stop(errIdle)
+	default:
+		r.stop(errClientGone)
+	}
+}
+
+// expect gives the backend so long to say something.
+func (r *relay) expect(d time.Duration) {
+	r.ending.Store(int64(d))
+	if err := r.armRead(r.backend, d); err != nil {
+		r.stop(errBackendLost)
+	}
+}
+
+// pumpDown copies from the backend, and tells why it ended.
+func (r *relay) pumpDown() error {
+	var stuck error
+	err := r.pump(r.backend, r.toClient, func(p []byte) error {
+		if err := r.write(r.client, p); err != nil {
+			stuck = errClientGone
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				stuck = errClientStuck
+			}
+			return err
+		}
+		if r.border != nil {
+			r.border.see(p)
+		}
+		r.bytesOut(len(p))
+		return nil
+	})
+	switch {
+	case stuck != nil:
+		return stuck
+	case errors.Is(err, errIdle):
+		return errIdle
+	case errors.Is(err, io.EOF):
+		return errBackendEnded
+	}
+	return fmt.Errorf("%w: %w", errBackendLost, err)
+}
+
+// pump copies from c to take until an error, which it returns. first goes
+// before anything else.
+func (r *relay) pump(c net.Conn, first []byte, take func([]byte) error) error {
+	taken := func(p []byte) error {
+		r.lastSeen.Store(int64(time.Since(r.start)))
+		return take(p)
+	}
+	if len(first) > 0 {
+		if err := taken(first); err != nil {
+			return takeError{err}
+		}
+	}
+	s := newSource(c)
+	rearm := func() error { return r.armRead(c, r.patience(c)) }
+	if err := rearm(); err != nil {
+		return err
+	}
+	for {
+		err := s.copyReady(rearm, taken)
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			return err
+		}
+		if cause := context.Cause(r.ctx); cause != nil {
+			return cause
+		}
+		if r.left(c) <= 0 {
+			return errIdle
+		}
+		if err := r.armRead(c, r.left(c)); err != nil {
+			return err
+		}
+	}
+}
+
+// patience is how long c may be silent.
+func (r *relay) patience(c net.Conn) time.Duration {
+	if d := r.ending.Load(); d > 0 && c == r.backend {
+		return time.Duration(d)
+	}
+	return r.idleAfter
+}
+
+// left is what is left of the patience, since the last byte either way.
+func (r *relay) left(c net.Conn) time.Duration {
+	return r.patience(c) - (time.Since(r.start) - time.Duration(r.lastSeen.Load()))
+}
+
+func (r *relay) armRead(c net.Conn, d time.Duration) error {
+	if err := c.SetReadDeadline(time.Now().Add(d)); err != nil {
+		return err
+	}
+	if cause := context.Cause(r.ctx); cause != nil {
+		_ = c.SetReadDeadline(past)
+		return cause
+	}
+	return nil
+}
+
+func (r *relay) write(c net.Conn, p []byte) error {
+	if err := c.SetWriteDeadline(time.Now().Add(r.writeTimeout)); err != nil {
+		return err
+	}
+	if r.ctx.Err() != nil {
+		// What cut set may have been overwritten just now.
+		if err := c.SetWriteDeadline(time.Now().Add(partingGrace)); err != nil {
+			return err
+		}
+	}
+	_, err := c.Write(p)
+	return err
+}

@@ -1,0 +1,370 @@
+// Package rebalance is the mover: it executes the moves that stand in the
+// directory's journal.
+//
+// Any number of movers run. Each unfinished move has one owner, by a claim
+// under the owner's lease; when the owner dies, another claims it and goes on
+// from journal and record. Ownership is economy: safety rests on the fences,
+// the exact epochs and the guarded transactions (R3, R5, R6, R8). Before the
+// flip any failure rolls back; after it, everything rolls forward.
+//
+// The package talks to the director's contract and to backend/control only,
+// and keeps nothing on disk.
+package rebalance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"waypost/backend/control"
+	"waypost/director"
+	"waypost/internal/cluster"
+)
+
+// Config is a mover's settings; the TOML file of the role has these names.
+type Config struct {
+	// ID is the mover's name, like "r1". Required.
+	ID string `toml:"id"`
+	// Listen is the node listener's address, host:port. Required.
+	Listen string `toml:"listen"`
+	// Concurrency is how many users this mover moves at once; 4 by default.
+	Concurrency int `toml:"concurrency"`
+	// BusyBudget is how long a user may be busy before this mover rolls the
+	// move back; 30s. The home's own busy_limit must be above it.
+	BusyBudget time.Duration `toml:"busy_budget"`
+	// CopyPatience is how long a hot copy that makes no progress is tried
+	// again before the move is given up; 10m.
+	CopyPatience time.Duration `toml:"copy_patience"`
+	// MaxPasses bounds the hot passes; 8. A pass that brought at most
+	// DeltaFiles (64) and DeltaBytes (4 MiB) is the last.
+	MaxPasses  int   `toml:"max_passes"`
+	DeltaFiles int64 `toml:"delta_files"`
+	DeltaBytes int64 `toml:"delta_bytes"`
+	// LeaseTTL is how soon another mover takes over after this one died; 5s.
+	LeaseTTL time.Duration `toml:"lease_ttl"`
+}
+
+func (c Config) withDefaults() (Config, error) {
+	setDefault(&c.Concurrency, 4)
+	setDefault(&c.BusyBudget, 30*time.Second)
+	setDefault(&c.CopyPatience, 10*time.Minute)
+	setDefault(&c.MaxPasses, 8)
+	setDefault(&c.DeltaFiles, 64)
+	setDefault(&c.DeltaBytes, 4<<20)
+	setDefault(&c.LeaseTTL, 5*time.Second)
+	return c, c.Validate()
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// Validate says what is wrong, one error per setting.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(text string) { errs = append(errs, errors.New("rebalance: "+text)) }
+	if (cluster.Peer{Role: cluster.RoleRebalance, ID: c.ID}).Validate() != nil {
+		bad("id: say the mover's name, like r1")
+	}
+	if c.Listen == "" {
+		bad("listen: say host:port of the node listener")
+	}
+	if c.Concurrency < 0 || c.MaxPasses < 0 || c.DeltaBytes < 0 || c.DeltaFiles < 0 {
+		bad("concurrency, max_passes, delta_files, delta_bytes: not below 0")
+	}
+	if c.BusyBudget < 0 || c.CopyPatience < 0 || c.LeaseTTL < 0 {
+		bad("busy_budget, copy_patience, lease_ttl: not below 0")
+	}
+	return errors.Join(errs...)
+}
+
+// Backend is what a mover asks of a backend; control.Client is the real one.
+type Backend interface {
+	Look(ctx context.Context, req control.LookRequest) (control.FenceReply, error)
+	Stage(ctx context.Context, req control.MoveRequest) (control.FenceReply, error)
+	Pull(ctx context.Context, req control.PullRequest, progress func(control.PullProgress)) (control.PullProgress, error)
+	Freeze(ctx context.Context, req control.MoveRequest) (control.ManifestSummary, error)
+	Seal(ctx context.Context, req control.SealRequest) (control.ManifestSummary, error)
+}
+
+// Deps is what a mover is given. Identity, Directory, Log and Metrics are required.
+type Deps struct {
+	Identity  *cluster.Identity
+	Directory *director.Directory
+	Log       *slog.Logger
+	Metrics   prometheus.Registerer
+	// Dial finds a backend; nil: by its record in the directory.
+	Dial func(ctx context.Context, id director.BackendID) (b Backend, node string, err error)
+	// At is called, where it is not nil, before each step that changes
+	// something elsewhere: fault tests die there.
+	At func(point string)
+}
+
+// Server is a mover. New, then Serve once.
+type Server struct {
+	cfg     Config
+	id      *cluster.Identity
+	dir     *director.Directory
+	log     *slog.Logger
+	metrics *metrics
+	dial    func(ctx context.Context, id director.BackendID) (Backend, string, error)
+	at      func(string)
+	mux     *cluster.Mux
+
+	mu      sync.Mutex
+	running map[director.User]bool
+	clients map[string]*client
+	// wake asks for another look at the journals.
+	wake chan struct{}
+}
+
+// New opens the node listener. Nothing is moved before Serve.
+func New(cfg Config, d Deps) (*Server, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{cfg: cfg, id: d.Identity, dir: d.Directory, log: d.Log, dial: d.Dial, at: d.At,
+		running: make(map[director.User]bool), clients: make(map[string]*client), wake: make(chan struct{}, 1)}
+	if s.dial == nil {
+		s.dial = s.dialRecord
+	}
+	if s.at == nil {
+		s.at = func(string) {}
+	}
+	if s.metrics, err = newMetrics(d.Metrics, s); err != nil {
+		return nil, err
+	}
+	if s.mux, err = d.Identity.Listen(cfg.Listen, d.Log); err != nil {
+		return nil, fmt.Errorf("rebalance %s: %w", cfg.ID, err)
+	}
+	// No control calls yet beside being seen alive: all orders come by the journal.
+	s.mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{cluster.RoleDirector, cluster.RoleAdmin}, http.NotFoundHandler())
+	return s, nil
+}
+
+// Addr is where the node listener listens.
+func (s *Server) Addr() string { return s.mux.Addr().String() }
+
+// Serve executes moves until ctx ends; a move under way is then left to
+// another mover, or to this one's next start.
+func (s *Server) Serve(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	serveCtx, stop := context.WithCancel(ctx)
+	defer stop()
+	wg.Go(func() {
+		if err := s.mux.Serve(serveCtx); err != nil {
+			s.log.Error("node listener", "error", err)
+		}
+	})
+	defer s.mux.Close()
+	s.log.Info("mover serves", "address", s.Addr())
+	for ctx.Err() == nil {
+		if err := s.own(ctx); err != nil && ctx.Err() == nil {
+			s.log.Warn("waiting for the directory", "error", err)
+			pause(ctx, jitter(time.Second))
+		}
+	}
+	return nil
+}
+
+// own holds one lease and executes what can be claimed under it, until the
+// lease or ctx ends.
+func (s *Server) own(ctx context.Context) error {
+	lease, err := s.dir.Store().Grant(ctx, s.cfg.LeaseTTL)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer func() {
+		cancel()
+		wg.Wait()
+		// A clean stop gives the claims back at once.
+		end, done := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer done()
+		if err := lease.Revoke(end); err != nil {
+			s.log.Warn("lease not given back; it will expire", "error", err)
+		}
+	}()
+	wg.Go(func() { s.watchJournals(ctx) })
+	slots := make(chan struct{}, s.cfg.Concurrency)
+	for {
+		moves, err := s.unfinished(ctx)
+		if err != nil {
+			return err
+		}
+		for _, m := range moves {
+			if !s.begin(m.User) {
+				continue
+			}
+			select {
+			case slots <- struct{}{}:
+			case <-ctx.Done():
+				s.end(m.User)
+				return ctx.Err()
+			case <-lease.Done():
+				s.end(m.User)
+				return errors.New("the lease was lost")
+			}
+			wg.Go(func() {
+				defer func() { <-slots; s.end(m.User) }()
+				s.claimAndRun(ctx, m.User, lease)
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-lease.Done():
+			return errors.New("the lease was lost")
+		case <-s.wake:
+		case <-time.After(jitter(5 * time.Second)):
+			// R11: a lost watch event strands no move.
+		}
+	}
+}
+
+func (s *Server) begin(u director.User) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running[u] {
+		return false
+	}
+	s.running[u] = true
+	return true
+}
+
+func (s *Server) end(u director.User) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.running, u)
+}
+
+func (s *Server) inFlight() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.running)
+}
+
+// unfinished lists the journals that need somebody, oldest first.
+func (s *Server) unfinished(ctx context.Context) ([]director.Move, error) {
+	var out []director.Move
+	_, err := s.dir.Store().List(ctx, director.PrefixMove, func(e director.Entry) error {
+		m, err := director.DecodeMove(e.Value)
+		if err != nil {
+			s.log.Error("unreadable journal", "key", e.Key, "error", err)
+			return nil
+		}
+		if !m.Phase.Finished() {
+			out = append(out, m)
+		}
+		return nil
+	})
+	return out, err
+}
+
+// watchJournals wakes the loop when a journal is written or an owner is lost.
+func (s *Server) watchJournals(ctx context.Context) {
+	for ctx.Err() == nil {
+		rev, err := s.dir.Store().List(ctx, director.PrefixMoveOwner, func(director.Entry) error { return nil })
+		if err != nil {
+			pause(ctx, jitter(time.Second))
+			continue
+		}
+		// "move" is the common prefix of journals and owners.
+		for batch := range s.dir.Store().Watch(ctx, strings.TrimSuffix(director.PrefixMove, "/"), rev+1) {
+			for _, c := range batch.Changes {
+				owner := strings.HasPrefix(c.Key, director.PrefixMoveOwner)
+				if owner == c.Deleted {
+					s.poke()
+				}
+			}
+		}
+	}
+}
+
+func (s *Server) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Server) claimAndRun(ctx context.Context, u director.User, lease director.Lease) {
+	got, err := s.dir.Claim(ctx, u, s.cfg.ID, lease.ID())
+	if err != nil || !got {
+		if err != nil && ctx.Err() == nil {
+			s.log.Warn("claim", "user", u, "error", err)
+		}
+		return
+	}
+	if err := s.run(ctx, u); err != nil && ctx.Err() == nil {
+		s.log.Error("move", "user", u, "error", err)
+	}
+	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if err := s.dir.Release(end, u, s.cfg.ID, lease.ID()); err != nil {
+		s.log.Warn("claim not given back", "user", u, "error", err)
+	}
+}
+
+// dialRecord reaches a backend at the address in its record.
+func (s *Server) dialRecord(ctx context.Context, id director.BackendID) (Backend, string, error) {
+	v, err := s.dir.Backend(ctx, id)
+	if err != nil {
+		return nil, "", err
+	}
+	node := v.Value.Node
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := string(id) + " " + node
+	c := s.clients[key]
+	if c == nil {
+		c = &client{control.NewClient(s.id, node, cluster.Peer{Role: cluster.RoleBackend, ID: string(id)})}
+		s.clients[key] = c
+	}
+	return c, node, nil
+}
+
+// client makes control.Client a Backend.
+type client struct{ *control.Client }
+
+func (c *client) Look(ctx context.Context, req control.LookRequest) (control.FenceReply, error) {
+	return control.Call[control.FenceReply](ctx, c.Client, control.PathLook, req)
+}
+
+func (c *client) Stage(ctx context.Context, req control.MoveRequest) (control.FenceReply, error) {
+	return control.Call[control.FenceReply](ctx, c.Client, control.PathStage, req)
+}
+
+func (c *client) Freeze(ctx context.Context, req control.MoveRequest) (control.ManifestSummary, error) {
+	return control.Call[control.ManifestSummary](ctx, c.Client, control.PathFreeze, req)
+}
+
+func (c *client) Seal(ctx context.Context, req control.SealRequest) (control.ManifestSummary, error) {
+	return control.Call[control.ManifestSummary](ctx, c.Client, control.PathSeal, req)
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+// jitter spreads d over its upper half, so that movers do not march in step.
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }

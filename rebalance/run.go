@@ -1,0 +1,330 @@
+package rebalance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"waypost/backend/control"
+	"waypost/backend/fence"
+	"waypost/director"
+)
+
+// run brings one move to its end: done or undone. It returns early only when
+// ctx ends, or when the directory is away; then any mover goes on later.
+func (s *Server) run(ctx context.Context, u director.User) error {
+	log := s.log.With("user", u)
+	copyTries := newPatience(s.cfg.CopyPatience)
+	for {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		mv, rec, err := s.read(ctx, u)
+		if errors.Is(err, director.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		step := Next(mv, rec)
+		if step == StepNone {
+			return nil
+		}
+		log.Info("move step", "move", mv.ID, "step", string(step), "record", rec.String())
+		s.at(string(step))
+		err = s.do(ctx, step, mv, rec)
+		switch {
+		case err == nil:
+			copyTries.reset()
+			continue
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case errors.Is(err, director.ErrConflict):
+			continue // somebody was first: obey what is there now
+		case errors.Is(err, director.ErrUnavailable), errors.Is(err, director.ErrUnknown):
+			return err
+		}
+		log.Warn("move step failed", "move", mv.ID, "step", string(step), "error", err)
+		if err := s.failed(ctx, step, mv, rec, err, copyTries); err != nil && !errors.Is(err, director.ErrConflict) {
+			return err
+		}
+	}
+}
+
+func (s *Server) read(ctx context.Context, u director.User) (director.Move, director.Record, error) {
+	mv, err := s.dir.Move(ctx, u)
+	if err != nil {
+		return director.Move{}, director.Record{}, err
+	}
+	rec, err := s.dir.Location(ctx, u)
+	return mv.Value, rec.Value, err
+}
+
+func (s *Server) do(ctx context.Context, step Step, mv director.Move, rec director.Record) error {
+	if rec.State == director.Busy && step != StepFinish && step != StepUndone {
+		// The budget counts from the transaction, whoever made it; a clock that
+		// jumped costs a rollback at worst.
+		left := s.cfg.BusyBudget - time.Since(mv.BusySince)
+		if left <= 0 {
+			return errOverBudget
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, left, errOverBudget)
+		defer cancel()
+	}
+	switch step {
+	case StepCopy:
+		return s.copy(ctx, mv, rec)
+	case StepFreeze:
+		return s.freeze(ctx, mv, rec)
+	case StepSeal:
+		return s.seal(ctx, mv, rec)
+	case StepFlip:
+		return s.flip(ctx, mv, rec)
+	case StepFinish:
+		return s.finish(ctx, mv, rec)
+	case StepUndone:
+		return s.undone(ctx, mv, rec, "")
+	}
+	return fmt.Errorf("no step %q", step)
+}
+
+// errOverBudget: the user was busy for longer than the budget.
+var errOverBudget = errors.New("the user was busy for longer than the budget")
+
+// failed decides after a step's error: try again, or undo. After the flip
+// there is only forward.
+func (s *Server) failed(ctx context.Context, step Step, mv director.Move, rec director.Record, err error, tries *patience) error {
+	switch step {
+	case StepFinish:
+		pause(ctx, jitter(2*time.Second))
+		return nil
+	case StepCopy:
+		if tries.more() && !hopeless(err) {
+			pause(ctx, tries.wait())
+			return nil
+		}
+	case StepFreeze, StepSeal, StepFlip:
+		if !hopeless(err) && time.Since(mv.BusySince) < s.cfg.BusyBudget {
+			pause(ctx, jitter(200*time.Millisecond))
+			return nil
+		}
+	}
+	return s.undone(ctx, mv, rec, err.Error())
+}
+
+// hopeless errors do not go away by trying again.
+func hopeless(err error) bool {
+	return errors.Is(err, errOverBudget) || control.IsCode(err, control.CodeEpoch) || control.IsCode(err, control.CodeNoRoom) ||
+		control.IsCode(err, control.CodeForbidden) || control.IsCode(err, control.CodeBad) || control.IsCode(err, control.CodeFence)
+}
+
+// copy makes hot passes until little is left, then marks the user busy.
+func (s *Server) copy(ctx context.Context, mv director.Move, rec director.Record) error {
+	target, _, err := s.dial(ctx, mv.Target)
+	if err != nil {
+		return err
+	}
+	_, node, err := s.dial(ctx, mv.Source)
+	if err != nil {
+		return err
+	}
+	if mv.Phase == director.PhasePlanned {
+		mv.Phase = director.PhaseCopying
+		if err := s.dir.Advance(ctx, mv, rec, nil); err != nil {
+			return err
+		}
+	}
+	if _, err := target.Stage(ctx, control.MoveRequest{User: mv.User, Epoch: mv.Epoch + 1}); err != nil {
+		return err
+	}
+	for pass := 1; ; pass++ {
+		s.at("pass")
+		p, err := s.pass(ctx, target, &mv, rec, node, false)
+		if err != nil {
+			return err
+		}
+		if p.Files <= s.cfg.DeltaFiles && p.Bytes <= s.cfg.DeltaBytes || pass >= s.cfg.MaxPasses {
+			break
+		}
+	}
+	busy, err := rec.MarkBusy(mv.Target)
+	if err != nil {
+		return err
+	}
+	s.at("busy")
+	mv.Phase, mv.BusySince = director.PhaseBusy, time.Now()
+	return s.dir.Advance(ctx, mv, rec, &busy)
+}
+
+// pass makes one pull and keeps the journal's figures current, at most once a
+// second: what changes often does not belong into the directory.
+func (s *Server) pass(ctx context.Context, target Backend, mv *director.Move, rec director.Record, node string, final bool) (control.PullProgress, error) {
+	mv.Passes++
+	before := mv.CopiedBytes
+	var mu sync.Mutex
+	last := time.Now()
+	p, err := target.Pull(ctx, control.PullRequest{User: mv.User, Epoch: mv.Epoch + 1, Source: mv.Source, Node: node, Final: final},
+		func(p control.PullProgress) {
+			mu.Lock()
+			defer mu.Unlock()
+			mv.CopiedBytes = before + p.Bytes
+			if !final && mv.Bytes < p.TotalBytes {
+				mv.Bytes = p.TotalBytes
+			}
+			if final || time.Since(last) < time.Second {
+				return
+			}
+			last = time.Now()
+			if err := s.dir.Advance(ctx, *mv, rec, nil); err != nil {
+				s.log.Debug("progress not noted", "user", mv.User, "error", err)
+			}
+		})
+	s.metrics.copied.Add(float64(p.Bytes))
+	if err != nil {
+		return p, err
+	}
+	s.log.Info("move pass", "user", mv.User, "move", mv.ID, "pass", mv.Passes, "final", final, "files", p.Files, "bytes", p.Bytes, "renamed", p.Renamed, "removed", p.Removed)
+	return p, nil
+}
+
+func (s *Server) freeze(ctx context.Context, mv director.Move, rec director.Record) error {
+	source, _, err := s.dial(ctx, mv.Source)
+	if err != nil {
+		return err
+	}
+	sum, err := source.Freeze(ctx, control.MoveRequest{User: mv.User, Epoch: rec.Epoch})
+	if err != nil {
+		return err
+	}
+	mv.Phase, mv.Receipt, mv.Messages, mv.Bytes = director.PhaseFrozen, sum.Digest, sum.Messages, sum.Bytes
+	s.at("frozen")
+	return s.dir.Advance(ctx, mv, rec, nil)
+}
+
+func (s *Server) seal(ctx context.Context, mv director.Move, rec director.Record) error {
+	target, _, err := s.dial(ctx, mv.Target)
+	if err != nil {
+		return err
+	}
+	_, node, err := s.dial(ctx, mv.Source)
+	if err != nil {
+		return err
+	}
+	if _, err := s.pass(ctx, target, &mv, rec, node, true); err != nil {
+		return err
+	}
+	s.at("pulled")
+	if _, err := target.Seal(ctx, control.SealRequest{User: mv.User, Epoch: rec.Epoch, Digest: mv.Receipt}); err != nil {
+		return err
+	}
+	mv.Phase = director.PhaseSealed
+	s.at("sealed")
+	return s.dir.Advance(ctx, mv, rec, nil)
+}
+
+func (s *Server) flip(ctx context.Context, mv director.Move, rec director.Record) error {
+	to, err := rec.Flip()
+	if err != nil {
+		return err
+	}
+	mv.Phase = director.PhaseFlipped
+	if err := s.dir.Advance(ctx, mv, rec, &to); err != nil {
+		return err
+	}
+	s.at("flipped")
+	return nil
+}
+
+// finish waits until the target serves. The source is told to let go; if it is
+// away, it does so by itself when it starts (R9).
+func (s *Server) finish(ctx context.Context, mv director.Move, rec director.Record) error {
+	target, _, err := s.dial(ctx, mv.Target)
+	if err != nil {
+		return err
+	}
+	f, err := target.Look(ctx, control.LookRequest{User: mv.User})
+	if err != nil {
+		return err
+	}
+	over := rec.Epoch > mv.Epoch+2 || rec.Home != mv.Target // moved on, or deleted, since
+	if f.State != string(fence.Serving) && !over {
+		return fmt.Errorf("target %s does not serve yet: fence is %s %d", mv.Target, f.State, f.Epoch)
+	}
+	if !mv.BusySince.IsZero() {
+		mv.BusyMS = time.Since(mv.BusySince).Milliseconds()
+	}
+	s.tell(ctx, mv.Source, mv.User)
+	mv.Phase, mv.Finished = director.PhaseDone, time.Now()
+	s.at("done")
+	if err := s.dir.Advance(ctx, mv, rec, nil); err != nil {
+		return err
+	}
+	s.metrics.ended.WithLabelValues("done").Inc()
+	s.metrics.busySeconds.Observe(float64(mv.BusyMS) / 1000)
+	s.log.Info("move done", "user", mv.User, "move", mv.ID, "from", string(mv.Source), "to", string(mv.Target),
+		"messages", mv.Messages, "bytes", mv.Bytes, "busy_ms", mv.BusyMS, "receipt", mv.Receipt)
+	return nil
+}
+
+// undone closes the journal of a move that did not happen, with the rollback
+// of the record where it is still busy for this move.
+func (s *Server) undone(ctx context.Context, mv director.Move, rec director.Record, why string) error {
+	var to *director.Record
+	if rec.State == director.Busy && rec.Epoch == mv.Epoch+1 && rec.Home == mv.Source && rec.Peer == mv.Target {
+		back, err := rec.Rollback()
+		if err != nil {
+			return err
+		}
+		to = &back
+	}
+	if why == "" {
+		why = fmt.Sprintf("the record became %q: the home took the user back, or somebody changed it", rec)
+	}
+	mv.Phase, mv.Reason, mv.Finished = director.PhaseUndone, why, time.Now()
+	if !mv.BusySince.IsZero() {
+		mv.BusyMS = time.Since(mv.BusySince).Milliseconds()
+	}
+	s.at("undo")
+	if err := s.dir.Advance(ctx, mv, rec, to); err != nil {
+		return err
+	}
+	s.metrics.ended.WithLabelValues("undone").Inc()
+	s.log.Warn("move undone", "user", mv.User, "move", mv.ID, "reason", why)
+	s.tell(ctx, mv.Source, mv.User)
+	s.tell(ctx, mv.Target, mv.User)
+	return nil
+}
+
+// tell hints a backend to look at once; its watch tells it as well.
+func (s *Server) tell(ctx context.Context, id director.BackendID, u director.User) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	b, _, err := s.dial(ctx, id)
+	if err == nil {
+		_, err = b.Look(ctx, control.LookRequest{User: u})
+	}
+	if err != nil {
+		s.log.Info("a backend was not told; it will look by itself", "backend", string(id), "user", u, "error", err)
+	}
+}
+
+// patience bounds retries in time, counted from the last progress.
+type patience struct {
+	limit time.Duration
+	since time.Time
+	n     int
+}
+
+func newPatience(limit time.Duration) *patience { return &patience{limit: limit, since: time.Now()} }
+
+func (p *patience) reset()     { p.since, p.n = time.Now(), 0 }
+func (p *patience) more() bool { return time.Since(p.since) < p.limit }
+
+// wait grows from a quarter of a second to 15 s.
+func (p *patience) wait() time.Duration {
+	p.n++
+	return jitter(min(250*time.Millisecond<<min(p.n, 6), 15*time.Second))
+}
