@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	pkgsftp "github.com/pkg/sftp"
 
@@ -208,13 +209,26 @@ func (b *Server) pull(ctx context.Context, req control.PullRequest, report func(
 			},
 		}
 		done, err := p.Run(ctx, want)
-		if errors.Is(err, fs.ErrNotExist) && req.Final {
-			err = refuse(control.CodeDiffers, "%v", err)
+		if err == nil && req.Final {
+			err = u.equals(ctx, want)
 		}
 		done.Done = err == nil
 		b.metrics.pulledBytes.Add(float64(done.Bytes))
 		return done, err
 	})
+}
+
+// equals tells, for people, in what staging still differs from a frozen
+// source. The proof is the seal's.
+func (u *user) equals(ctx context.Context, want control.Manifest) error {
+	have, err := u.staged.Scan(ctx, u.b.disk.staging(u.name))
+	if err != nil {
+		return err
+	}
+	if diff := manifest.Unlike(want, have); len(diff) > 0 {
+		return refuse(control.CodeDiffers, "staging differs after the final pass: %s", strings.Join(diff, ", "))
+	}
+	return nil
 }
 
 // mayRead decides whether from may read u's tree for the move whose busy epoch

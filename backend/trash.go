@@ -123,7 +123,7 @@ func (j *janitor) sweep(ctx context.Context, dir string, name director.User, rec
 	if err != nil {
 		return fmt.Errorf("manifest: %w", err)
 	}
-	proven := make(map[string]bool, len(m.Entries))
+	proven := make(map[control.TreePath]bool, len(m.Entries))
 	for _, e := range m.Entries {
 		proven[e.Path] = true
 	}
@@ -133,7 +133,7 @@ func (j *janitor) sweep(ctx context.Context, dir string, name director.User, rec
 			return err
 		}
 		rel, _ := filepath.Rel(root, path)
-		if e.IsDir() || proven[rel] || !manifest.IsMessage(rel) || manifest.Skip(rel, false) {
+		if e.IsDir() || proven[control.TreePath(rel)] || !manifest.IsMessage(rel) || manifest.Skip(rel, false) {
 			return nil
 		}
 		j.b.log.Error("a message was written past the fence; it is delivered to the new home", "user", name, "file", rel)

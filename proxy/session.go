@@ -58,6 +58,7 @@ type handling struct {
 	raw      net.Conn
 	client   netip.AddrPort
 
+	before  *prelogin.Conn
 	conn    net.Conn // raw, or TLS over it, after the login
 	pending []byte   // what the client sent behind its login
 	up      *upstream
@@ -83,6 +84,7 @@ func (h *handling) login(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	h.before = c
 	unhook := context.AfterFunc(ctx, func() { _ = h.raw.SetReadDeadline(past) })
 	defer unhook()
 	starttls := h.tls[h.listener.protocol]
@@ -112,7 +114,7 @@ func (h *handling) login(ctx context.Context) error {
 // Login.
 func (h *handling) authenticate(ctx context.Context, cred prelogin.Credentials, still func() error) (string, error) {
 	start := time.Now()
-	err := h.open(ctx, cred, still)
+	err := h.admit(ctx, cred, still)
 	h.metrics.loginSeconds.WithLabelValues(h.sess.protocol).Observe(time.Since(start).Seconds())
 	h.metrics.logins.WithLabelValues(h.sess.protocol, result(err)).Inc()
 	if err != nil {
@@ -121,11 +123,12 @@ func (h *handling) authenticate(ctx context.Context, cred prelogin.Credentials, 
 		return "", err
 	}
 	h.log.Info("logged in", "session", h.sess.id, "protocol", h.sess.protocol, "client", h.sess.client, "user", string(h.sess.user),
-		"backend", string(h.up.backend), "tls", h.tlsUp(), "took", time.Since(start))
+		"backend", string(h.up.backend), "tls", h.before.Encrypted(), "took", time.Since(start))
 	return h.up.capabilities, nil
 }
 
-func (h *handling) open(ctx context.Context, cred prelogin.Credentials, still func() error) error {
+// admit checks the password, counts the connection and opens the session.
+func (h *handling) admit(ctx context.Context, cred prelogin.Credentials, still func() error) error {
 	if cred.Authzid != "" && cred.Authzid != cred.Name {
 		return fmt.Errorf("%w: acting as another", prelogin.ErrAuth)
 	}
@@ -144,7 +147,7 @@ func (h *handling) open(ctx context.Context, cred prelogin.Credentials, still fu
 	// by one of the two.
 	h.registry.name(h.sess, user, h.mark(director.Account{Hash: acct.Hash}))
 	if err = h.stillValid(user, acct); err == nil {
-		h.up, err = h.Server.open(ctx, request{
+		h.up, err = h.open(ctx, request{
 			user: user, protocol: h.sess.protocol, client: h.client, local: addrPort(h.raw.LocalAddr()),
 			session: h.sess.id, password: cred.Password, still: still,
 		})
@@ -249,8 +252,6 @@ func reason(why error) string {
 	}
 	return "stopped"
 }
-
-func (h *handling) tlsUp() bool { return h.slot.encrypted() }
 
 // logNoLogin reports a connection that never logged in.
 func (h *handling) logNoLogin(err error) {

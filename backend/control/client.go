@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 
 	"waypost/internal/cluster"
 )
@@ -71,8 +72,15 @@ func (c *Client) post(ctx context.Context, path string, req any) (io.ReadCloser,
 	return nil, fmt.Errorf("%s: answer %s: %s", path, resp.Status, strings.TrimSpace(string(text)))
 }
 
+// errSilent: the other side stopped saying that it lives.
+var errSilent = errors.New("the target fell silent")
+
 // Pull runs one pass and calls progress with each report, the last included.
 func (c *Client) Pull(ctx context.Context, req PullRequest, progress func(PullProgress)) (PullProgress, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	quiet := time.AfterFunc(silence, func() { cancel(errSilent) })
+	defer quiet.Stop()
 	body, err := c.post(ctx, PathPull, req)
 	if err != nil {
 		return PullProgress{}, err
@@ -81,8 +89,9 @@ func (c *Client) Pull(ctx context.Context, req PullRequest, progress func(PullPr
 	dec := json.NewDecoder(body)
 	for {
 		var p PullProgress
+		quiet.Reset(silence)
 		if err := dec.Decode(&p); err != nil {
-			return p, fmt.Errorf("%s: the pass broke off: %w", PathPull, err)
+			return p, fmt.Errorf("%s: the pass broke off: %w", PathPull, errors.Join(err, context.Cause(ctx)))
 		}
 		if p.Error != nil {
 			return p, fmt.Errorf("%s: %w", PathPull, p.Error)

@@ -162,8 +162,8 @@ type Manifest struct {
 // ManifestEntry is one file or folder. Folders have a path ending in "/" and
 // nothing else.
 type ManifestEntry struct {
-	Path string `json:"path"` // relative to the user's folder, slashes
-	Size int64  `json:"size,omitempty"`
+	Path TreePath `json:"path"` // relative to the user's folder
+	Size int64    `json:"size,omitempty"`
 	// MTime is the modification time in whole seconds: INTERNALDATE. It counts
 	// for messages only.
 	MTime int64 `json:"mtime,omitempty"`

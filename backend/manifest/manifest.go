@@ -72,7 +72,7 @@ func (d *Digester) Scan(ctx context.Context, root string) (control.Manifest, err
 			}
 			return nil
 		case e.IsDir():
-			m.Entries = append(m.Entries, control.ManifestEntry{Path: rel + "/"})
+			m.Entries = append(m.Entries, control.ManifestEntry{Path: control.TreePath(rel + "/")})
 			return nil
 		case !e.Type().IsRegular():
 			return nil
@@ -96,7 +96,7 @@ func (d *Digester) Scan(ctx context.Context, root string) (control.Manifest, err
 	d.mu.Lock()
 	d.known = seen
 	d.mu.Unlock()
-	slices.SortFunc(m.Entries, func(a, b control.ManifestEntry) int { return strings.Compare(a.Path, b.Path) })
+	slices.SortFunc(m.Entries, func(a, b control.ManifestEntry) int { return strings.Compare(string(a.Path), string(b.Path)) })
 	return m, nil
 }
 
@@ -111,7 +111,7 @@ func (d *Digester) entry(path, rel string) (control.ManifestEntry, fileKey, erro
 		return control.ManifestEntry{}, fileKey{}, err
 	}
 	key := keyOf(st)
-	e := control.ManifestEntry{Path: rel, Size: st.Size()}
+	e := control.ManifestEntry{Path: control.TreePath(rel), Size: st.Size()}
 	if IsMessage(rel) {
 		e.MTime = st.ModTime().Unix()
 		d.mu.Lock()
@@ -182,11 +182,11 @@ func Summary(m control.Manifest) control.ManifestSummary {
 		// Every field ends in a byte that cannot be in it; a path may hold
 		// anything but NUL.
 		fmt.Fprintf(h, "%s\x00%s\x00%s\x00%s\n", e.Path, strconv.FormatInt(e.Size, 10), strconv.FormatInt(e.MTime, 10), e.Digest)
-		if strings.HasSuffix(e.Path, "/") {
+		if strings.HasSuffix(string(e.Path), "/") {
 			continue
 		}
 		s.Files++
-		if IsMessage(e.Path) {
+		if IsMessage(string(e.Path)) {
 			s.Messages++
 			s.Bytes += e.Size
 		}
@@ -198,7 +198,7 @@ func Summary(m control.Manifest) control.ManifestSummary {
 // Unlike names the first paths in which two manifests differ, for people.
 func Unlike(want, have control.Manifest) []string {
 	const most = 10
-	w := make(map[string]control.ManifestEntry, len(want.Entries))
+	w := make(map[control.TreePath]control.ManifestEntry, len(want.Entries))
 	for _, e := range want.Entries {
 		w[e.Path] = e
 	}
@@ -212,14 +212,14 @@ func Unlike(want, have control.Manifest) []string {
 		x, ok := w[e.Path]
 		switch {
 		case !ok:
-			add("extra " + e.Path)
+			add("extra " + string(e.Path))
 		case x != e:
-			add("other " + e.Path)
+			add("other " + string(e.Path))
 		}
 		delete(w, e.Path)
 	}
 	for p := range w {
-		add("missing " + p)
+		add("missing " + string(p))
 	}
 	slices.Sort(out)
 	return out

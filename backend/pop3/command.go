@@ -39,13 +39,20 @@ func parseCommand(line string) (command, bool) {
 	return command{strings.ToUpper(fields[0]), fields[1:]}, true
 }
 
-// number reads a decimal number of at most nine digits.
+// maxNumber stands for every number above it: clients ask for TOP of as many
+// lines as an integer of theirs can hold.
+const maxNumber = 999_999_999
+
+// number reads a decimal number of at most twenty digits.
 func number(s string) (int, bool) {
-	if len(s) == 0 || len(s) > 9 || strings.Trim(s, "0123456789") != "" {
+	if len(s) == 0 || len(s) > 20 || strings.Trim(s, "0123456789") != "" {
 		return 0, false
 	}
-	n, err := strconv.Atoi(s)
-	return n, err == nil
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n > maxNumber {
+		return maxNumber, true
+	}
+	return int(n), true
 }
 
 // readCommand waits for the next line. A bare LF ends it too: a client that is

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"slices"
 
 	"waypost/backend/mailbox"
 )
@@ -74,7 +75,7 @@ func (s *session) copy(body mailbox.Body, lines int) error {
 			break
 		}
 		if err != nil {
-			return s.moved(fmt.Errorf("read message: %w", err))
+			return fmt.Errorf("read message: %w", err)
 		}
 	}
 	return w.close()
@@ -82,7 +83,7 @@ func (s *session) copy(body mailbox.Body, lines int) error {
 
 // noteSeen remembers that message i has been read.
 func (s *session) noteSeen(i int) {
-	if s.messages[i].Flags.Has(mailbox.Seen) {
+	if s.messages[i].Flags.Has(mailbox.Seen) || slices.Contains(s.unseen, i) {
 		return
 	}
 	s.unseen = append(s.unseen, i)

@@ -26,7 +26,9 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -115,7 +117,7 @@ func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error 
 	start := time.Now()
 
 	s := newSession(ctx, srv, conn, ses)
-	err := s.run()
+	err := s.moved(s.run())
 	s.finish(err)
 	cancel()
 	s.link.watcher.Wait()
@@ -145,7 +147,10 @@ func ending(err error) string {
 		return "idle"
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return "stopped"
-	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+	case errors.Is(err, os.ErrDeadlineExceeded): // of a write: reads have ErrIdle
+		return "slow"
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF),
+		errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		return "hung_up"
 	case errors.Is(err, ErrAbuse):
 		return "abuse"

@@ -49,7 +49,7 @@ func newSession(ctx context.Context, srv *Server, conn net.Conn, ses Session) *s
 // run takes the snapshot and executes commands until QUIT.
 func (s *session) run() error {
 	if err := s.open(); err != nil {
-		return s.moved(err)
+		return err
 	}
 	for !s.quit {
 		cmd, ok, err := s.readCommand()

@@ -77,9 +77,11 @@ func (p *Pull) Run(ctx context.Context, want control.Manifest) (control.PullProg
 	return pr.p, syncTree(p.Staging)
 }
 
-func (p *Pull) path(rel string) string { return filepath.Join(p.Staging, filepath.FromSlash(rel)) }
+func (p *Pull) path(rel control.TreePath) string {
+	return filepath.Join(p.Staging, filepath.FromSlash(string(rel)))
+}
 
-func (p *Pull) folders(dirs []string) error {
+func (p *Pull) folders(dirs []control.TreePath) error {
 	for _, d := range dirs {
 		if err := inside(d); err != nil {
 			return err
@@ -93,8 +95,8 @@ func (p *Pull) folders(dirs []string) error {
 
 // inside refuses paths that would leave the staging folder: a manifest comes
 // from another machine.
-func inside(rel string) error {
-	if rel == "" || !filepath.IsLocal(filepath.FromSlash(strings.TrimSuffix(rel, "/"))) {
+func inside(rel control.TreePath) error {
+	if rel == "" || !filepath.IsLocal(filepath.FromSlash(strings.TrimSuffix(string(rel), "/"))) {
 		return fmt.Errorf("manifest names %q, outside the user's folder", rel)
 	}
 	return nil
@@ -167,7 +169,7 @@ func (p *Pull) fetchOne(ctx context.Context, cl *sftp.Client, e control.Manifest
 	if err := inside(e.Path); err != nil {
 		return err
 	}
-	src, err := cl.Open("/" + e.Path)
+	src, err := cl.Open("/" + string(e.Path))
 	if err != nil {
 		return err
 	}
@@ -176,7 +178,7 @@ func (p *Pull) fetchOne(ctx context.Context, cl *sftp.Client, e control.Manifest
 	// A name of its own until it is whole: a half-fetched file must not lie
 	// under a message's name when the process dies here. ".waypost-" is
 	// skipped by manifests.
-	tmp := filepath.Join(filepath.Dir(name), ".waypost-"+filepath.Base(e.Path))
+	tmp := filepath.Join(filepath.Dir(name), ".waypost-"+filepath.Base(string(e.Path)))
 	if len(filepath.Base(tmp)) > 255 {
 		tmp = filepath.Join(filepath.Dir(name), ".waypost-"+e.Digest)
 	}
@@ -193,7 +195,7 @@ func (p *Pull) fetchOne(ctx context.Context, cl *sftp.Client, e control.Manifest
 	if err := os.Rename(tmp, name); err != nil {
 		return err
 	}
-	if manifest.IsMessage(e.Path) {
+	if manifest.IsMessage(string(e.Path)) {
 		return p.Digests.Learn(dst, digest)
 	}
 	return nil

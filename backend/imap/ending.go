@@ -1,0 +1,42 @@
+package imap
+
+// ending is why a session ends.
+type ending int
+
+const (
+	endNone     ending = iota
+	endLogout          // the client said LOGOUT
+	endGone            // the client is gone
+	endMoving          // the mailbox is not served here any more, at this epoch
+	endStopping        // the backend stops
+	endIdle            // nothing came for too long
+	endBug             // the client and the server lost each other's place
+	endTooBig          // a literal too large to be drained
+	endFolder          // the selected folder is gone, or another one by its name
+	endIO              // a message could not be read to its end
+)
+
+// String is the metrics' and the log's word.
+func (e ending) String() string {
+	return [...]string{
+		"none", "logout", "client_gone", "moving", "stopping", "idle", "client_bug", "too_big",
+		"folder_gone", "io_error",
+	}[e]
+}
+
+// bye is the BYE's text with its response code (RFC 5530, Section 3).
+func (e ending) bye() string {
+	switch e {
+	case endMoving:
+		return "[UNAVAILABLE] mailbox is moving, please reconnect"
+	case endIdle:
+		return "Autologout; idle for too long"
+	case endBug:
+		return "[CLIENTBUG] malformed command, closing the connection"
+	case endTooBig:
+		return "[TOOBIG] literals that do not wait are limited to 4096 bytes"
+	case endFolder:
+		return "[UNAVAILABLE] the selected mailbox was deleted or replaced, please reconnect"
+	}
+	return "[UNAVAILABLE] server is shutting down, please reconnect"
+}

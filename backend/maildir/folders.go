@@ -1,0 +1,332 @@
+package maildir
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"waypost/backend/mailbox"
+	"waypost/backend/maildir/subscriptions"
+	"waypost/backend/maildir/uidlist"
+	"waypost/internal/durable"
+)
+
+const (
+	subscriptionsName = "subscriptions"
+	// folderMark is an empty file that says "part of a Maildir++"; delivery
+	// agents find the quota log one level up by it.
+	folderMark = "maildirfolder"
+)
+
+// Folders is mailbox.Box's.
+func (b *box) Folders() (list []mailbox.FolderInfo, err error) {
+	err = b.do("list folders", func() error {
+		rels, err := b.a.directories()
+		if err != nil {
+			return err
+		}
+		subscribed, err := b.a.subscriptions()
+		if err != nil {
+			return err
+		}
+		list = describe(rels, subscribed)
+		return nil
+	})
+	return list, err
+}
+
+// describe makes the listing: INBOX first, the others by name, with the parents
+// that have no directory of their own.
+func describe(rels, subscribed []string) []mailbox.FolderInfo {
+	all := map[string]*mailbox.FolderInfo{mailbox.Inbox: {Name: mailbox.Inbox}}
+	for _, rel := range rels {
+		if folder, ok := folderOf(rel); ok {
+			all[folder] = &mailbox.FolderInfo{Name: folder}
+		}
+	}
+	for _, rel := range rels {
+		folder, _ := folderOf(rel)
+		for {
+			i := strings.LastIndexByte(folder, mailbox.Separator)
+			if i < 0 {
+				break
+			}
+			folder = folder[:i]
+			if all[folder] == nil {
+				all[folder] = &mailbox.FolderInfo{Name: folder, NoSelect: true}
+			}
+			all[folder].HasChildren = true
+		}
+	}
+	for _, folder := range subscribed {
+		if all[folder] != nil {
+			all[folder].Subscribed = true
+		}
+	}
+	list := make([]mailbox.FolderInfo, 0, len(all))
+	for _, info := range all {
+		list = append(list, *info)
+	}
+	slices.SortFunc(list, func(x, y mailbox.FolderInfo) int {
+		if (x.Name == mailbox.Inbox) != (y.Name == mailbox.Inbox) {
+			if x.Name == mailbox.Inbox {
+				return -1
+			}
+			return 1
+		}
+		return strings.Compare(x.Name, y.Name)
+	})
+	return list
+}
+
+// CreateFolder is mailbox.Box's.
+func (b *box) CreateFolder(folder string) error {
+	return b.change("create folder", func() error {
+		_, err := b.a.makeFolder(folder)
+		return err
+	})
+}
+
+// makeFolder makes a folder under a hidden name and then names it, so that it is
+// whole or not there.
+func (a *Account) makeFolder(folder string) (rel string, err error) {
+	if _, _, err := a.lookup(folder); err == nil {
+		return "", fmt.Errorf("folder %q: %w", folder, mailbox.ErrFolderExists)
+	} else if !errors.Is(err, mailbox.ErrNoFolder) {
+		return "", err
+	}
+	folder, err = canonical(folder)
+	if err != nil {
+		return "", err
+	}
+	if rel, err = directoryOf(folder); err != nil {
+		return "", err
+	}
+	hidden := a.dir(hiddenPrefix + "new." + a.names.Next())
+	if err := a.furnish(hidden); err != nil {
+		return "", errors.Join(err, os.RemoveAll(hidden))
+	}
+	if err := os.Rename(hidden, a.dir(rel)); err != nil {
+		return "", errors.Join(err, os.RemoveAll(hidden))
+	}
+	if err := durable.SyncDir(a.maildir); err != nil {
+		return "", a.doubt(err)
+	}
+	return rel, nil
+}
+
+func (a *Account) furnish(dir string) error {
+	for _, sub := range subfolders {
+		if err := os.MkdirAll(dir+"/"+sub, 0o700); err != nil {
+			return err
+		}
+	}
+	if err := os.WriteFile(dir+"/"+folderMark, nil, 0o600); err != nil {
+		return err
+	}
+	validity, err := nextValidity(a.maildir, 0, a.o.Now())
+	if err != nil {
+		return err
+	}
+	// This syncs dir with all that is in it.
+	_, err = uidlist.Create(dir, uidlist.Header{Validity: validity, Next: 1, GUID: newGUID()})
+	return err
+}
+
+// DeleteFolder is mailbox.Box's. A folder with children stays as their parent,
+// without messages (RFC 9051, Section 6.3.5).
+func (b *box) DeleteFolder(folder string) error {
+	return b.change("delete folder", func() error { return b.a.deleteFolder(folder) })
+}
+
+func (a *Account) deleteFolder(folder string) error {
+	rel, _, err := a.lookup(folder)
+	if err != nil {
+		return err
+	}
+	if rel == "" {
+		return fmt.Errorf("folder %q: %w", mailbox.Inbox, mailbox.ErrBadName)
+	}
+	if err := a.finishPending(); err != nil {
+		return err
+	}
+	held, err := countFolder(a.dir(rel))
+	if err != nil {
+		return err
+	}
+	hidden := a.dir(hiddenPrefix + "deleted." + a.names.Next())
+	if err := os.Rename(a.dir(rel), hidden); err != nil {
+		return err
+	}
+	if f := a.folders[rel]; f != nil {
+		f.gone = true
+		f.newVersion()
+		delete(a.folders, rel)
+	}
+	if err := durable.SyncDir(a.maildir); err != nil {
+		return a.doubt(err)
+	}
+	a.addUsage(-held.Bytes, -held.Messages)
+	if err := os.RemoveAll(hidden); err != nil {
+		a.o.Log.Warn("maildir: deleted folder not removed; the next recovery does it", "root", a.o.Root, "error", err)
+	}
+	return nil
+}
+
+// RenameFolder is mailbox.Box's.
+func (b *box) RenameFolder(from, to string) error {
+	return b.change("rename folder", func() error {
+		source, err := canonical(from)
+		if err != nil {
+			return err
+		}
+		target, err := canonical(to)
+		if err != nil {
+			return err
+		}
+		if source == mailbox.Inbox {
+			return b.a.renameInbox(target)
+		}
+		return b.a.renameFolder(source, target)
+	})
+}
+
+// renameInbox moves the messages of INBOX into a new folder; INBOX stays (RFC
+// 9051, Section 6.3.6).
+func (a *Account) renameInbox(to string) error {
+	inbox, err := a.synced(mailbox.Inbox)
+	if err != nil {
+		return err
+	}
+	if _, err := a.makeFolder(to); err != nil {
+		return err
+	}
+	g, err := a.synced(to)
+	if err != nil {
+		return err
+	}
+	uids := make([]mailbox.UID, len(inbox.msgs))
+	for i, m := range inbox.msgs {
+		uids[i] = m.uid
+	}
+	_, err = inbox.moveTo(g, uids)
+	return err
+}
+
+func (a *Account) renameFolder(from, to string) error {
+	if to == mailbox.Inbox {
+		return fmt.Errorf("folder %q: %w", to, mailbox.ErrFolderExists)
+	}
+	if to == from || strings.HasPrefix(to, from+string(mailbox.Separator)) {
+		return fmt.Errorf("folder %q into %q: %w", from, to, mailbox.ErrBadName)
+	}
+	if err := a.finishPending(); err != nil {
+		return err
+	}
+	steps, err := a.renameSteps(from, to)
+	if err != nil {
+		return err
+	}
+	for i, s := range steps {
+		if err := os.Rename(a.dir(s.from), a.dir(s.to)); err != nil {
+			for _, done := range slices.Backward(steps[:i]) {
+				err = errors.Join(err, os.Rename(a.dir(done.to), a.dir(done.from)))
+			}
+			return err
+		}
+	}
+	for _, s := range steps {
+		if f := a.folders[s.from]; f != nil {
+			delete(a.folders, s.from)
+			f.rel, f.name = s.to, s.name
+			a.folders[s.to] = f
+		}
+	}
+	if err := durable.SyncDir(a.maildir); err != nil {
+		return a.doubt(err)
+	}
+	return nil
+}
+
+// renameStep is the rename of one directory.
+type renameStep struct{ from, to, name string }
+
+// renameSteps lists the renames of a folder and its children: ErrNoFolder if
+// there are none, ErrFolderExists if one of the new names is taken.
+func (a *Account) renameSteps(from, to string) ([]renameStep, error) {
+	rels, err := a.directories()
+	if err != nil {
+		return nil, err
+	}
+	var steps []renameStep
+	for _, rel := range rels {
+		folder, _ := folderOf(rel)
+		rest, ok := strings.CutPrefix(folder, from)
+		if !ok || rest != "" && rest[0] != mailbox.Separator {
+			continue
+		}
+		target, err := directoryOf(to + rest)
+		if err != nil {
+			return nil, err
+		}
+		if _, _, err := a.lookup(to + rest); err == nil {
+			return nil, fmt.Errorf("folder %q: %w", to+rest, mailbox.ErrFolderExists)
+		} else if !errors.Is(err, mailbox.ErrNoFolder) {
+			return nil, err
+		}
+		steps = append(steps, renameStep{rel, target, to + rest})
+	}
+	if len(steps) == 0 {
+		return nil, fmt.Errorf("folder %q: %w", from, mailbox.ErrNoFolder)
+	}
+	return steps, nil
+}
+
+// Subscriptions is mailbox.Box's.
+func (b *box) Subscriptions() (list []string, err error) {
+	err = b.do("subscriptions", func() error {
+		list, err = b.a.subscriptions()
+		return err
+	})
+	return list, err
+}
+
+func (a *Account) subscriptions() ([]string, error) {
+	data, err := os.ReadFile(a.dir(subscriptionsName))
+	if isGone(err) {
+		return nil, nil
+	}
+	return subscriptions.Parse(data, mailbox.Separator), err
+}
+
+// Subscribe is mailbox.Box's.
+func (b *box) Subscribe(folder string, on bool) error {
+	return b.change("subscribe", func() error {
+		list, err := b.a.subscriptions()
+		if err != nil {
+			return err
+		}
+		// What others have subscribed to may have a name that we would refuse;
+		// it must be possible to be rid of it.
+		if i := slices.Index(list, folder); i < 0 || on {
+			if folder, err = canonical(folder); err != nil {
+				return err
+			}
+			if _, err := directoryOf(folder); err != nil {
+				return err
+			}
+		}
+		i := slices.Index(list, folder)
+		switch {
+		case on == (i >= 0):
+			return nil
+		case on:
+			list = append(list, folder)
+		default:
+			list = slices.Delete(list, i, i+1)
+		}
+		return durable.WriteFile(b.a.dir(subscriptionsName), subscriptions.Format(list, mailbox.Separator), 0o600)
+	})
+}

@@ -1,0 +1,360 @@
+package maildir
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"waypost/backend/mailbox"
+	"waypost/backend/maildir/lineend"
+	"waypost/backend/maildir/name"
+	"waypost/backend/maildir/uidlist"
+)
+
+const (
+	// granularity is how close two changes of a folder may be that its
+	// modification time does not tell apart; generous, for network file systems.
+	granularity = 2 * time.Second
+	// restFactor bounds the share of time that is spent on scans whose only
+	// reason is granularity: one of restFactor.
+	restFactor = 50
+	// maxUnconfirmed is how long own changes, one after the other, may put
+	// such a scan off.
+	maxUnconfirmed = time.Minute
+)
+
+// scanned is what is known of the last look at cur and new.
+type scanned struct {
+	stamps [2]stamp
+	// at and took are the scan's; since is the time of the last own change.
+	at, since time.Time
+	took      time.Duration
+	// unconfirmed: a foreign change may hide behind the modification times.
+	unconfirmed bool
+}
+
+// found is a file of a scan.
+type found struct {
+	name.Name
+	file  string
+	isNew bool
+}
+
+func stampOf(path string) (stamp, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return stamp{}, err
+	}
+	s := stamp{mtime: info.ModTime()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		s.inode = st.Ino
+	}
+	if !info.IsDir() {
+		s.size = info.Size()
+	}
+	return s, nil
+}
+
+// stamps are those of cur and new.
+func (f *folder) stamps() (s [2]stamp, err error) {
+	if s[0], err = stampOf(f.path("cur")); err != nil {
+		return s, err
+	}
+	s[1], err = stampOf(f.path("new"))
+	return s, err
+}
+
+// outdated tells whether the disk may differ from the memory.
+func (f *folder) outdated() bool {
+	now, err := f.stamps()
+	if err != nil || now != f.seen.stamps {
+		return true
+	}
+	if !f.seen.unconfirmed {
+		return false
+	}
+	clock := f.a.o.Now()
+	age := clock.Sub(f.seen.at)
+	quiet := clock.Sub(f.seen.since) >= granularity || age >= maxUnconfirmed
+	return quiet && age >= max(granularity, restFactor*f.seen.took)
+}
+
+// rescan compares the folder's files with the memory. known are the entries of
+// a uidlist that was just read; nil if the memory has them.
+func (f *folder) rescan(known map[string]uidlist.Entry) error {
+	f.stale = false // what happens from here on may set it again
+	err := f.scan(known)
+	if err != nil {
+		f.stale = true
+	}
+	return err
+}
+
+func (f *folder) scan(known map[string]uidlist.Entry) error {
+	before, err := f.stamps()
+	if err != nil {
+		return f.missing(err)
+	}
+	start := f.a.o.Now()
+	files, err := f.readFiles()
+	if err != nil {
+		return f.missing(err)
+	}
+	recently := func(s stamp) bool { return start.Sub(s.mtime) < granularity }
+	unconfirmed := recently(before[0]) || recently(before[1])
+	if f.anyMissing(files, known) {
+		// A file that was renamed during the scan may have been passed over
+		// under both names.
+		after, err := f.stamps()
+		if err != nil {
+			return f.missing(err)
+		}
+		if unconfirmed || after != before {
+			again, err := f.readFiles()
+			if err != nil {
+				return f.missing(err)
+			}
+			maps.Copy(files, again)
+		}
+	}
+	if f.apply(files, known) {
+		f.newVersion()
+	}
+	f.seen = scanned{stamps: before, at: start, since: start, took: f.a.o.Now().Sub(start), unconfirmed: unconfirmed}
+	return nil
+}
+
+// missing turns the error of a scan into ErrNoFolder if the folder is gone.
+func (f *folder) missing(err error) error {
+	if !isGone(err) {
+		return err
+	}
+	if there, statErr := isDirectory(f.path()); statErr == nil && !there && f.rel != "" {
+		return mailbox.ErrNoFolder
+	}
+	f.loaded = false
+	return err
+}
+
+// readFiles lists cur and new by base. Where two files have one base it makes
+// sure that this is not a rename under way, and then gives one another name.
+func (f *folder) readFiles() (map[string]found, error) {
+	files, twice, err := f.listFiles()
+	if err != nil || len(twice) == 0 {
+		return files, err
+	}
+	files, twice, err = f.listFiles()
+	for _, extra := range twice {
+		if err != nil {
+			return nil, err
+		}
+		err = f.separate(files, extra)
+	}
+	return files, err
+}
+
+func (f *folder) listFiles() (files map[string]found, twice []found, err error) {
+	files = make(map[string]found, len(f.msgs)+len(f.fresh))
+	for _, sub := range []string{"cur", "new"} {
+		err := eachMessage(f.path(sub), func(file string, n name.Name) error {
+			this := found{n, file, sub == "new"}
+			if _, is := files[n.Base]; is {
+				twice = append(twice, this)
+			} else {
+				files[n.Base] = this
+			}
+			return nil
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+	}
+	return files, twice, nil
+}
+
+// separate resolves two files of one base: two names of the same bytes become
+// one, another message gets a name of its own.
+func (f *folder) separate(files map[string]found, extra found) error {
+	first := files[extra.Base]
+	same, err := sameFile(f.pathOf(first), f.pathOf(extra))
+	if isGone(err) {
+		f.stale = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if same {
+		return os.Remove(f.pathOf(extra))
+	}
+	old := f.pathOf(extra)
+	extra.Base = f.a.names.Next() + strings.TrimPrefix(extra.Base, name.Unique(extra.Base))
+	extra.file = extra.Name.String()
+	f.a.o.Log.Warn("maildir: two messages of one name", "root", f.a.o.Root, "folder", f.name, "file", old, "renamed", extra.file)
+	if err := os.Rename(old, f.pathOf(extra)); err != nil {
+		return err
+	}
+	files[extra.Base] = extra
+	return nil
+}
+
+func (f *folder) pathOf(x found) string {
+	if x.isNew {
+		return f.path("new", x.file)
+	}
+	return f.path("cur", x.file)
+}
+
+func sameFile(a, b string) (bool, error) {
+	first, err := os.Lstat(a)
+	if err != nil {
+		return false, err
+	}
+	second, err := os.Lstat(b)
+	return err == nil && os.SameFile(first, second), err
+}
+
+func (f *folder) anyMissing(files map[string]found, known map[string]uidlist.Entry) bool {
+	for base := range known {
+		if _, is := files[base]; !is {
+			return true
+		}
+	}
+	for _, m := range f.msgs {
+		if _, is := files[m.baseName()]; !is {
+			return true
+		}
+	}
+	return false
+}
+
+// apply makes the memory what the scan found and reports whether that changed
+// anything. It uses files up.
+func (f *folder) apply(files map[string]found, known map[string]uidlist.Entry) bool {
+	changed := false
+	stay := func(m *message) bool {
+		x, is := files[m.baseName()]
+		if !is {
+			changed = true
+			return false
+		}
+		delete(files, x.Base)
+		if m.file != x.file || m.isNew != x.isNew {
+			m.file, m.base, m.isNew = x.file, len(x.Base), x.isNew
+			changed = true
+		}
+		return true
+	}
+	kept := make([]*message, 0, len(f.msgs))
+	for _, m := range f.msgs {
+		if stay(m) {
+			kept = append(kept, m)
+		} else {
+			f.list.Forget(m.baseName())
+		}
+	}
+	f.msgs = kept
+	f.fresh = slices.DeleteFunc(f.fresh, func(m *message) bool { return !stay(m) })
+	for base, x := range files {
+		e, numbered := known[base]
+		m := f.newMessage(x, e)
+		changed = true
+		if numbered {
+			f.msgs = append(f.msgs, m)
+			delete(known, base)
+		} else {
+			f.fresh = append(f.fresh, m)
+		}
+	}
+	for base := range known {
+		f.list.Forget(base)
+	}
+	slices.SortFunc(f.msgs, func(a, b *message) int { return int(int64(a.uid) - int64(b.uid)) })
+	return changed
+}
+
+// newMessage makes a message of a file. What neither the name nor the uidlist
+// tells of its size is measured, once.
+func (f *folder) newMessage(x found, e uidlist.Entry) *message {
+	m := &message{
+		uid: mailbox.UID(e.UID), file: x.file, base: len(x.Base), isNew: x.isNew,
+		fields: e.Fields, recent: x.isNew,
+	}
+	m.size, m.wire = name.Sizes(x.Base)
+	if m.size < 0 {
+		m.size = sizeField(e, 'S')
+	}
+	if m.wire < 0 {
+		m.wire = sizeField(e, 'W')
+	}
+	if m.size >= 0 && m.wire >= 0 {
+		return m
+	}
+	count, err := measure(f.pathOf(x))
+	if err != nil {
+		// It must not look expunged. Its size stays a guess until the folder is
+		// loaded again; Open measures for itself.
+		f.a.o.Log.Warn("maildir: message not measured", "root", f.a.o.Root, "folder", f.name, "file", x.file, "error", err)
+		f.stale = f.stale || isGone(err)
+		m.size, m.wire = max(m.size, 0), max(m.wire, m.size, 0)
+		return m
+	}
+	m.size, m.wire = count.Size, count.Wire
+	// Dovecot, too, keeps sizes there that the name does not tell.
+	e.Fields = withField(e, 'S', m.size)
+	m.fields = withField(e, 'W', m.wire)
+	return m
+}
+
+func sizeField(e uidlist.Entry, key byte) int64 {
+	text, ok := e.Field(key)
+	n, err := strconv.ParseUint(text, 10, 62)
+	if !ok || err != nil {
+		return -1
+	}
+	return int64(n)
+}
+
+func withField(e uidlist.Entry, key byte, n int64) string {
+	if _, has := e.Field(key); has {
+		return e.Fields
+	}
+	return strings.TrimSpace(fmt.Sprintf("%s %c%d", e.Fields, key, n))
+}
+
+// measure reads a file for its sizes.
+func measure(path string) (count lineend.Counter, err error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return count, err
+	}
+	defer file.Close()
+	_, err = io.Copy(&count, file)
+	return count, err
+}
+
+// readWords reads the keywords file if it is another than before.
+func (f *folder) readWords() error {
+	now, err := stampOf(f.path(keywordsName))
+	if errors.Is(err, fs.ErrNotExist) {
+		now, err = stamp{}, nil
+	}
+	if err != nil || now == f.wordsFile {
+		return err
+	}
+	data, err := os.ReadFile(f.path(keywordsName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f.setWords(data, now)
+	f.newVersion()
+	return nil
+}

@@ -1,0 +1,158 @@
+package up
+
+import (
+	"fmt"
+	"net"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"waypost/backend"
+	"waypost/deploy/role"
+	"waypost/director/server"
+	"waypost/internal/cluster"
+	"waypost/mx"
+	"waypost/proxy"
+	"waypost/rebalance"
+)
+
+// The ports of design.md, "The operator's interface". Those between the nodes
+// begin at 17000: node listeners there, gossip at 17100, metrics at 17200.
+const (
+	portSMTP1, portSMTP2   = 2525, 2526
+	portSubmission         = 1587
+	portIMAP1, portIMAP2   = 1143, 1144
+	portIMAPS              = 1993
+	portPOP1, portPOP2     = 1110, 1111
+	portPOP3S              = 1995
+	portAdmin              = 8080
+	portEtcd, portEtcdPeer = 12379, 12380
+	portNode               = 17000
+	portGossip             = 17100
+	portMetrics            = 17200
+)
+
+const loopback = "127.0.0.1"
+
+// hostname is what the demo cluster calls itself to clients.
+const hostname = "mail.example.test"
+
+// layout is where everything of a data folder lies, and listens.
+type layout struct {
+	dir    string
+	offset int
+}
+
+func (l layout) addr(port int) string {
+	return net.JoinHostPort(loopback, strconv.Itoa(port+l.offset))
+}
+func (l layout) pki() string       { return filepath.Join(l.dir, "pki") }
+func (l layout) tls() string       { return filepath.Join(l.dir, "tls") }
+func (l layout) etcd() string      { return filepath.Join(l.dir, "etcd") }
+func (l layout) gossipKey() string { return filepath.Join(l.dir, "gossip.key") }
+func (l layout) cli() string       { return filepath.Join(l.dir, "cli.json") }
+
+var etcdPeer = cluster.Peer{Role: cluster.RoleEtcd, ID: "e1"}
+var adminPeer = cluster.Peer{Role: cluster.RoleAdmin, ID: "operator"}
+var publicPeer = cluster.Peer{Role: cluster.RoleProxy, ID: "public"}
+
+// unit is one role of the cluster, with what clients reach it at.
+type unit struct {
+	peer   cluster.Peer
+	cfg    role.Config
+	serves []listener
+}
+
+// listener is a line of what `up` prints.
+type listener struct{ what, addr string }
+
+// units are the roles, in the order in which they start; they stop in reverse.
+func (l layout) units() []unit {
+	var us []unit
+	add := func(r cluster.Role, id string, fill func(*role.Config) []listener) {
+		n := len(us)
+		p := cluster.Peer{Role: r, ID: id}
+		c := role.Config{
+			Node: role.Node{ID: id, Listen: l.addr(portNode + n), CA: filepath.Join(l.pki(), "ca.crt"),
+				Cert: cluster.CertPath(l.pki(), p), Key: cluster.KeyPath(l.pki(), p), Metrics: l.addr(portMetrics + n)},
+			Directory: role.Directory{Endpoints: []string{"https://" + l.addr(portEtcd)}, Snapshot: filepath.Join(l.dir, "snapshots", id)},
+			Gossip:    role.Gossip{Listen: l.addr(portGossip + n), Seeds: []string{l.addr(portGossip)}, KeyFile: l.gossipKey()},
+		}
+		us = append(us, unit{p, c, nil})
+		us[n].serves = fill(&us[n].cfg)
+	}
+	add(cluster.RoleDirector, "d1", func(c *role.Config) []listener {
+		c.Director = &server.Config{Admin: l.addr(portAdmin)}
+		return []listener{{"console and admin API", l.addr(portAdmin)}}
+	})
+	for i := range 3 {
+		id := fmt.Sprintf("b%d", i+1)
+		add(cluster.RoleBackend, id, func(c *role.Config) []listener {
+			c.Backend = &backend.Config{Data: filepath.Join(l.dir, id), Hostname: id + ".example.test", CreateFolders: true}
+			return nil
+		})
+	}
+	l.addMX(add)
+	l.addProxies(add)
+	add(cluster.RoleRebalance, "r1", func(c *role.Config) []listener {
+		c.Rebalance = &rebalance.Config{}
+		return nil
+	})
+	return us
+}
+
+type adder func(cluster.Role, string, func(*role.Config) []listener)
+
+func (l layout) certFiles() (cert, key string) {
+	return cluster.CertPath(l.tls(), publicPeer), cluster.KeyPath(l.tls(), publicPeer)
+}
+
+func (l layout) addMX(add adder) {
+	cert, key := l.certFiles()
+	for i, port := range []int{portSMTP1, portSMTP2} {
+		id := fmt.Sprintf("mx%d", i+1)
+		add(cluster.RoleMX, id, func(c *role.Config) []listener {
+			c.MX = &mx.Config{Listen: []string{l.addr(port)}, Hostname: hostname, SpoolDir: filepath.Join(l.dir, id), CertFile: cert, KeyFile: key}
+			out := []listener{{"SMTP", l.addr(port)}}
+			if i == 0 {
+				c.MX.Submission = []string{l.addr(portSubmission)}
+				out = append(out, listener{"submission", l.addr(portSubmission)})
+			}
+			return out
+		})
+	}
+}
+
+// plaintextFrom lets the first tour use curl without TLS, from this machine only.
+var plaintextFrom = []string{"127.0.0.0/8", "::1/128"}
+
+func (l layout) addProxies(add adder) {
+	cert, key := l.certFiles()
+	for i, ports := range [][2]int{{portIMAP1, portPOP1}, {portIMAP2, portPOP2}} {
+		id := fmt.Sprintf("p%d", i+1)
+		add(cluster.RoleProxy, id, func(c *role.Config) []listener {
+			c.Proxy = &proxy.Config{IMAP: []string{l.addr(ports[0])}, POP3: []string{l.addr(ports[1])}, CertFile: cert, KeyFile: key, PlaintextFrom: plaintextFrom}
+			out := []listener{{"IMAP", l.addr(ports[0])}, {"POP3", l.addr(ports[1])}}
+			if i == 0 {
+				c.Proxy.IMAPS, c.Proxy.POP3S = []string{l.addr(portIMAPS)}, []string{l.addr(portPOP3S)}
+				out = append(out, listener{"IMAPS", l.addr(portIMAPS)}, listener{"POP3S", l.addr(portPOP3S)})
+			}
+			return out
+		})
+	}
+}
+
+// ports lists every TCP address that must be free.
+func (l layout) ports(us []unit) []string {
+	out := []string{l.addr(portEtcd), l.addr(portEtcdPeer)}
+	for _, u := range us {
+		out = append(out, u.cfg.Node.Listen, u.cfg.Gossip.Listen, u.cfg.Node.Metrics)
+		for _, s := range u.serves {
+			out = append(out, s.addr)
+		}
+	}
+	return out
+}
+
+// readyWithin bounds the start of the whole cluster.
+const readyWithin = 60 * time.Second
