@@ -72,7 +72,7 @@ type Server struct {
 	janitor *janitor
 	metrics *metrics
 
-	maildrops *pop3.Locks
+	maildrops pop3.Locks
 	sessions  sessions
 	busy      busyUsers
 	looks     *lookQueue
@@ -97,7 +97,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 		return nil, err
 	}
 	b := &Server{cfg: cfg, id: d.Identity, dir: d.Directory, cache: d.Cache, log: d.Log.With("node", d.Identity.Self().String()),
-		ready: make(chan struct{}), looks: newLookQueue(), maildrops: pop3.NewLocks(), peers: newPeers(d.Identity)}
+		ready: make(chan struct{}), looks: newLookQueue(), peers: newPeers(d.Identity)}
 	if self := d.Identity.Self(); self.Role != cluster.RoleBackend || self.ID != string(cfg.ID) {
 		return nil, fmt.Errorf("backend %s: the certificate is %s: use the one that was issued for backend/%s", cfg.ID, self, cfg.ID)
 	}
@@ -139,12 +139,12 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 	if b.stager, err = maildir.NewStager(b.disk.incoming()); err != nil {
 		return err
 	}
-	b.imap = imap.New(imap.Options{Log: b.log, Metrics: reg, MaxMessage: b.cfg.MaxMessageBytes})
-	b.pop3 = pop3.New(pop3.Options{Log: b.log, Metrics: reg})
-	b.lmtp = lmtp.New(lmtp.Options{Store: b, Hostname: b.cfg.Hostname, Log: b.log, Metrics: reg, MaxMessage: b.cfg.MaxMessageBytes, Accounts: b.account})
 	if b.mux, err = b.id.Listen(b.cfg.Listen, b.log); err != nil {
 		return fmt.Errorf("backend %s: %w", b.cfg.ID, err)
 	}
+	b.imap = imap.New(imap.Options{Log: b.log, Metrics: reg, MaxMessage: b.cfg.MaxMessageBytes})
+	b.pop3 = pop3.New(pop3.Options{Log: b.log, Metrics: reg, Capabilities: []string{"SASL PLAIN LOGIN", "STLS"}})
+	b.lmtp = lmtp.New(lmtp.Options{Store: b, Hostname: b.cfg.Hostname, Log: b.log, Metrics: reg, MaxMessage: b.cfg.MaxMessageBytes, Accounts: b.account, Draining: b.mux.Draining()})
 	b.routes()
 	return nil
 }

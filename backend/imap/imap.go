@@ -138,7 +138,7 @@ func (s *Server) Serve(ctx context.Context, nc net.Conn, sess Session) error {
 	defer s.leave(nc)
 	began := time.Now()
 	c := newConn(nc, s.limits, &s.chunks)
-	ss := newSession(s, sess, c)
+	ss := newSession(ctx, s, sess, c)
 	lib := imapserver.New(&imapserver.Options{
 		Caps:   capabilities(),
 		Logger: logger{ss.log},

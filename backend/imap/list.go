@@ -38,7 +38,7 @@ func (s *session) List(w *imapserver.ListWriter, ref string, patterns []string, 
 	}
 	lsub := s.c.in.verb() == "LSUB"
 	for _, l := range selectNames(names, patterns, o, lsub) {
-		data := l.data(o)
+		data := l.data(o, lsub)
 		if o.ReturnStatus != nil && !l.missing && !l.NoSelect {
 			if data.Status, err = s.status(l.Name); fenced(err) {
 				return s.fail("LIST", err)
@@ -121,7 +121,7 @@ func markParents(names []listed, matches func(string) bool) []listed {
 	return names
 }
 
-func (l listed) data(o *imap.ListOptions) *imap.ListData {
+func (l listed) data(o *imap.ListOptions, lsub bool) *imap.ListData {
 	d := &imap.ListData{Delim: mailbox.Separator, Mailbox: l.Name}
 	add := func(on bool, a imap.MailboxAttr) {
 		if on {
@@ -129,9 +129,9 @@ func (l listed) data(o *imap.ListOptions) *imap.ListData {
 		}
 	}
 	extended := o.ReturnSubscribed || o.SelectSubscribed
-	add(l.missing, imap.MailboxAttrNonExistent)
+	add(l.missing && !lsub, imap.MailboxAttrNonExistent)
 	// LSUB's \Noselect stands for "not subscribed itself" (RFC 3501, Section 6.3.9).
-	add(l.NoSelect || l.missing || l.below && !l.Subscribed && !o.SelectRecursiveMatch, imap.MailboxAttrNoSelect)
+	add(l.NoSelect || l.missing || lsub && !l.Subscribed, imap.MailboxAttrNoSelect)
 	add(extended && l.Subscribed, imap.MailboxAttrSubscribed)
 	add(l.HasChildren, imap.MailboxAttrHasChildren)
 	add(!l.HasChildren && !l.missing, imap.MailboxAttrHasNoChildren)

@@ -1,6 +1,7 @@
 package imap
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,7 @@ import (
 // for in every case; mu keeps that apart.
 type session struct {
 	srv  *Server
+	ctx  context.Context // Serve's
 	box  mailbox.Box
 	data Session
 	log  *slog.Logger
@@ -47,9 +49,9 @@ var (
 // errEnded: the session has said BYE; the library stops at it without a word.
 var errEnded = fmt.Errorf("session ended: %w", net.ErrClosed)
 
-func newSession(srv *Server, data Session, c *conn) *session {
+func newSession(ctx context.Context, srv *Server, data Session, c *conn) *session {
 	return &session{
-		srv: srv, box: data.Box, data: data, c: c, finished: make(chan struct{}),
+		srv: srv, ctx: ctx, box: data.Box, data: data, c: c, finished: make(chan struct{}),
 		log: srv.log.With("user", data.Box.User(), "client", data.Client, "session", data.ID),
 	}
 }
@@ -135,6 +137,9 @@ func (s *session) fail(op string, err error) error {
 		return no(imap.ResponseCodeTooBig, "message too large")
 	case errors.Is(err, mailbox.ErrNoMessage):
 		return no("EXPUNGEISSUED", "some of the messages no longer exist")
+	}
+	if s.c.ending() != endNone {
+		return s.end(endStopping) // it failed because the session must end
 	}
 	s.srv.metrics.failures.Inc()
 	s.log.Warn("imap command failed", "command", op, "error", err)
@@ -284,12 +289,13 @@ func (s *session) Append(name string, r imap.LiteralReader, o *imap.AppendOption
 	if _, err := s.box.Folder(name); err != nil {
 		return nil, s.failInto("APPEND", err)
 	}
-	// An early word; the size on disk is a little less, so Append decides.
-	if limit := s.box.Limit(); limit.Bytes > 0 && r.Size() > 2*limit.Bytes {
-		return nil, s.fail("APPEND", mailbox.ErrOverQuota)
+	// An early word on what cannot fit: on disk a message is smaller, by half
+	// at most. Append decides.
+	if err := s.box.Fits(r.Size() / 2); err != nil {
+		return nil, s.fail("APPEND", err)
 	}
 	whole := &exactly{r: r, left: r.Size()}
-	staged, err := s.data.Store.Stage(s.srv.context(), "", whole, s.srv.limits.AppendBytes)
+	staged, err := s.data.Store.Stage(s.ctx, "", whole, s.srv.limits.AppendBytes)
 	if err != nil {
 		return nil, s.failInto("APPEND", err)
 	}

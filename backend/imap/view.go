@@ -35,6 +35,7 @@ type view struct {
 	// flags are those told by an answer to a command, newer than told's.
 	flags    map[mailbox.UID]mailbox.Flags
 	keywords map[string]bool // all told by a FLAGS response
+	learned  bool            // keywords has one that is not told yet
 }
 
 func newView(name string, folder mailbox.Folder, readOnly bool, snap mailbox.Snapshot) *view {
@@ -45,19 +46,18 @@ func newView(name string, folder mailbox.Folder, readOnly bool, snap mailbox.Sna
 	for i := range v.told {
 		v.learn(v.told[i].Flags)
 	}
+	v.learned = false // SELECT tells them
 	return v
 }
 
-// learn remembers keywords and reports whether one is new.
-func (v *view) learn(f mailbox.Flags) bool {
-	fresh := false
+// learn remembers keywords.
+func (v *view) learn(f mailbox.Flags) {
 	for _, k := range f.Keywords {
 		if !v.keywords[k] {
 			v.keywords[k] = true
-			fresh = true
+			v.learned = true
 		}
 	}
-	return fresh
 }
 
 // mailboxFlags is the FLAGS response's list.
@@ -156,10 +156,9 @@ func (v *view) sync(w *imapserver.UpdateWriter, allowExpunge bool) error {
 	if leftover {
 		next = v.withLeftovers(snap.Messages, d)
 	}
-	before := len(v.told)
 	v.told, v.leftover = next, leftover
 	clear(v.flags)
-	return v.tell(w, d, before, snap.Messages)
+	return v.tell(w, d, snap.Messages)
 }
 
 // withLeftovers puts the messages that are gone into the snapshot's place, with
@@ -180,7 +179,7 @@ func (v *view) withLeftovers(now []mailbox.Message, d difference) []mailbox.Mess
 }
 
 // tell writes the difference.
-func (v *view) tell(w *imapserver.UpdateWriter, d difference, before int, now []mailbox.Message) error {
+func (v *view) tell(w *imapserver.UpdateWriter, d difference, now []mailbox.Message) error {
 	if !v.leftover {
 		for _, i := range slices.Backward(d.gone) {
 			if err := w.WriteExpunge(uint32(i + 1)); err != nil {
@@ -196,14 +195,14 @@ func (v *view) tell(w *imapserver.UpdateWriter, d difference, before int, now []
 			return err
 		}
 	}
-	learned := false
 	for _, c := range d.changed {
-		learned = v.learn(now[c[1]].Flags) || learned
+		v.learn(now[c[1]].Flags)
 	}
-	for _, m := range now[len(now)-d.fresh:] {
-		learned = v.learn(m.Flags) || learned
+	for i := len(now) - d.fresh; i < len(now); i++ {
+		v.learn(now[i].Flags)
 	}
-	if learned {
+	if v.learned {
+		v.learned = false
 		if err := w.WriteMailboxFlags(v.mailboxFlags()); err != nil {
 			return err
 		}

@@ -78,6 +78,8 @@ type Account struct {
 	pending map[string]string
 	// uncertain is set once a sync has failed.
 	uncertain error
+	// unsynced are the directories in which messages went from new to cur.
+	unsynced map[string]bool
 	// recount: an addition to the quota log failed.
 	recount bool
 	limit   mailbox.Limit // as the quota log knows it
@@ -90,7 +92,7 @@ func Open(o Options) (*Account, error) {
 	a := &Account{
 		o: o, maildir: filepath.Join(o.Root, maildirName),
 		names:   name.NewGenerator(o.Host, os.Getpid(), o.Now),
-		folders: map[string]*folder{}, pending: map[string]string{}, limit: o.Limit(),
+		folders: map[string]*folder{}, pending: map[string]string{}, unsynced: map[string]bool{}, limit: o.Limit(),
 	}
 	for _, sub := range subfolders {
 		info, err := os.Stat(filepath.Join(a.maildir, sub))
@@ -147,24 +149,24 @@ func (a *Account) flush() error {
 	if err := a.finishPending(); err != nil {
 		return err
 	}
+	if err := a.syncCollected(); err != nil {
+		return err
+	}
 	if _, err := a.usage(); err != nil {
 		return err
 	}
 	return a.quota.Sync()
 }
 
-// Close ends the poller and makes all handles fail. The caller sees to it that
-// no operation is under way. A second call does nothing.
+// Close flushes, ends the poller and makes all handles fail. After an error the
+// next Open needs Recover. A second call does nothing.
 func (a *Account) Close() error {
 	a.mu.Lock()
 	if a.closed {
 		a.mu.Unlock()
 		return nil
 	}
-	var err error
-	if a.uncertain == nil {
-		err = a.flush()
-	}
+	err := a.flush()
 	a.closed = true
 	a.forgetFolders()
 	p := a.poll

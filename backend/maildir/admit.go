@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"waypost/backend/mailbox"
@@ -42,15 +43,23 @@ func (a *Account) append(folder string, s *staged, flags mailbox.Flags, date tim
 }
 
 // linkDated is link with another modification time, if date is not zero. It
-// takes a copy where the file has other names already: they share the time.
+// takes a copy where the file has a place already: all names share the time.
 func linkDated(src, dst string, date time.Time) error {
 	if date.IsZero() {
 		return link(src, dst)
 	}
-	if err := copyFile(src, dst); err != nil {
+	info, err := os.Stat(src)
+	if err != nil {
 		return err
 	}
-	err := os.Chtimes(dst, date, date)
+	put := copyFile
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Nlink == 1 {
+		put = link
+	}
+	if err := put(src, dst); err != nil {
+		return err
+	}
+	err = os.Chtimes(dst, date, date)
 	if err == nil {
 		err = syncFile(dst)
 	}

@@ -278,13 +278,13 @@ func (f *folder) where(m *message) string {
 // once more. It returns nil for a message that is gone for good. Pointers to
 // messages do not outlive it.
 func (f *folder) chase(uid mailbox.UID, do func(m *message) error) (*message, error) {
+	var err error
 	for range 2 {
 		m := f.find(uid)
 		if m == nil {
 			return nil, nil
 		}
-		err := do(m)
-		if !isGone(err) {
+		if err = do(m); !isGone(err) {
 			return m, err
 		}
 		f.stale = true
@@ -292,7 +292,10 @@ func (f *folder) chase(uid mailbox.UID, do func(m *message) error) (*message, er
 			return nil, err
 		}
 	}
-	return nil, nil
+	if f.find(uid) == nil {
+		return nil, nil
+	}
+	return nil, err
 }
 
 // drop takes messages out of the memory whose files have left the folder.

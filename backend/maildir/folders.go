@@ -222,7 +222,7 @@ func (a *Account) renameFolder(from, to string) error {
 	if to == from || strings.HasPrefix(to, from+string(mailbox.Separator)) {
 		return fmt.Errorf("folder %q into %q: %w", from, to, mailbox.ErrBadName)
 	}
-	if err := a.finishPending(); err != nil {
+	if err := errors.Join(a.finishPending(), a.syncCollected()); err != nil {
 		return err
 	}
 	steps, err := a.renameSteps(from, to)
@@ -240,7 +240,7 @@ func (a *Account) renameFolder(from, to string) error {
 	for _, s := range steps {
 		if f := a.folders[s.from]; f != nil {
 			delete(a.folders, s.from)
-			f.rel, f.name = s.to, s.name
+			f.rel, f.name, f.loaded = s.to, s.name, false
 			a.folders[s.to] = f
 		}
 	}

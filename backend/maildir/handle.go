@@ -59,8 +59,26 @@ func (f *folder) collect() {
 		m.file, m.isNew, moved = file, false, true
 	}
 	if moved {
+		f.a.unsynced[f.rel] = true
 		f.restamp()
 	}
+}
+
+// syncCollected makes durable what collect has done.
+func (a *Account) syncCollected() error {
+	for rel := range a.unsynced {
+		open, err := a.openDirectories(a.dir(rel), "cur", "new")
+		if err == nil {
+			err = syncAll(open)
+			closeAll(open)
+		}
+		// A folder that was renamed or deleted meanwhile: that was synced.
+		if err != nil && !isGone(err) {
+			return err
+		}
+		delete(a.unsynced, rel)
+	}
+	return nil
 }
 
 // claim makes the messages that no handle has shown recent for this one.

@@ -114,9 +114,11 @@ func (a *Account) lookup(folder string) (rel, name string, err error) {
 	return "", "", fmt.Errorf("folder %q: %w", name, mailbox.ErrNoFolder)
 }
 
+func (a *Account) directories() ([]string, error) { return directories(a.maildir) }
+
 // directories lists the directories of all folders but INBOX.
-func (a *Account) directories() ([]string, error) {
-	entries, err := os.ReadDir(a.maildir)
+func directories(maildir string) ([]string, error) {
+	entries, err := os.ReadDir(maildir)
 	if err != nil {
 		return nil, err
 	}

@@ -126,12 +126,12 @@ func (a *Account) finishOne(e deliveries.Entry) error {
 // recovery finishes; and folders half made or half deleted. It may run while
 // the user is being served. It returns how many files in tmp were removed.
 func RemoveLitter(root string, now time.Time) (removed int, err error) {
-	a := &Account{maildir: filepath.Join(root, maildirName)}
+	maildir := filepath.Join(root, maildirName)
 	old := func(info fs.FileInfo) bool { return now.Sub(changeTime(info)) >= LitterAge }
-	if err := removeHidden(a.maildir, old); err != nil {
+	if err := removeHidden(maildir, old); err != nil {
 		return 0, fmt.Errorf("remove litter of %s: %w", root, err)
 	}
-	litter, err := a.litter(old)
+	litter, err := litterIn(maildir, old)
 	if err == nil && len(litter) > 0 {
 		err = spareLogged(filepath.Join(root, deliveriesName), litter)
 	}
@@ -147,15 +147,15 @@ func RemoveLitter(root string, now time.Time) (removed int, err error) {
 	return removed, nil
 }
 
-// litter lists old files in all tmps: name → path.
-func (a *Account) litter(old func(fs.FileInfo) bool) (map[string]string, error) {
-	rels, err := a.directories()
+// litterIn lists old files in all tmps: name → path.
+func litterIn(maildir string, old func(fs.FileInfo) bool) (map[string]string, error) {
+	rels, err := directories(maildir)
 	if err != nil {
 		return nil, err
 	}
 	litter := map[string]string{}
 	for _, rel := range append(rels, "") {
-		dir := filepath.Join(a.dir(rel), "tmp")
+		dir := filepath.Join(maildir, rel, "tmp")
 		err := eachMessage(dir, func(file string, _ name.Name) error {
 			path := filepath.Join(dir, file)
 			if info, err := os.Lstat(path); err == nil && old(info) {

@@ -45,11 +45,11 @@ func (f *folder) expunge(uids []mailbox.UID) (removed []mailbox.UID, err error) 
 		}
 		gone, removed = append(gone, m), append(removed, uid)
 		bytes += m.size
-		f.drop([]*message{m})
 	}
 	if len(gone) == 0 {
 		return nil, err
 	}
+	f.drop(gone)
 	f.changed()
 	f.a.addUsage(-bytes, -int64(len(gone)))
 	return removed, errors.Join(err, syncAll(open[:touched]))

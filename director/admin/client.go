@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 
 	"waypost/backend/control"
 	"waypost/director"
@@ -78,23 +79,32 @@ func (c *Client) DeleteUser(ctx context.Context, u director.User) (User, error) 
 func (c *Client) Import(ctx context.Context, lines io.Reader, fn func(ImportResult) error) error {
 	src := &failingReader{r: lines}
 	err := stream(ctx, c, http.MethodPost, "/v1/import", src, fn)
-	if err != nil && src.err != nil {
-		return fmt.Errorf("import: read lines: %w", src.err)
+	if failed := src.failure(); err != nil && failed != nil {
+		return fmt.Errorf("import: read lines: %w", failed)
 	}
 	return err
 }
 
-// failingReader remembers why reading ended; http hides it. The error is read
-// when the request is over.
+// failingReader remembers why reading ended, which http may hide.
 type failingReader struct {
-	r   io.Reader
+	r io.Reader
+
+	mu  sync.Mutex // guards err: http reads in a goroutine of its own
 	err error
+}
+
+func (f *failingReader) failure() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
 }
 
 func (f *failingReader) Read(b []byte) (int, error) {
 	n, err := f.r.Read(b)
 	if err != nil && !errors.Is(err, io.EOF) {
+		f.mu.Lock()
 		f.err = err
+		f.mu.Unlock()
 	}
 	return n, err
 }

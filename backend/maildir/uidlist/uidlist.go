@@ -85,6 +85,8 @@ type List struct {
 	size  int64
 	id    uint64
 	stamp int64
+	// whole is the length of the file, a torn end included.
+	whole int64
 	// lines counts all lines of the file, stale those of files that are gone.
 	lines, stale int
 	// gone has the bases of stale lines: a file that comes back under
@@ -123,7 +125,7 @@ func Load(folder string) (*List, []Entry, error) {
 		return l, nil, fmt.Errorf("load %s: %w", l.path, err)
 	}
 	l.size, l.lines = parsed.Size, parsed.Lines
-	l.id, l.stamp = identity(info)
+	l.saw(info)
 	l.stale = parsed.Lines - len(parsed.Entries)
 	if info.Size() != l.size {
 		l.doubtful = true
@@ -131,11 +133,16 @@ func Load(folder string) (*List, []Entry, error) {
 	return l, parsed.Entries, nil
 }
 
-func identity(info fs.FileInfo) (inode uint64, stamp int64) {
+// saw remembers which file it is.
+func (l *List) saw(info fs.FileInfo) {
+	l.id, l.stamp, l.whole = inode(info), info.ModTime().UnixNano(), info.Size()
+}
+
+func inode(info fs.FileInfo) uint64 {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		inode = st.Ino
+		return st.Ino
 	}
-	return inode, info.ModTime().UnixNano()
+	return 0
 }
 
 // Parsed is what Parse found.
@@ -314,8 +321,7 @@ func (l *List) Intact() bool {
 	if err != nil {
 		return false
 	}
-	inode, stamp := identity(info)
-	return inode == l.id && stamp == l.stamp
+	return inode(info) == l.id && info.ModTime().UnixNano() == l.stamp && info.Size() == l.whole
 }
 
 // Forget says that the file with that base has left the folder.
@@ -378,7 +384,7 @@ func (l *List) append(fresh []Entry) (err error) {
 		return err
 	}
 	l.size += int64(len(b))
-	l.id, l.stamp = identity(info)
+	l.saw(info)
 	return nil
 }
 
@@ -403,7 +409,7 @@ func (l *List) rewrite(live []Entry, next uint32) error {
 		return fmt.Errorf("rewrite uidlist: %w", err)
 	}
 	l.header, l.size, l.lines, l.stale = h, size, len(live), 0
-	l.id, l.stamp = identity(info)
+	l.saw(info)
 	l.doubtful = false
 	clear(l.gone)
 	return nil

@@ -15,7 +15,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -155,7 +154,7 @@ func lockDir(dir string) (*durable.DirLock, error) {
 	}
 	lock, err := durable.Lock(dir)
 	if err != nil {
-		return nil, fmt.Errorf("etcd data folder %s: %w", filepath.Clean(dir), err)
+		return nil, fmt.Errorf("etcd: %s", strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	return lock, nil
 }

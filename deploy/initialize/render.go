@@ -1,0 +1,171 @@
+package initialize
+
+import (
+	"bytes"
+	"embed"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+	"text/template"
+
+	"waypost/internal/cluster"
+)
+
+//go:embed template/*.tmpl
+var templates embed.FS
+
+// stateRoot is where nodes keep their data, as the systemd units have it.
+const stateRoot = "/var/lib/waypost"
+
+// settings are what differs between the files of two nodes.
+type settings struct {
+	Node
+	Cluster                        string
+	Listen, Advertise              string
+	GossipListen, GossipAdvertise  string
+	Metrics                        string
+	Seeds, Etcd                    []string
+	EtcdTLS                        string
+	State                          string
+	Hostname                       string
+	Admin                          string
+	SMTP, Submission               string
+	IMAP, IMAPS, POP3, POP3S       string
+	DirectorySnapshot, ClientsCert string
+}
+
+// Render gives the commented configuration file of a node of the plan.
+func (p *Plan) Render(n Node) ([]byte, error) {
+	t, err := template.New("").Funcs(template.FuncMap{"list": quoteList}).ParseFS(templates, "template/*.tmpl")
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := t.ExecuteTemplate(&b, string(n.Role)+".tmpl", p.settings(n)); err != nil {
+		return nil, fmt.Errorf("configuration of %s: %w", n.Peer(), err)
+	}
+	return b.Bytes(), nil
+}
+
+func quoteList(items []string) string {
+	quoted := make([]string, len(items))
+	for i, s := range items {
+		quoted[i] = fmt.Sprintf("%q", s)
+	}
+	return "[" + strings.Join(quoted, ", ") + "]"
+}
+
+func (p *Plan) settings(n Node) settings {
+	s := settings{
+		Node: n, Cluster: p.Cluster, Etcd: p.Etcd, EtcdTLS: p.etcdTLS(), Seeds: p.seeds(n),
+		Listen: join(bind(n.Host), nodePort+n.Slot), Advertise: join(n.Host, nodePort+n.Slot),
+		GossipListen: join(gossipBind(n.Host), gossipPort+n.Slot), GossipAdvertise: join(n.Host, gossipPort+n.Slot),
+		// Monitoring is plain HTTP: not for everybody unless the operator says so.
+		Metrics:  join("127.0.0.1", metricsPort+n.Slot),
+		Hostname: n.Host,
+		Admin:    join(bind(n.Host), adminPort+n.RoleSlot),
+		State:    stateRoot + "/" + n.Name(),
+	}
+	if loopback(n.Host) {
+		// A trial on one machine runs as anybody, so it stays in its own folder.
+		s.State = "state"
+	}
+	if net.ParseIP(n.Host) != nil || n.Host == "localhost" {
+		s.Hostname = n.ID + "." + p.Cluster
+	}
+	s.DirectorySnapshot = s.State + "/directory.snapshot"
+	s.ClientsCert = n.Name() + "-tls"
+	s.clientPorts()
+	return s
+}
+
+// gossipBind is bind for an address that must not be empty.
+func gossipBind(host string) string {
+	if b := bind(host); b != "" {
+		return b
+	}
+	return "0.0.0.0"
+}
+
+// clientPorts are the well-known ones on the first mx and proxy of a real host,
+// and high ones that need no privilege elsewhere.
+func (s *settings) clientPorts() {
+	at, i := bind(s.Host), s.RoleSlot
+	if i == 0 && !loopback(s.Host) {
+		s.SMTP, s.Submission = join(at, 25), join(at, 587)
+		s.IMAP, s.IMAPS, s.POP3, s.POP3S = join(at, 143), join(at, 993), join(at, 110), join(at, 995)
+		return
+	}
+	s.SMTP, s.Submission = join(at, 2525+i), join(at, 1587+i)
+	// 1993 and 1995 are two apart, so these go by tens.
+	s.IMAP, s.IMAPS, s.POP3, s.POP3S = join(at, 1143+i), join(at, 1993+10*i), join(at, 1110+i), join(at, 1995+10*i)
+}
+
+// etcdServer is one etcd server that the plan's endpoints name.
+type etcdServer struct {
+	Cluster, ID, Host      string
+	Client, Peer           string // URLs as others use them
+	ListenClient           string
+	ListenPeer             string
+	InitialCluster, Folder string
+}
+
+const etcdPeerPort = 2380
+
+// etcdServers are the servers behind the https endpoints, one per host.
+func (p *Plan) etcdServers() ([]etcdServer, error) {
+	hosts, err := p.etcdHosts()
+	if err != nil {
+		return nil, err
+	}
+	servers := make([]etcdServer, len(hosts))
+	members := make([]string, len(hosts))
+	for i, host := range hosts {
+		s := etcdServer{Cluster: p.Cluster, ID: fmt.Sprintf("etcd%d", i+1), Host: host}
+		s.Client, s.Peer = p.endpointOf(host), "https://"+join(host, etcdPeerPort)
+		s.ListenClient = "https://" + join(gossipBind(host), portOf(s.Client))
+		s.ListenPeer = "https://" + join(gossipBind(host), etcdPeerPort)
+		members[i] = s.ID + "=" + s.Peer
+		servers[i] = s
+	}
+	for i := range servers {
+		servers[i].InitialCluster = strings.Join(members, ",")
+	}
+	return servers, nil
+}
+
+func (s etcdServer) peer() cluster.Peer { return cluster.Peer{Role: cluster.RoleEtcd, ID: s.ID} }
+
+func (p *Plan) endpointOf(host string) string {
+	for _, e := range p.Etcd {
+		if u, err := url.Parse(e); err == nil && u.Scheme == "https" && u.Hostname() == host {
+			return e
+		}
+	}
+	return ""
+}
+
+func portOf(endpoint string) int {
+	u, err := url.Parse(endpoint)
+	if err != nil {
+		return 0
+	}
+	port, err := net.LookupPort("tcp", u.Port())
+	if err != nil {
+		return 0
+	}
+	return port
+}
+
+func (s etcdServer) render() ([]byte, error) {
+	t, err := template.New("").ParseFS(templates, "template/etcd.tmpl")
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := t.ExecuteTemplate(&b, "etcd.tmpl", s); err != nil {
+		return nil, fmt.Errorf("configuration of etcd %s: %w", s.ID, err)
+	}
+	return b.Bytes(), nil
+}

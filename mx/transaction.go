@@ -1,0 +1,341 @@
+package mx
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/emersion/go-smtp"
+
+	"waypost/director"
+	"waypost/director/cache"
+	"waypost/internal/lmtp"
+	"waypost/internal/wire"
+)
+
+// transaction is one message, from MAIL to the answer at its end. It is used
+// by one goroutine at a time.
+type transaction struct {
+	srv      *Server
+	log      *slog.Logger // with the delivery id
+	id       string
+	sender   string
+	size     int64 // as the sender said; 0: not known
+	eightBit bool
+	utf8     bool
+	from     client
+	trace    traceInfo
+
+	rcpts []string // the accepted RCPTs, as given
+	users map[director.User]*recipient
+	order []*recipient
+	legs  map[director.BackendID]*leg
+	down  map[director.BackendID]error // homes that could not be reached
+}
+
+// status is how a recipient stands.
+type status int
+
+const (
+	refused  status = iota // reply says why
+	accepted               // by its home; leg will tell
+	later                  // for the spool; reason says why
+)
+
+// recipient is one mailbox of a transaction.
+type recipient struct {
+	user    director.User
+	folder  string
+	home    director.BackendID
+	created time.Time // of the account, if known
+	status  status
+	reply   *smtp.SMTPError // refused
+	reason  string          // later: a label of recipients_deferred_total
+	cause   string          // later: for the log and the operator
+	leg     *leg            // accepted
+}
+
+// rcpt decides one RCPT TO. It is refused only if nobody it leads to takes the
+// mail, now or later.
+func (t *transaction) rcpt(ctx context.Context, address string, relay *smtp.SMTPError) *smtp.SMTPError {
+	res, err := t.resolve(ctx, address)
+	if err != nil {
+		return t.resolveError(address, err, relay)
+	}
+	if len(t.order)+len(res.Recipients) > t.srv.cfg.MaxUsers {
+		t.srv.met.refused.WithLabelValues("too_many").Inc()
+		return replyTooManyUsers
+	}
+	wait, cancel := context.WithTimeout(ctx, t.srv.cfg.BusyWait)
+	defer cancel()
+	var refusals []*recipient
+	taken := 0
+	for _, to := range res.Recipients {
+		r := t.users[to.User]
+		if r == nil {
+			r = t.place(ctx, wait, to)
+		}
+		if r.status == refused {
+			refusals = append(refusals, r)
+		} else {
+			taken++
+		}
+	}
+	if taken == 0 {
+		return t.refuse(address, refusals)
+	}
+	for _, r := range refusals { // members of a list that others of got it
+		t.member(address, r)
+	}
+	if len(res.Unresolved) > 0 {
+		t.log.Warn("members of an alias lead nowhere", "address", address, "members", res.Unresolved)
+	}
+	t.rcpts = append(t.rcpts, address)
+	return nil
+}
+
+func (t *transaction) resolve(ctx context.Context, address string) (cache.Resolution, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.srv.cfg.DirectoryTimeout)
+	defer cancel()
+	res, err := t.srv.dir.Resolve(ctx, address)
+	if errors.Is(err, cache.ErrUnknownDomain) && t.srv.isPostmaster(address) {
+		return t.srv.dir.Resolve(ctx, "postmaster")
+	}
+	return res, err
+}
+
+func (t *transaction) resolveError(address string, err error, relay *smtp.SMTPError) *smtp.SMTPError {
+	reason, reply := "directory", replyDirectory
+	switch {
+	case errors.Is(err, cache.ErrUnknownDomain):
+		reason, reply = "relay", relay
+	case errors.Is(err, cache.ErrUnknownUser):
+		reason, reply = "unknown", replyNoUser
+	case errors.Is(err, cache.ErrExpansion):
+		reason, reply = "expansion", replyExpansion
+	}
+	t.srv.met.refused.WithLabelValues(reason).Inc()
+	t.log.Info("recipient refused", "rcpt", address, "reason", reason, "err", err)
+	return reply
+}
+
+// refuse answers a RCPT that nobody took: permanently only if all refused
+// permanently.
+func (t *transaction) refuse(address string, rs []*recipient) *smtp.SMTPError {
+	reply := rs[0].reply
+	for _, r := range rs {
+		if !permanent(r.reply) {
+			reply = r.reply
+		}
+	}
+	t.srv.met.refused.WithLabelValues(refusalReason(reply)).Inc()
+	t.log.Info("recipient refused", "rcpt", address, "users", len(rs), "reply", reply.Code, "err", reply)
+	return reply
+}
+
+func refusalReason(r *smtp.SMTPError) string {
+	switch r.EnhancedCode {
+	case smtp.EnhancedCode{5, 1, 1}:
+		return "unknown"
+	case smtp.EnhancedCode{5, 2, 1}:
+		return "disabled"
+	case smtp.EnhancedCode{5, 2, 2}, smtp.EnhancedCode{4, 2, 2}:
+		return "over_quota"
+	}
+	if permanent(r) {
+		return "other"
+	}
+	return "temporary"
+}
+
+// member deals with the refusal of a list's member whose list was accepted: a
+// temporary one is tried again from the spool.
+func (t *transaction) member(address string, r *recipient) {
+	if !permanent(r.reply) {
+		t.setLater(r, "temporary", r.reply)
+		return
+	}
+	t.srv.met.lostMembers.Inc()
+	t.log.Warn("a member of a list refuses its mail", "address", address, "user", r.user, "err", r.reply)
+}
+
+// place finds a recipient's home and asks it. wait bounds the waiting for a
+// user that is being moved.
+func (t *transaction) place(ctx, wait context.Context, to cache.Recipient) *recipient {
+	r := &recipient{user: to.User, folder: to.Folder}
+	if a, _, ok := t.srv.dir.Account(to.User); ok {
+		r.created = a.Created
+	}
+	t.users[to.User] = r
+	t.order = append(t.order, r)
+	t.ask(ctx, wait, r)
+	return r
+}
+
+// maxAsks bounds how often one recipient's record may change under our hands.
+const maxAsks = 6
+
+func (t *transaction) ask(ctx, wait context.Context, r *recipient) {
+	var staleAt director.Record
+	rec, err := t.locate(ctx, r.user)
+	for range maxAsks {
+		switch {
+		case errors.Is(err, director.ErrNotFound), err == nil && rec.State == director.Deleted:
+			r.status, r.reply = refused, replyNoUser
+			return
+		case err != nil:
+			t.setLater(r, "directory", err)
+			return
+		}
+		r.home = rec.Home
+		if rec.State == director.Busy {
+			if rec, err = t.srv.dir.WaitChange(wait, r.user, rec.Epoch); err != nil {
+				t.setLater(r, "busy", err)
+				return
+			}
+			continue
+		}
+		if rec == staleAt {
+			t.srv.met.staleTwice.Inc()
+			t.log.Error("ALARM: refused as stale twice at the same home and epoch", "user", r.user, "record", rec.String())
+			t.setLater(r, "stale", errors.New("refused as stale twice"))
+			return
+		}
+		word := t.askHome(ctx, r, rec)
+		switch word {
+		case wire.WordStale:
+			t.srv.met.staleOnce.Inc()
+			staleAt = rec
+			rec, err = t.fresh(ctx, r.user)
+		case wire.WordBusy:
+			if rec, err = t.srv.dir.WaitChange(wait, r.user, rec.Epoch); err != nil {
+				t.setLater(r, "busy", err)
+				return
+			}
+		default:
+			return
+		}
+	}
+	t.setLater(r, "busy", errors.New("the record keeps changing"))
+}
+
+func (t *transaction) locate(ctx context.Context, u director.User) (director.Record, error) {
+	if rec, known, _ := t.srv.dir.Location(u); known {
+		return rec, nil
+	}
+	return t.fresh(ctx, u)
+}
+
+func (t *transaction) fresh(ctx context.Context, u director.User) (director.Record, error) {
+	ctx, cancel := context.WithTimeout(ctx, t.srv.cfg.DirectoryTimeout)
+	defer cancel()
+	return t.srv.dir.Fresh(ctx, u)
+}
+
+// askHome sends the RCPT, and sets what becomes of r, unless it returns the
+// word that wants another look at the directory.
+func (t *transaction) askHome(ctx context.Context, r *recipient, rec director.Record) (word string) {
+	l, reply, err := t.sendRcpt(ctx, r, rec)
+	if err != nil {
+		t.away(r, err)
+		return ""
+	}
+	switch word := wire.ReplyWord(reply.Text); {
+	case reply.OK():
+		r.status, r.leg = accepted, l
+		l.rcpts = append(l.rcpts, r)
+	case l.kind == director.KindWaypost && (word == wire.WordStale || word == wire.WordBusy):
+		return word
+	case l.kind == director.KindWaypost && word == wire.WordRefused:
+		t.setLater(r, "refused", errors.New(reply.String()))
+	case reply.Code == 421:
+		t.lose(l, errors.New(reply.String()))
+		t.away(r, errors.New(reply.String()))
+	default:
+		r.status, r.reply = refused, passOn(reply)
+		t.log.Info("a home refused", "user", r.user, "home", rec.Home, "reply", reply.String())
+	}
+	return ""
+}
+
+// sendRcpt sends RCPT over the home's leg, and MAIL before it if it is the
+// first. A MAIL that is refused is the recipient's refusal.
+func (t *transaction) sendRcpt(ctx context.Context, r *recipient, rec director.Record) (*leg, lmtp.Reply, error) {
+	if err := t.down[rec.Home]; err != nil {
+		return nil, lmtp.Reply{}, err
+	}
+	if l := t.legs[rec.Home]; l != nil {
+		to := rcptTo(l.kind, r.user, r.folder, rec, false)
+		reply, err := l.Rcpt(to.To, to.Params...)
+		if err != nil {
+			t.lose(l, err)
+		}
+		return l, reply, err
+	}
+	l, reply, err := t.open(ctx, r, rec, false)
+	if err != nil && l != nil && l.reused {
+		l, reply, err = t.open(ctx, r, rec, true)
+	}
+	if err != nil {
+		t.down[rec.Home] = err
+		t.log.Warn("home is away", "home", rec.Home, "err", err)
+	}
+	return l, reply, err
+}
+
+func (t *transaction) open(ctx context.Context, r *recipient, rec director.Record, fresh bool) (*leg, lmtp.Reply, error) {
+	c, err := t.srv.homes.get(ctx, rec.Home, t.from, fresh)
+	if err != nil {
+		return nil, lmtp.Reply{}, err
+	}
+	l := newLeg(c)
+	to := rcptTo(c.kind, r.user, r.folder, rec, false)
+	mail, rcpt, err := c.MailRcpt(t.sender, mailParams(c.kind, t.id, t.size, t.eightBit, t.utf8), []lmtp.Recipient{to})
+	switch {
+	case errors.Is(err, lmtp.ErrSyntax):
+		c.Close()
+		return l, lmtp.Reply{Code: 553, Enhanced: "5.1.7"}, nil
+	case err != nil:
+		c.Close()
+		return l, lmtp.Reply{}, err
+	case !mail.OK():
+		c.Close()
+		return l, mail, nil
+	}
+	t.legs[rec.Home] = l
+	return l, rcpt[0], nil
+}
+
+// lose gives up a leg before the message: who was accepted there is for later.
+func (t *transaction) lose(l *leg, why error) {
+	l.Close()
+	delete(t.legs, l.id)
+	t.down[l.id] = why
+	for _, r := range l.rcpts {
+		t.setLater(r, "away", why)
+	}
+	t.log.Warn("home is lost", "home", l.id, "err", why)
+}
+
+// away is for a user whose home cannot be asked: it exists, so its mail is
+// accepted, unless the directory itself says that it is disabled.
+func (t *transaction) away(r *recipient, why error) {
+	if a, _, ok := t.srv.dir.Account(r.user); ok && a.Disabled {
+		r.status, r.reply = refused, replyDisabled
+		return
+	}
+	t.setLater(r, "away", why)
+}
+
+func (t *transaction) setLater(r *recipient, reason string, why error) {
+	r.status, r.reason, r.cause, r.leg = later, reason, why.Error(), nil
+}
+
+// close ends what is open at the homes, without delivering.
+func (t *transaction) close() {
+	for _, l := range t.legs {
+		l.Close()
+	}
+	t.legs = nil
+}
