@@ -142,7 +142,7 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 	if b.mux, err = b.id.Listen(b.cfg.Listen, b.log); err != nil {
 		return fmt.Errorf("backend %s: %w", b.cfg.ID, err)
 	}
-	b.imap = imap.New(imap.Options{Log: b.log, Metrics: reg, MaxMessage: b.cfg.MaxMessageBytes})
+	b.imap = imap.New(imap.Options{Log: b.log, Metrics: reg, Limits: imap.Limits{AppendBytes: b.cfg.MaxMessageBytes}})
 	b.pop3 = pop3.New(pop3.Options{Log: b.log, Metrics: reg, Capabilities: []string{"SASL PLAIN LOGIN", "STLS"}})
 	b.lmtp = lmtp.New(lmtp.Options{Store: b, Hostname: b.cfg.Hostname, Log: b.log, Metrics: reg, MaxMessage: b.cfg.MaxMessageBytes, Accounts: b.account, Draining: b.mux.Draining()})
 	b.routes()

@@ -324,6 +324,8 @@ func (u *user) freezeAt(epoch director.Epoch) error {
 		if err := a.Flushed(); err != nil {
 			return fmt.Errorf("flush %s: %w", u.name, err)
 		}
+		// Nothing of ours touches a frozen tree, not even a late close.
+		u.closeAccount()
 	}
 	// A manifest of an earlier freeze is of an earlier tree.
 	if err := os.RemoveAll(u.b.disk.manifest(u.name)); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"waypost/backend/fence"
 	"waypost/backend/mailbox"
@@ -26,6 +27,8 @@ type user struct {
 	acct  *maildir.Account
 	// left is closed when the fence leaves the epoch it serves.
 	left chan struct{}
+	// uncertain: the disk failed under acct; the next opening recovers.
+	uncertain bool
 	// alarm is why requests are refused, empty when they are not.
 	alarm string
 
@@ -158,19 +161,19 @@ func (u *user) account() (*maildir.Account, error) {
 	}
 	a, err := maildir.Open(maildir.Options{
 		Root:                   u.b.disk.live(u.name),
-		Incoming:               u.b.disk.incoming(),
 		Guard:                  u,
 		Limit:                  func() mailbox.Limit { return u.b.limit(u.name) },
 		Log:                    u.b.log.With("user", u.name),
+		Now:                    time.Now,
 		Host:                   u.b.cfg.Hostname,
-		Recover:                u.b.needsRecovery(u.name),
+		Recover:                u.uncertain || u.b.needsRecovery(u.name),
 		CreateFolderOnDelivery: u.b.cfg.CreateFolders,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the mailbox of %s: %w", u.name, err)
 	}
 	u.b.recovered(u.name)
-	u.acct = a
+	u.acct, u.uncertain = a, false
 	return a, nil
 }
 
@@ -234,6 +237,19 @@ type handle struct {
 	b    *Server
 	u    *user
 	once sync.Once
+}
+
+// Deliver implements mailbox.Box. After a sync that failed nobody knows what
+// is on the disk: the mailbox is closed, and the next opening looks.
+func (h *handle) Deliver(ctx context.Context, id string, m mailbox.Staged, folder string, force bool) error {
+	err := h.Box.Deliver(ctx, id, m, folder, force)
+	if errors.Is(err, maildir.ErrUncertain) {
+		h.u.mu.Lock()
+		defer h.u.mu.Unlock()
+		h.u.closeAccount()
+		h.u.uncertain = true
+	}
+	return err
 }
 
 // Close ends the handle; further calls do nothing.

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // User is a mailbox owner's key, "local@domain", lower case. Values come from
@@ -107,6 +108,9 @@ func DecodeRecord(b []byte) (Record, error) {
 	if len(f) == 5 {
 		r.Peer = BackendID(f[4])
 	}
+	if string(r.Encode()) != string(b) {
+		return Record{}, fmt.Errorf("location record %q: not as Encode writes it: %w", b, ErrInvalid)
+	}
 	return r, r.valid()
 }
 
@@ -163,11 +167,11 @@ func (u User) Domain() string { _, d, _ := strings.Cut(string(u), "@"); return d
 // UTF-8 letters (RFC 6531), at most 64 bytes (RFC 5321, Section 4.5.3.1.1);
 // '/' would be a folder separator in keys, and '+' starts the sub-address.
 func validLocal(l string) error {
-	if len(l) > 64 || l[0] == '.' || l[len(l)-1] == '.' || strings.Contains(l, "..") {
+	if l == "" || len(l) > 64 || l[0] == '.' || l[len(l)-1] == '.' || strings.Contains(l, "..") {
 		return fmt.Errorf("local part %q: %w", l, ErrInvalid)
 	}
 	for _, r := range l {
-		if r >= 0x80 && r != '\uFFFD' {
+		if r >= 0x80 && printable(r) {
 			continue
 		}
 		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || strings.ContainsRune(".!#$%&'*=?^_`{|}~-", r) {
@@ -177,6 +181,9 @@ func validLocal(l string) error {
 	}
 	return nil
 }
+
+// printable keeps spaces, controls and invalid UTF-8 out of names beyond ASCII.
+func printable(r rune) bool { return unicode.IsPrint(r) && r != '\uFFFD' }
 
 // ValidDomain takes a lower-case host name of RFC 1035 labels.
 func ValidDomain(d string) error {
@@ -188,7 +195,7 @@ func ValidDomain(d string) error {
 			return fmt.Errorf("domain %q: %w", d, ErrInvalid)
 		}
 		for _, r := range label {
-			if !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r >= 0x80 && r != '\uFFFD') {
+			if !(r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '-' || r >= 0x80 && printable(r)) {
 				return fmt.Errorf("domain %q: character %q: %w", d, r, ErrInvalid)
 			}
 		}

@@ -119,6 +119,10 @@ func (d *Directory) change(ctx context.Context, keys []string, decide func([]Ent
 			return fmt.Errorf("the directory has no era: it was never initialised, or is being restored: %w", ErrUnavailable)
 		}
 		ops, err := decide(es[1:])
+		if err != nil && unknown {
+			// Ours may have been made, and another one on top of it.
+			return fmt.Errorf("%w: %w", ErrUnknown, err)
+		}
 		if err != nil || len(ops) == 0 {
 			return err
 		}
@@ -196,6 +200,10 @@ func (d *Directory) DeleteUser(ctx context.Context, u User) (Record, error) {
 			}
 			return nil, ErrNotFound
 		}
+		if first != nil && r.Epoch != first.Epoch {
+			// It may be the next person of that name by now.
+			return nil, fmt.Errorf("record is %q, was %q: %w", r, *first, ErrConflict)
+		}
 		first = &r
 		if es[2].Rev != 0 {
 			if m, err := DecodeMove(es[2].Value); err != nil || !m.Phase.Finished() {
@@ -222,6 +230,9 @@ func (d *Directory) Rollback(ctx context.Context, u User, rec Record) (Record, e
 		return Record{}, err
 	}
 	err = d.change(ctx, []string{LocationKey(u)}, func(es []Entry) ([]Op, error) {
+		if es[0].Rev == 0 {
+			return nil, ErrNotFound
+		}
 		r, err := DecodeRecord(es[0].Value)
 		switch {
 		case err != nil:

@@ -70,6 +70,9 @@ func (d *Directory) PlanMove(ctx context.Context, u User, target BackendID, id s
 func (d *Directory) Advance(ctx context.Context, next Move, from Record, to *Record) error {
 	next.Version = valueVersion
 	err := d.change(ctx, []string{LocationKey(next.User), MoveKey(next.User)}, func(es []Entry) ([]Op, error) {
+		if es[0].Rev == 0 || es[1].Rev == 0 {
+			return nil, fmt.Errorf("record or journal is gone: %w", ErrConflict)
+		}
 		r, err := DecodeRecord(es[0].Value)
 		if err != nil {
 			return nil, err

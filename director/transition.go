@@ -24,7 +24,8 @@ func (r Record) MarkBusy(target BackendID) (Record, error) {
 	if r.State != Active || target == r.Home || target == "" {
 		return Record{}, fmt.Errorf("busy for %q from %q: %w", target, r, ErrIllegal)
 	}
-	return Record{Home: r.Home, Epoch: r.Epoch + 1, State: Busy, Peer: target}, nil
+	next := Record{Home: r.Home, Epoch: r.Epoch + 1, State: Busy, Peer: target}
+	return next, next.valid()
 }
 
 // Flip makes the move's target the home: the only commit point of a move. The

@@ -11,7 +11,7 @@ import (
 // Config is the mx role's settings; the TOML file has these names. A zero value
 // means the default that is named.
 type Config struct {
-	// ID is the mx's name in the cluster, like "mx1". Required.
+	// ID is the mx's name in the cluster, like "mx1". Hostname.
 	ID string `toml:"id"`
 	// Listen are the host:ports for mail from anywhere. No AUTH there.
 	Listen []string `toml:"listen"`
@@ -89,6 +89,7 @@ func setDefault[T comparable](v *T, def T) {
 }
 
 func (c Config) withDefaults() Config {
+	setDefault(&c.ID, c.Hostname)
 	setDefault(&c.MaxMessageBytes, 1<<30)
 	setDefault(&c.MaxRecipients, 100)
 	setDefault(&c.MaxUsers, 5000)
@@ -118,9 +119,6 @@ func (c Config) withDefaults() Config {
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf("mx: "+format, a...)) }
-	if c.ID == "" {
-		bad("id: say this mx's name in the cluster")
-	}
 	if c.Hostname == "" || strings.ContainsFunc(c.Hostname, func(r rune) bool { return r <= ' ' || r >= 0x7f || strings.ContainsRune("()<>@,;:\\\"", r) }) {
 		bad("hostname %q: say the host name that senders see", c.Hostname)
 	}

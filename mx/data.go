@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -29,14 +31,22 @@ type bodyFault struct {
 
 // deliver takes the message from r, streams it to all homes and the draft, and
 // gives the one answer. bare tells whether the connection saw a bare CR or LF.
-func (t *transaction) deliver(ctx context.Context, r io.Reader, bare func() bool) (reply *smtp.SMTPError, poison bool) {
+func (t *transaction) deliver(r io.Reader, bare func() bool) (reply *smtp.SMTPError, poison bool) {
 	draft := t.srv.spool.Draft()
 	defer draft.Discard()
 	live := make(map[*leg]bool, len(t.legs))
+	t.dropIdle()
 	for _, l := range t.legs {
 		l.start(t.srv.cfg.StallTimeout)
 		live[l] = true
 	}
+	legs := slices.Collect(maps.Values(t.legs))
+	cut := context.AfterFunc(t.srv.ctx, func() {
+		for _, l := range legs {
+			l.Close()
+		}
+	})
+	defer cut()
 	start := time.Now()
 	fault := t.pump(r, draft, live, bare)
 	if fault != nil {
@@ -57,6 +67,21 @@ func (t *transaction) deliver(ctx context.Context, r io.Reader, bare func() bool
 	t.srv.met.seconds.WithLabelValues("stream").Observe(streamed.Sub(start).Seconds())
 	t.srv.met.seconds.WithLabelValues("commit").Observe(time.Since(streamed).Seconds())
 	return reply, false
+}
+
+// dropIdle leaves out the homes that accepted nobody.
+func (t *transaction) dropIdle() {
+	for id, l := range t.legs {
+		if len(l.rcpts) > 0 {
+			continue
+		}
+		delete(t.legs, id)
+		if err := l.Reset(); err != nil {
+			l.Close()
+			continue
+		}
+		t.srv.homes.put(l.conn)
+	}
 }
 
 // join waits for all legs; their connections are closed.
@@ -189,6 +214,9 @@ func (t *transaction) settle(draft *spool.Draft) *smtp.SMTPError {
 		}
 	}
 	size := draft.Size()
+	if delivered+waiting == 0 && never == nil {
+		return replyNoMail
+	}
 	if delivered+waiting == 0 {
 		t.srv.met.messages.WithLabelValues("rejected").Inc()
 		t.log.Info("message rejected by all homes", "bytes", size, "err", never.cause)

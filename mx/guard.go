@@ -41,6 +41,7 @@ type guard struct {
 	conn     net.Conn // raw or tls
 	deadline time.Time
 	err      error // after it nothing is read
+	muted    bool  // nothing is written either
 	tls      bool
 	greeted  bool // EHLO or HELO since the last STARTTLS
 	esmtp    bool
@@ -225,12 +226,12 @@ func (g *guard) startTLS() error {
 	if g.r.Buffered() > 0 {
 		// Commands before the handshake could be an attacker's (RFC 3207,
 		// Section 4.2 wants them forgotten).
-		g.poison()
+		g.poison(false)
 		io.WriteString(g, "501 5.5.1 Nothing may follow STARTTLS\r\n")
 		return errGone
 	}
 	if _, err := io.WriteString(g, "220 2.0.0 Ready to start TLS\r\n"); err != nil {
-		g.poison()
+		g.poison(false)
 		return errGone
 	}
 	tc := tls.Server(g.raw, g.o.tls)
@@ -238,7 +239,7 @@ func (g *guard) startTLS() error {
 	defer cancel()
 	g.raw.SetDeadline(time.Now().Add(handshakeTimeout))
 	if err := tc.HandshakeContext(ctx); err != nil {
-		g.poison()
+		g.poison(false)
 		return errGone
 	}
 	g.r.Reset(paced{g})
@@ -262,11 +263,17 @@ const (
 // ehloLine is a line of go-smtp's EHLO answer; STARTTLS is put before it.
 var ehloLine = []byte("250-PIPELINING\r\n")
 
-// Write sends replies.
+// Write sends replies. When reading has ended there is one more: what go-smtp
+// has read ahead it still takes for commands, and they are not to be answered.
 func (g *guard) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	conn, offer := g.conn, g.o.tls != nil && !g.tls && g.lines
+	muted := g.muted
+	g.muted = g.err != nil
 	g.mu.Unlock()
+	if muted {
+		return 0, net.ErrClosed
+	}
 	if err := conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
 		return 0, err
 	}
@@ -292,13 +299,14 @@ func (g *guard) LocalAddr() net.Addr              { return g.raw.LocalAddr() }
 func (g *guard) RemoteAddr() net.Addr             { return g.raw.RemoteAddr() }
 
 // poison ends reading: what the client sends from now on is nobody's. go-smtp
-// writes the answer under way and then closes.
-func (g *guard) poison() {
+// writes the answer under way, unless answered says that it has, and closes.
+func (g *guard) poison(answered bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.err == nil {
 		g.err = errGone
 	}
+	g.muted = g.muted || answered
 }
 
 // linger is how long, and lingerBytes how much, a closing connection reads on:

@@ -173,6 +173,8 @@ func (t *transaction) place(ctx, wait context.Context, to cache.Recipient) *reci
 	return r
 }
 
+var errStaleTwice = errors.New("refused as stale twice")
+
 // maxAsks bounds how often one recipient's record may change under our hands.
 const maxAsks = 6
 
@@ -196,16 +198,14 @@ func (t *transaction) ask(ctx, wait context.Context, r *recipient) {
 			}
 			continue
 		}
-		if rec == staleAt {
-			t.srv.met.staleTwice.Inc()
-			t.log.Error("ALARM: refused as stale twice at the same home and epoch", "user", r.user, "record", rec.String())
-			t.setLater(r, "stale", errors.New("refused as stale twice"))
-			return
-		}
-		word := t.askHome(ctx, r, rec)
-		switch word {
+		switch t.askHome(ctx, r, rec) {
 		case wire.WordStale:
 			t.srv.met.staleOnce.Inc()
+			if rec == staleAt { // R11
+				t.srv.alarmStale(t.log, r.user, rec)
+				t.setLater(r, "stale", errStaleTwice)
+				return
+			}
 			staleAt = rec
 			rec, err = t.fresh(ctx, r.user)
 		case wire.WordBusy:

@@ -169,16 +169,16 @@ func (g *fakeGuard) Acquire(string, netip.Addr) (func(), error) {
 	return func() { g.mu.Lock(); defer g.mu.Unlock(); g.open-- }, nil
 }
 
-// fakeBackend speaks the session protocol over plain TCP. answer decides about
-// a Hello; play is the session after an ok.
+// fakeBackend speaks the session protocol over plain TCP. status answers a
+// Hello; play is the session after an ok.
 type fakeBackend struct {
 	id     director.BackendID
 	ln     net.Listener
-	answer func(wire.Hello) wire.Status
-	play   func(wire.Hello, net.Conn, *bufio.Reader)
 	served sync.WaitGroup
 
-	mu     sync.Mutex
+	mu     sync.Mutex // protects what follows
+	status wire.Status
+	play   func(wire.Hello, net.Conn, *bufio.Reader)
 	hellos []wire.Hello
 }
 
@@ -188,7 +188,7 @@ func newFakeBackend(t *testing.T, id director.BackendID) *fakeBackend {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &fakeBackend{id: id, ln: ln, play: echo, answer: func(wire.Hello) wire.Status { return wire.StatusOK }}
+	b := &fakeBackend{id: id, ln: ln, play: echo, status: wire.StatusOK}
 	b.served.Go(func() {
 		for {
 			c, err := ln.Accept()
@@ -214,11 +214,17 @@ func (b *fakeBackend) serve(c net.Conn) {
 	}
 	b.mu.Lock()
 	b.hellos = append(b.hellos, h)
+	status, play := b.status, b.play
 	b.mu.Unlock()
-	status := b.answer(h)
 	if wire.Write(c, wire.Welcome{Status: status}) == nil && status == wire.StatusOK {
-		b.play(h, c, r)
+		play(h, c, r)
 	}
+}
+
+func (b *fakeBackend) answer(s wire.Status) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.status = s
 }
 
 func (b *fakeBackend) said() []wire.Hello {
@@ -287,7 +293,7 @@ func (h *house) start() *house {
 	h.t.Helper()
 	s, err := New(h.cfg, Deps{
 		Node: "p1", Directory: h.dir, Guard: h.guard, Dial: h.dials, Metrics: h.reg,
-		Log: slog.New(slog.NewTextHandler(h.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Log: h.logger(),
 	})
 	if err != nil {
 		h.t.Fatal(err)
@@ -296,21 +302,26 @@ func (h *house) start() *house {
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(ctx) }()
-	h.t.Cleanup(func() {
+	t := h.t // a subtest may be h.t by then
+	t.Cleanup(func() {
 		over, stop := context.WithCancel(context.Background())
 		stop() // no waiting
 		if err := s.Shutdown(over); err != nil {
-			h.t.Error(err)
+			t.Error(err)
 		}
 		cancel()
 		if err := <-served; err != nil {
-			h.t.Error(err)
+			t.Error(err)
 		}
 		if h.guard.open != 0 {
-			h.t.Errorf("%d connections were not released", h.guard.open)
+			t.Errorf("%d connections were not released", h.guard.open)
 		}
 	})
 	return h
+}
+
+func (h *house) logger() *slog.Logger {
+	return slog.New(slog.NewTextHandler(h.t.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // dial connects to the first listener of that name.

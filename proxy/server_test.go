@@ -101,7 +101,7 @@ func TestBackendSaysBusy(t *testing.T) {
 	h := newHouse(t)
 	b1 := h.add(newFakeBackend(t, "b1"))
 	h.add(newFakeBackend(t, "b2"))
-	b1.answer = func(wire.Hello) wire.Status { return wire.StatusBusy }
+	b1.answer(wire.StatusBusy)
 	h.dir.set(alice, active("b1", 1))
 	h.dir.store[alice] = busy("b1", "b2", 2)
 	h.start()
@@ -119,7 +119,7 @@ func TestStaleMemory(t *testing.T) {
 	h := newHouse(t)
 	b1 := h.add(newFakeBackend(t, "b1"))
 	h.add(newFakeBackend(t, "b2"))
-	b1.answer = func(wire.Hello) wire.Status { return wire.StatusStale }
+	b1.answer(wire.StatusStale)
 	h.dir.set(alice, active("b1", 1))
 	h.dir.store[alice] = active("b2", 3)
 	h.start()
@@ -136,7 +136,7 @@ func TestRefusedTwice(t *testing.T) {
 			h := newHouse(t)
 			b1 := h.add(newFakeBackend(t, "b1"))
 			h.add(newFakeBackend(t, "b2"))
-			b1.answer = func(wire.Hello) wire.Status { return status }
+			b1.answer(status)
 			h.dir.set(alice, active("b1", 1))
 			h.start()
 			c := h.dial("imap")
@@ -156,14 +156,14 @@ func TestWaitIsBounded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t)
 			b1 := h.add(newFakeBackend(t, "b1"))
-			b1.answer = func(wire.Hello) wire.Status { return wire.StatusStale }
+			b1.answer(wire.StatusStale)
 			h.cfg.LoginWait = 100 * time.Millisecond
 			h.dir.set(alice, rec)
 			h.start()
 			c := h.dial("imap")
 			c.Run(nil, "S: * OK ...\nC: a LOGIN alice@example.test secret\nS: a NO [UNAVAILABLE] ...")
 			// The connection is good for another try.
-			b1.answer = func(wire.Hello) wire.Status { return wire.StatusOK }
+			b1.answer(wire.StatusOK)
 			h.dir.set(alice, active("b1", 9))
 			c.Run(nil, "C: b LOGIN alice@example.test secret\nS: b OK ...")
 		})
@@ -263,7 +263,7 @@ func TestBackendTalksNonsense(t *testing.T) {
 
 func TestInUse(t *testing.T) {
 	h := newHouse(t)
-	h.add(newFakeBackend(t, "b1")).answer = func(wire.Hello) wire.Status { return wire.StatusInUse }
+	h.add(newFakeBackend(t, "b1")).answer(wire.StatusInUse)
 	h.dir.set(alice, active("b1", 1))
 	h.start()
 	h.dial("pop3").Run(nil, "S: +OK ...\nC: USER alice@example.test\nS: +OK ...\nC: PASS secret\nS: -ERR [IN-USE] ...")

@@ -158,6 +158,7 @@ func (h *handling) admit(ctx context.Context, cred prelogin.Credentials, still f
 		return err
 	}
 	h.release = release
+	h.slot.authenticated()
 	h.registry.serve(h.sess, h.up.backend)
 	return nil
 }
@@ -192,7 +193,6 @@ func guardError(err error) error {
 // session copies until the session ends, and says goodbye where that will be
 // understood.
 func (h *handling) session(ctx context.Context) {
-	h.slot.authenticated()
 	gauge := h.metrics.sessions.WithLabelValues(h.sess.protocol)
 	gauge.Inc()
 	defer gauge.Dec()

@@ -119,6 +119,9 @@ func (c *conn) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	if c.fresh {
+		if c.in.tooBig() {
+			return c.stop(endTooBig)
+		}
 		refused := c.in.pending && !c.in.nonSync && !c.continued.Load()
 		if c.in.unfinished() && !refused {
 			return c.stop(endBug)
@@ -131,7 +134,7 @@ func (c *conn) Read(p []byte) (int, error) {
 		return c.stop(why)
 	}
 	if c.in.pending {
-		if c.in.nonSync && c.in.number > maxShortLiteral {
+		if c.in.tooBig() {
 			return c.stop(endTooBig)
 		}
 		if !c.in.nonSync && !c.continued.Load() {

@@ -55,10 +55,20 @@ func (f *frame) verb() string {
 }
 
 // reset begins a new command.
-func (f *frame) reset() { *f = frame{text: f.text[:0]} }
+func (f *frame) reset() {
+	text := f.text[:0]
+	if cap(text) > 1024 {
+		text = nil // a long SEARCH's
+	}
+	*f = frame{text: text}
+}
 
 // unfinished reports that a command has begun whose end was not taken.
 func (f *frame) unfinished() bool { return f.inLine || f.left > 0 || f.pending }
+
+// tooBig reports a literal that comes without leave and that the library
+// refuses.
+func (f *frame) tooBig() bool { return f.pending && f.nonSync && f.number > maxShortLiteral }
 
 // begin starts the announced literal.
 func (f *frame) begin() {

@@ -81,12 +81,12 @@ func (a *Account) deliveryFolder(folder string) (rel string, err error) {
 	if folder == "" {
 		return "", nil
 	}
-	rel, canon, err := a.lookup(folder)
+	rel, _, err = a.lookup(folder)
 	switch {
 	case errors.Is(err, mailbox.ErrBadName):
 		return "", nil
 	case errors.Is(err, mailbox.ErrNoFolder) && a.o.CreateFolderOnDelivery:
-		return a.makeFolder(canon)
+		return a.makeFolder(folder)
 	case errors.Is(err, mailbox.ErrNoFolder):
 		return "", nil
 	}

@@ -195,7 +195,7 @@ func (s *setup) quotaIsExact() {
 	}
 }
 
-func keywords(words ...string) mailbox.Flags { return mailbox.Flags{Keywords: words} }
+func words(words ...string) mailbox.Flags { return mailbox.Flags{Keywords: words} }
 
 func system(flags mailbox.System) mailbox.Flags { return mailbox.Flags{System: flags} }
 

@@ -2,8 +2,6 @@ package initialize
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +11,7 @@ import (
 	"strconv"
 
 	"waypost/deploy/clifile"
+	"waypost/director/member"
 	"waypost/internal/cluster"
 	"waypost/internal/durable"
 )
@@ -141,12 +140,7 @@ func create(dir string, p Plan) error {
 	if err != nil {
 		return err
 	}
-	key := make([]byte, 32) // AES-256, the longest that memberlist takes
-	if _, err := rand.Read(key); err != nil {
-		return err
-	}
-	text := base64.StdEncoding.EncodeToString(key) + "\n"
-	if err := durable.CreateFile(filepath.Join(dir, pkiFolder, gossipFile), []byte(text), 0o600); err != nil {
+	if _, err := member.LoadOrCreateKey(filepath.Join(dir, pkiFolder, gossipFile)); err != nil {
 		return err
 	}
 	for _, n := range p.Nodes {

@@ -139,7 +139,7 @@ func (c *Config) resolve(dir string) {
 		paths = append(paths, &c.Backend.Data)
 	}
 	if c.MX != nil {
-		paths = append(paths, &c.MX.SpoolDir, &c.MX.CertFile, &c.MX.KeyFile)
+		paths = append(paths, &c.MX.SpoolDir, &c.MX.TLSCert, &c.MX.TLSKey)
 	}
 	if c.Proxy != nil {
 		paths = append(paths, &c.Proxy.CertFile, &c.Proxy.KeyFile)
@@ -206,6 +206,11 @@ func (c Config) fill() Config {
 		b := *c.Backend
 		b.ID, b.Listen, b.Advertise = backendID(c.Node.ID), c.Node.Listen, c.Node.Advertise
 		c.Backend = &b
+	}
+	if c.MX != nil {
+		m := *c.MX
+		m.ID = c.Node.ID
+		c.MX = &m
 	}
 	if c.Rebalance != nil {
 		r := *c.Rebalance

@@ -9,6 +9,7 @@ import (
 
 	"waypost/backend"
 	"waypost/deploy/role"
+	"waypost/director/etcd/embedded"
 	"waypost/director/server"
 	"waypost/internal/cluster"
 	"waypost/mx"
@@ -50,58 +51,57 @@ func (l layout) pki() string       { return filepath.Join(l.dir, "pki") }
 func (l layout) tls() string       { return filepath.Join(l.dir, "tls") }
 func (l layout) etcd() string      { return filepath.Join(l.dir, "etcd") }
 func (l layout) gossipKey() string { return filepath.Join(l.dir, "gossip.key") }
-func (l layout) cli() string       { return filepath.Join(l.dir, "cli.json") }
 
 var etcdPeer = cluster.Peer{Role: cluster.RoleEtcd, ID: "e1"}
 var adminPeer = cluster.Peer{Role: cluster.RoleAdmin, ID: "operator"}
 var publicPeer = cluster.Peer{Role: cluster.RoleProxy, ID: "public"}
 
-// unit is one role of the cluster, with what clients reach it at.
-type unit struct {
-	peer   cluster.Peer
-	cfg    role.Config
-	serves []listener
+// Unit is one role of the cluster, with what clients reach it at.
+type Unit struct {
+	Peer   cluster.Peer
+	Config role.Config
+	Serves []Listener
 }
 
-// listener is a line of what `up` prints.
-type listener struct{ what, addr string }
+// Listener is a line of what `up` prints.
+type Listener struct{ What, Addr string }
 
 // units are the roles, in the order in which they start; they stop in reverse.
-func (l layout) units() []unit {
-	var us []unit
-	add := func(r cluster.Role, id string, fill func(*role.Config) []listener) {
+func (l layout) units() []Unit {
+	var us []Unit
+	add := func(r cluster.Role, id string, fill func(*role.Config) []Listener) {
 		n := len(us)
 		p := cluster.Peer{Role: r, ID: id}
 		c := role.Config{
-			Node: role.Node{ID: id, Listen: l.addr(portNode + n), CA: filepath.Join(l.pki(), "ca.crt"),
+			Node: role.Node{ID: id, Listen: l.addr(portNode + n), CA: filepath.Join(l.pki(), cluster.AuthorityCert),
 				Cert: cluster.CertPath(l.pki(), p), Key: cluster.KeyPath(l.pki(), p), Metrics: l.addr(portMetrics + n)},
 			Directory: role.Directory{Endpoints: []string{"https://" + l.addr(portEtcd)}, Snapshot: filepath.Join(l.dir, "snapshots", id)},
 			Gossip:    role.Gossip{Listen: l.addr(portGossip + n), Seeds: []string{l.addr(portGossip)}, KeyFile: l.gossipKey()},
 		}
-		us = append(us, unit{p, c, nil})
-		us[n].serves = fill(&us[n].cfg)
+		us = append(us, Unit{p, c, nil})
+		us[n].Serves = fill(&us[n].Config)
 	}
-	add(cluster.RoleDirector, "d1", func(c *role.Config) []listener {
+	add(cluster.RoleDirector, "d1", func(c *role.Config) []Listener {
 		c.Director = &server.Config{Admin: l.addr(portAdmin)}
-		return []listener{{"console and admin API", l.addr(portAdmin)}}
+		return []Listener{{"console and admin API", l.addr(portAdmin)}}
 	})
 	for i := range 3 {
 		id := fmt.Sprintf("b%d", i+1)
-		add(cluster.RoleBackend, id, func(c *role.Config) []listener {
+		add(cluster.RoleBackend, id, func(c *role.Config) []Listener {
 			c.Backend = &backend.Config{Data: filepath.Join(l.dir, id), Hostname: id + ".example.test", CreateFolders: true}
 			return nil
 		})
 	}
 	l.addMX(add)
 	l.addProxies(add)
-	add(cluster.RoleRebalance, "r1", func(c *role.Config) []listener {
+	add(cluster.RoleRebalance, "r1", func(c *role.Config) []Listener {
 		c.Rebalance = &rebalance.Config{}
 		return nil
 	})
 	return us
 }
 
-type adder func(cluster.Role, string, func(*role.Config) []listener)
+type adder func(cluster.Role, string, func(*role.Config) []Listener)
 
 func (l layout) certFiles() (cert, key string) {
 	return cluster.CertPath(l.tls(), publicPeer), cluster.KeyPath(l.tls(), publicPeer)
@@ -111,12 +111,12 @@ func (l layout) addMX(add adder) {
 	cert, key := l.certFiles()
 	for i, port := range []int{portSMTP1, portSMTP2} {
 		id := fmt.Sprintf("mx%d", i+1)
-		add(cluster.RoleMX, id, func(c *role.Config) []listener {
-			c.MX = &mx.Config{Listen: []string{l.addr(port)}, Hostname: hostname, SpoolDir: filepath.Join(l.dir, id), CertFile: cert, KeyFile: key}
-			out := []listener{{"SMTP", l.addr(port)}}
+		add(cluster.RoleMX, id, func(c *role.Config) []Listener {
+			c.MX = &mx.Config{Listen: []string{l.addr(port)}, Hostname: hostname, SpoolDir: filepath.Join(l.dir, id), TLSCert: cert, TLSKey: key, DrainTimeout: drain}
+			out := []Listener{{"SMTP", l.addr(port)}}
 			if i == 0 {
 				c.MX.Submission = []string{l.addr(portSubmission)}
-				out = append(out, listener{"submission", l.addr(portSubmission)})
+				out = append(out, Listener{"submission", l.addr(portSubmission)})
 			}
 			return out
 		})
@@ -130,29 +130,38 @@ func (l layout) addProxies(add adder) {
 	cert, key := l.certFiles()
 	for i, ports := range [][2]int{{portIMAP1, portPOP1}, {portIMAP2, portPOP2}} {
 		id := fmt.Sprintf("p%d", i+1)
-		add(cluster.RoleProxy, id, func(c *role.Config) []listener {
-			c.Proxy = &proxy.Config{IMAP: []string{l.addr(ports[0])}, POP3: []string{l.addr(ports[1])}, CertFile: cert, KeyFile: key, PlaintextFrom: plaintextFrom}
-			out := []listener{{"IMAP", l.addr(ports[0])}, {"POP3", l.addr(ports[1])}}
+		add(cluster.RoleProxy, id, func(c *role.Config) []Listener {
+			c.Proxy = &proxy.Config{IMAP: []string{l.addr(ports[0])}, POP3: []string{l.addr(ports[1])}, CertFile: cert, KeyFile: key, PlaintextFrom: plaintextFrom, DrainWait: drain}
+			out := []Listener{{"IMAP", l.addr(ports[0])}, {"POP3", l.addr(ports[1])}}
 			if i == 0 {
 				c.Proxy.IMAPS, c.Proxy.POP3S = []string{l.addr(portIMAPS)}, []string{l.addr(portPOP3S)}
-				out = append(out, listener{"IMAPS", l.addr(portIMAPS)}, listener{"POP3S", l.addr(portPOP3S)})
+				out = append(out, Listener{"IMAPS", l.addr(portIMAPS)}, Listener{"POP3S", l.addr(portPOP3S)})
 			}
 			return out
 		})
 	}
 }
 
+// etcdOptions is the embedded etcd: loopback, mutual TLS by the cluster's CA.
+func (l layout) etcdOptions() embedded.EmbedOptions {
+	return embedded.EmbedOptions{Dir: l.etcd(), ClientAddr: l.addr(portEtcd), PeerAddr: l.addr(portEtcdPeer),
+		CAFile: filepath.Join(l.pki(), cluster.AuthorityCert), CertFile: cluster.CertPath(l.pki(), etcdPeer), KeyFile: cluster.KeyPath(l.pki(), etcdPeer)}
+}
+
 // ports lists every TCP address that must be free.
-func (l layout) ports(us []unit) []string {
+func (l layout) ports(us []Unit) []string {
 	out := []string{l.addr(portEtcd), l.addr(portEtcdPeer)}
 	for _, u := range us {
-		out = append(out, u.cfg.Node.Listen, u.cfg.Gossip.Listen, u.cfg.Node.Metrics)
-		for _, s := range u.serves {
-			out = append(out, s.addr)
+		out = append(out, u.Config.Node.Listen, u.Config.Gossip.Listen, u.Config.Node.Metrics)
+		for _, s := range u.Serves {
+			out = append(out, s.Addr)
 		}
 	}
 	return out
 }
+
+// drain is how long clients have to finish when the cluster stops.
+const drain = 3 * time.Second
 
 // readyWithin bounds the start of the whole cluster.
 const readyWithin = 60 * time.Second

@@ -66,10 +66,9 @@ func Run(ctx context.Context, o Options) error {
 	if err := l.issue(us); err != nil {
 		return err
 	}
-	store, err := embedded.Start(ctx, embedded.Options{
-		Dir: l.etcd(), ClientAddr: l.addr(portEtcd), PeerAddr: l.addr(portEtcdPeer),
-		CA: filepath.Join(l.pki(), "ca.crt"), Cert: cluster.CertPath(l.pki(), etcdPeer), Key: cluster.KeyPath(l.pki(), etcdPeer), Log: log,
-	})
+	o2 := l.etcdOptions()
+	o2.Log = log
+	store, err := embedded.StartEmbedded(ctx, o2)
 	if err != nil {
 		return err
 	}
@@ -174,7 +173,7 @@ func free(addrs []string) error {
 
 // issue makes what is missing: the cluster's authority and certificates, the
 // one that clients see, the gossip key, and the CLI's file.
-func (l layout) issue(us []unit) error {
+func (l layout) issue(us []Unit) error {
 	ca, err := authority(l.pki(), "waypost-up")
 	if err != nil {
 		return err
@@ -182,7 +181,7 @@ func (l layout) issue(us []unit) error {
 	hosts := []string{loopback, "localhost"}
 	peers := []cluster.Peer{etcdPeer, adminPeer}
 	for _, u := range us {
-		peers = append(peers, u.peer)
+		peers = append(peers, u.Peer)
 	}
 	for _, p := range peers {
 		if err := ca.IssueTo(l.pki(), p, hosts); err != nil {
@@ -204,16 +203,8 @@ func (l layout) issue(us []unit) error {
 	if _, err := member.LoadOrCreateKey(l.gossipKey()); err != nil {
 		return err
 	}
-	return clifile.Write(l.cli(), clifile.File{Admin: l.addr(portAdmin), CA: filepath.Join("pki", "ca.crt"),
-		Cert: rel(l.dir, cluster.CertPath(l.pki(), adminPeer)), Key: rel(l.dir, cluster.KeyPath(l.pki(), adminPeer))})
-}
-
-func rel(base, path string) string {
-	r, err := filepath.Rel(base, path)
-	if err != nil {
-		return path
-	}
-	return r
+	return clifile.Write(l.dir, clifile.File{Admin: l.addr(portAdmin), CA: filepath.Join(l.pki(), cluster.AuthorityCert),
+		Cert: cluster.CertPath(l.pki(), adminPeer), Key: cluster.KeyPath(l.pki(), adminPeer)})
 }
 
 func authority(dir, name string) (*cluster.Authority, error) {
@@ -242,7 +233,7 @@ type running struct {
 
 // start starts all roles and waits until each serves. Backends need the
 // director's schema, and all need etcd: they wait for each other by themselves.
-func (r *runner) start(ctx context.Context, us []unit) error {
+func (r *runner) start(ctx context.Context, us []Unit) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	ready := make([]chan struct{}, len(us))
@@ -257,7 +248,7 @@ func (r *runner) start(ctx context.Context, us []unit) error {
 			return err
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-				return fmt.Errorf("%s is not ready after %s; its log says why (--log-level info)", u.peer, readyWithin)
+				return fmt.Errorf("%s is not ready after %s; its log says why (--log-level info)", u.Peer, readyWithin)
 			}
 			return nil
 		}
@@ -265,18 +256,18 @@ func (r *runner) start(ctx context.Context, us []unit) error {
 	return nil
 }
 
-func (r *runner) one(u unit, ready func()) {
+func (r *runner) one(u Unit, ready func()) {
 	ctx, stop := context.WithCancel(context.Background())
-	x := running{u.peer.String(), stop, make(chan struct{})}
+	x := running{u.Peer.String(), stop, make(chan struct{})}
 	r.mu.Lock()
 	r.run = append(r.run, x)
 	r.mu.Unlock()
 	go func() {
 		defer close(x.done)
-		if err := role.Start(ctx, u.cfg, r.log, ready); err != nil {
-			r.failed <- fmt.Errorf("%s: %w", u.peer, err)
+		if err := role.Start(ctx, u.Config, r.log, ready); err != nil {
+			r.failed <- fmt.Errorf("%s: %w", u.Peer, err)
 		} else if ctx.Err() == nil {
-			r.failed <- fmt.Errorf("%s ended by itself", u.peer)
+			r.failed <- fmt.Errorf("%s ended by itself", u.Peer)
 		}
 	}()
 }
@@ -303,12 +294,20 @@ func (r *runner) stopAll() error {
 	}
 }
 
+// Plan prepares dir for a cluster as Run would run it, and gives its roles for
+// somebody who runs each as a process of its own.
+func Plan(dir string, offset int) ([]Unit, embedded.EmbedOptions, error) {
+	l := layout{dir, offset}
+	us := l.units()
+	return us, l.etcdOptions(), l.issue(us)
+}
+
 // announce prints what listens where, how to log in, and `ready`.
-func announce(o Options, l layout, us []unit) {
+func announce(o Options, l layout, us []Unit) {
 	w := o.Stdout
 	for _, u := range us {
-		for _, s := range u.serves {
-			fmt.Fprintf(w, "%-22s %-18s %s\n", s.what, s.addr, u.peer.ID)
+		for _, s := range u.Serves {
+			fmt.Fprintf(w, "%-22s %-18s %s\n", s.What, s.Addr, u.Peer.ID)
 		}
 	}
 	fmt.Fprintf(w, "data                   %s\n", l.dir)
@@ -318,9 +317,3 @@ func announce(o Options, l layout, us []unit) {
 	}
 	fmt.Fprintln(w, "ready")
 }
-
-const demoPassword = "waypost"
-
-var demoUsers = []string{"alice@example.test", "bob@example.test", "carol@example.test"}
-
-const demoWithin = 30 * time.Second

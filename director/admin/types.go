@@ -5,6 +5,7 @@ import (
 
 	"waypost/backend/control"
 	"waypost/director"
+	"waypost/internal/spoolapi"
 )
 
 // User is what is known of one user.
@@ -187,8 +188,8 @@ type Status struct {
 	Backends []Backend `json:"backends"`
 	// Users counts by state: "active", "busy", "deleted".
 	Users map[director.State]int `json:"users"`
-	// Domains counts the domains.
-	Domains       int             `json:"domains"`
+	// Domains counts the domains; null while the store cannot be read.
+	Domains       *int            `json:"domains"`
 	MovesInFlight int             `json:"moves_in_flight"`
 	Directory     DirectoryStatus `json:"directory"`
 }
@@ -213,32 +214,15 @@ type Sessions struct {
 	Errors   []NodeError       `json:"errors,omitempty"`
 }
 
-// Kicked counts ended sessions, at the proxies and at the backends.
+// Kicked counts ended sessions. They are ended at the proxies and then at the
+// backends; one that both had is counted once.
 type Kicked struct {
 	Kicked int         `json:"kicked"`
 	Errors []NodeError `json:"errors,omitempty"`
 }
 
-// SpoolRecipient is one mailbox that a spooled message waits for.
-type SpoolRecipient struct {
-	User  director.User      `json:"user"`
-	Home  director.BackendID `json:"home,omitempty"`
-	Error string             `json:"error,omitempty"`
-}
-
 // SpoolEntry is one spooled message of an mx.
-type SpoolEntry struct {
-	Node       string           `json:"node"` // the mx's id
-	ID         string           `json:"id"`
-	State      string           `json:"state"` // "queued", "held" or "dead"
-	Sender     string           `json:"sender"`
-	Recipients []SpoolRecipient `json:"recipients"`
-	Received   time.Time        `json:"received"`
-	SizeBytes  int64            `json:"size_bytes"`
-	Attempts   int              `json:"attempts"`
-	Next       time.Time        `json:"next,omitzero"`
-	Error      string           `json:"error,omitempty"`
-}
+type SpoolEntry = spoolapi.Entry
 
 // Spool is what lies in the spools of all mx.
 type Spool struct {

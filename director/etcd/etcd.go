@@ -118,9 +118,13 @@ func (s *Store) connect(ctx context.Context) (*clientv3.Client, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("%w: %w", director.ErrUnavailable, err)
 	}
+	limit := callLimit
+	if deadline, ok := ctx.Deadline(); ok {
+		limit = max(time.Millisecond, min(limit, time.Until(deadline))) // 0 would be for ever
+	}
 	c, err := clientv3.New(clientv3.Config{
 		Endpoints: s.opts.Endpoints, TLS: s.opts.TLS, Username: s.opts.Username, Password: s.opts.Password,
-		Context: s.ctx, DialTimeout: callLimit,
+		Context: s.ctx, DialTimeout: limit,
 		DialKeepAliveTime: 10 * time.Second, DialKeepAliveTimeout: 3 * time.Second, PermitWithoutStream: true,
 		Logger: zaplog.New(s.log, slog.LevelDebug, slog.LevelDebug),
 		DialOptions: []grpc.DialOption{

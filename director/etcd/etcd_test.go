@@ -267,7 +267,9 @@ func TestAwayAndBack(t *testing.T) {
 	addr := free.Addr().String()
 	_ = free.Close()
 	s := open(t, Options{Endpoints: []string{addr}})
-	if _, done, err := s.Commit(t.Context(), nil, []director.Op{{Key: "a", Value: []byte("v")}}); done || !errors.Is(err, director.ErrUnavailable) || errors.Is(err, director.ErrUnknown) {
+	short, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, done, err := s.Commit(short, nil, []director.Op{{Key: "a", Value: []byte("v")}}); done || !errors.Is(err, director.ErrUnavailable) || errors.Is(err, director.ErrUnknown) {
 		t.Fatalf("nothing was sent: %v, %v", done, err)
 	}
 	if _, err := s.List(t.Context(), "a", func(director.Entry) error { return nil }); !errors.Is(err, director.ErrUnavailable) {
@@ -339,8 +341,14 @@ func TestPassword(t *testing.T) {
 	if _, _, err := anon.Commit(ctx, nil, []director.Op{{Key: "a", Value: []byte("w")}}); !errors.Is(err, director.ErrUnavailable) {
 		t.Fatalf("without password: %v", err) // refused, so nothing was done
 	}
-	away := open(t, Options{Endpoints: []string{"127.0.0.1:1"}, Username: "root", Password: "secret"})
-	if _, err := away.Get(ctx, "a"); !errors.Is(err, director.ErrUnavailable) {
+	short, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	away, err := Open(short, Options{Endpoints: []string{"127.0.0.1:1"}, Username: "root", Password: "secret"})
+	if err != nil {
+		t.Fatalf("etcd away: %v", err)
+	}
+	defer away.Close()
+	if _, err := away.Get(short, "a"); !errors.Is(err, director.ErrUnavailable) {
 		t.Fatalf("etcd away: %v", err)
 	}
 }

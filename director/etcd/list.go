@@ -13,7 +13,7 @@ import (
 	"waypost/director"
 )
 
-// partLimit is the deadline of each part of a List.
+// partLimit is the deadline of each part of a List but a stream's first.
 const partLimit = 30 * time.Second
 
 // paging is for members before 3.7, which cannot stream. A page's request makes
@@ -72,7 +72,7 @@ func (l *listing) stream(ctx context.Context, prefix string) error {
 	}
 	ctx, cancel := l.s.until(ctx)
 	defer cancel()
-	idle := time.AfterFunc(partLimit, cancel)
+	idle := time.AfterFunc(callLimit, cancel) // until the first part
 	defer idle.Stop()
 	parts, err := c.GetStream(ctx, l.s.prefix+prefix, clientv3.WithPrefix())
 	if err != nil {

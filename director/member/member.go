@@ -95,6 +95,7 @@ type Node struct {
 	table *table
 	list  *memberlist.Memberlist
 	meta  *metaBox
+	addr  string
 
 	stop    context.CancelFunc
 	running sync.WaitGroup
@@ -127,6 +128,8 @@ func Join(ctx context.Context, o Options) (*Node, error) {
 	if n.list, err = memberlist.Create(cfg); err != nil {
 		return nil, fmt.Errorf("join the membership as %s: %w", self, err)
 	}
+	// Read before anything can change it: LocalNode is memberlist's own memory.
+	n.addr = n.list.LocalNode().Address()
 	var run context.Context
 	run, n.stop = context.WithCancel(context.Background())
 	n.running.Go(func() { n.keepSeeds(run) })
@@ -251,7 +254,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 }
 
 // Addr is the gossip address that others reach this node at.
-func (n *Node) Addr() string { return n.list.LocalNode().Address() }
+func (n *Node) Addr() string { return n.addr }
 
 // Members gives all nodes known, the dead of the last day included, ordered by
 // role and id.

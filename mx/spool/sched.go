@@ -241,6 +241,15 @@ func (s *Spool) WakeHome(id director.BackendID) {
 	}
 }
 
+// WakeAll has everything tried that is not held: anything may be different.
+func (s *Spool) WakeAll() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, it := range s.queue {
+		s.wake(it)
+	}
+}
+
 // wake brings an item forward; mu is held. One that was held and popped stays.
 func (s *Spool) wake(it *item) {
 	it.woken = true

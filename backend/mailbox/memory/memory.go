@@ -153,7 +153,11 @@ func (usr *user) usage() mailbox.Usage {
 
 // fits tells whether size bytes in n messages more are within the quota.
 func (usr *user) fits(size, n int64) error {
-	l, u := usr.limit, usr.usage()
+	l := usr.limit
+	if l == (mailbox.Limit{}) {
+		return nil
+	}
+	u := usr.usage()
 	if l.Bytes > 0 && u.Bytes+size > l.Bytes || l.Messages > 0 && u.Messages+n > l.Messages {
 		return fmt.Errorf("%s: %w", usr.name, mailbox.ErrOverQuota)
 	}

@@ -21,6 +21,7 @@ import (
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/server/v3/embed"
+	"google.golang.org/grpc"
 
 	"waypost/director/etcd/zaplog"
 	"waypost/internal/durable"
@@ -55,7 +56,8 @@ type Embedded struct {
 	log     *slog.Logger
 	scheme  string
 	running sync.WaitGroup
-	closed  chan struct{}
+	closing context.Context
+	hangUp  context.CancelFunc // ends closing
 	close   func() error
 }
 
@@ -65,19 +67,23 @@ func StartEmbedded(ctx context.Context, o EmbedOptions) (*Embedded, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	cfg, err := config(o)
+	closing, hangUp := context.WithCancel(context.Background())
+	cfg, err := config(o, closing)
 	if err != nil {
+		hangUp()
 		return nil, err
 	}
 	lock, err := lockDir(o.Dir)
 	if err != nil {
+		hangUp()
 		return nil, err
 	}
 	e, err := embed.StartEtcd(cfg)
 	if err != nil {
+		hangUp()
 		return nil, errors.Join(startError(o, err), lock.Unlock())
 	}
-	m := &Embedded{etcd: e, lock: lock, log: o.Log, scheme: cfg.ListenClientUrls[0].Scheme, closed: make(chan struct{})}
+	m := &Embedded{etcd: e, lock: lock, log: o.Log, scheme: cfg.ListenClientUrls[0].Scheme, closing: closing, hangUp: hangUp}
 	m.close = sync.OnceValue(m.shut)
 	m.running.Go(m.tell)
 	select {
@@ -91,7 +97,7 @@ func StartEmbedded(ctx context.Context, o EmbedOptions) (*Embedded, error) {
 	return nil, errors.Join(err, m.Close())
 }
 
-func config(o EmbedOptions) (*embed.Config, error) {
+func config(o EmbedOptions, closing context.Context) (*embed.Config, error) {
 	cfg := embed.NewConfig()
 	scheme := "http"
 	if o.CertFile != "" {
@@ -121,10 +127,31 @@ func config(o EmbedOptions) (*embed.Config, error) {
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModePeriodic, retention
 	cfg.QuotaBackendBytes = quotaBytes
 	cfg.EnableGRPCGateway = false
+	cfg.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endWith(closing))}
 	cfg.LogLevel = "warn"
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zaplog.New(o.Log, slog.LevelWarn, slog.LevelError))
 	return cfg, nil
 }
+
+// endWith ends streams (watches, lease keeping) when the member closes: etcd
+// would wait seven seconds for their clients.
+func endWith(closing context.Context) grpc.StreamServerInterceptor {
+	return func(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+		ctx, cancel := context.WithCancel(ss.Context())
+		defer cancel()
+		defer context.AfterFunc(closing, cancel)()
+		return handler(srv, stream{ss, ctx})
+	}
+}
+
+// stream is a ServerStream with a context of ours.
+type stream struct {
+	grpc.ServerStream
+	ctx context.Context
+}
+
+// Context implements grpc.ServerStream.
+func (s stream) Context() context.Context { return s.ctx }
 
 func address(scheme, addr string) (url.URL, error) {
 	if addr == "" {
@@ -178,7 +205,7 @@ func (m *Embedded) tell() {
 				return
 			}
 			m.log.Error("etcd listener failed", "err", err)
-		case <-m.closed:
+		case <-m.closing.Done():
 			return
 		}
 	}
@@ -188,7 +215,7 @@ func (m *Embedded) tell() {
 func (m *Embedded) Close() error { return m.close() }
 
 func (m *Embedded) shut() error {
-	close(m.closed)
+	m.hangUp()
 	m.running.Wait()
 	m.etcd.Close()
 	return m.lock.Unlock()

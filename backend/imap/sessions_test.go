@@ -1,0 +1,441 @@
+package imap
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-imap/v2/imapclient"
+	"pgregory.net/rapid"
+
+	"waypost/backend/mailbox"
+)
+
+func TestTwoSessions(t *testing.T) {
+	r := newRig(t, Limits{})
+	b := r.box(1)
+	for range 3 {
+		r.deliver(b, "INBOX", letter)
+	}
+	c, d := r.dial(b), r.dial(b)
+	c.ok("SELECT INBOX")
+	d.ok("SELECT INBOX")
+	d.ok("STORE 2 +FLAGS.SILENT (\\Deleted $k)")
+	c.want("NOOP", "OK", `* FLAGS (\Answered \Flagged \Deleted \Seen \Draft $k)`, `* 2 FETCH (UID 2 FLAGS (\Deleted $k \Recent))`)
+	d.ok("EXPUNGE")
+	r.deliver(b, "INBOX", letter)
+	// No EXPUNGE in the answer to FETCH; the numbers are still the old ones.
+	c.want("FETCH 3 UID", "OK", "* 3 FETCH (UID 3)", "* 4 EXISTS", "* 4 RECENT")
+	c.want("FETCH 1:3 BODY.PEEK[]<0.4>", "NO [EXPUNGEISSUED]", "* 1 FETCH (BODY[]<0> {4}From)", "* 3 FETCH (BODY[]<0> {4}From)")
+	d.want("NOOP", "OK", "* 3 EXISTS", "* 0 RECENT")
+	d.ok("STORE 3 FLAGS (\\Seen)")
+	c.want("FETCH 4 UID", "OK", "* 4 FETCH (UID 4)", `* 4 FETCH (UID 4 FLAGS (\Seen \Recent))`)
+	c.want("STORE 2:3 +FLAGS.SILENT (\\Flagged)", "OK")
+	c.want("NOOP", "OK", "* 2 EXPUNGE")
+	c.want("FETCH 2 (UID FLAGS)", "OK", `* 2 FETCH (UID 3 FLAGS (\Flagged \Recent))`)
+	d.want("NOOP", "OK", `* 2 FETCH (UID 3 FLAGS (\Flagged))`)
+}
+
+// A silent STORE keeps quiet about what the client asked for, not about what
+// somebody else did to the same message.
+func TestSilentStore(t *testing.T) {
+	r := newRig(t, Limits{})
+	b := r.box(1)
+	r.deliver(b, "INBOX", letter)
+	c, d := r.dial(b), r.dial(b)
+	c.ok("SELECT INBOX")
+	d.ok("EXAMINE INBOX")
+	f, err := b.Folder("INBOX")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, mailbox.Flags{System: mailbox.Answered}); err != nil {
+		t.Fatal(err)
+	}
+	c.want("STORE 1 +FLAGS.SILENT (\\Seen)", "OK", `* 1 FETCH (UID 1 FLAGS (\Answered \Seen \Recent))`)
+	c.want("STORE 1 -FLAGS.SILENT (\\Seen)", "OK")
+	c.want("NOOP", "OK")
+}
+
+func TestIdle(t *testing.T) {
+	r := newRig(t, Limits{})
+	b := r.box(1)
+	r.deliver(b, "INBOX", letter)
+	c := r.dial(b)
+	c.ok("SELECT INBOX")
+	c.send("i IDLE\r\n")
+	if l := c.line(); !strings.HasPrefix(l, "+ ") {
+		t.Fatalf("%q", l)
+	}
+	r.deliver(b, "INBOX", letter)
+	for _, want := range []string{"* 2 EXISTS", "* 2 RECENT"} {
+		if l := c.line(); l != want {
+			t.Fatalf("got %q, want %q", l, want)
+		}
+	}
+	f, err := b.Folder("INBOX")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Expunge([]mailbox.UID{1}); err != nil {
+		t.Fatal(err)
+	}
+	if l := c.line(); l != "* 1 EXPUNGE" {
+		t.Fatalf("%q", l)
+	}
+	c.send("DONE\r\n")
+	if got, st := c.until("i"); len(got) > 0 || !strings.HasPrefix(st, "OK") {
+		t.Fatalf("%q %q", got, st)
+	}
+	// IDLE that ends with anything else is an error and no more.
+	c.send("j IDLE\r\n")
+	c.line()
+	c.send("STOP\r\n")
+	if _, st := c.until("j"); !strings.HasPrefix(st, "BAD") {
+		t.Fatalf("%q", st)
+	}
+	c.want("FETCH 1 UID", "OK", "* 1 FETCH (UID 2)")
+	// Without a folder, and with the client gone in the middle.
+	c.ok("UNSELECT")
+	c.send("k IDLE\r\n")
+	c.line()
+	c.nc.Close()
+	if err := c.ended(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The client library as judge of what is written.
+func TestClientLibrary(t *testing.T) {
+	r := newRig(t, Limits{})
+	b := r.box(1)
+	nested := "Subject: x\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\none\r\n--b\r\n" +
+		"Content-Type: message/rfc822\r\n\r\nSubject: in\r\nFrom: A B <a@b>\r\n\r\ninner\r\n--b--\r\n"
+	r.deliver(b, "INBOX", nested)
+	nc, done := r.serve(t.Context(), Session{Box: b, Store: r.store, Client: "c", ID: "s"})
+	c := imapclient.New(nc, nil)
+	if err := c.WaitGreeting(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Select("INBOX", nil).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	part := &imap.FetchItemBodySection{Part: []int{2, 1}, Peek: true}
+	msgs, err := c.Fetch(imap.SeqSetNum(1), &imap.FetchOptions{
+		UID: true, Envelope: true, BodySection: []*imap.FetchItemBodySection{part},
+		BodyStructure: &imap.FetchItemBodyStructure{Extended: true},
+	}).Collect()
+	if err != nil || len(msgs) != 1 {
+		t.Fatalf("%v %v", msgs, err)
+	}
+	if got := string(msgs[0].FindBodySection(part)); got != "inner" {
+		t.Errorf("part %q", got)
+	}
+	inner := msgs[0].BodyStructure.(*imap.BodyStructureMultiPart).Children[1].(*imap.BodyStructureSinglePart)
+	if inner.MessageRFC822 == nil || inner.MessageRFC822.Envelope.From[0].Name != "A B" {
+		t.Errorf("inner %+v", inner)
+	}
+	ap := c.Append("INBOX", int64(len(letter)), &imap.AppendOptions{Flags: []imap.Flag{imap.FlagSeen}})
+	if _, err := io.WriteString(ap, letter); err != nil {
+		t.Fatal(err)
+	}
+	if err := ap.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if data, err := ap.Wait(); err != nil || data.UID != 2 {
+		t.Fatalf("%+v %v", data, err)
+	}
+	found, err := c.UIDSearch(&imap.SearchCriteria{Body: []string{"WORLD"}}, &imap.SearchOptions{ReturnAll: true}).Wait()
+	if err != nil || !slices.Equal(found.AllUIDs(), []imap.UID{2}) {
+		t.Errorf("%+v %v", found, err)
+	}
+	if err := c.Logout().Wait(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	c.Close()
+}
+
+// seen is what a client knows of a message.
+type seen struct {
+	uid   uint32 // 0: not known yet
+	flags string
+	known bool // the flags are
+}
+
+// picture is what a client knows of a folder from untagged responses.
+type picture struct {
+	c    *client
+	msgs []seen
+}
+
+func (p *picture) take(t tb, lines []string, expunges bool) {
+	for _, l := range lines {
+		var n int
+		var word string
+		if _, err := fmt.Sscanf(l, "* %d %s", &n, &word); err != nil {
+			continue
+		}
+		switch word {
+		case "EXISTS":
+			if n < len(p.msgs) {
+				t.Fatalf("%d EXISTS of %d", n, len(p.msgs))
+			}
+			p.msgs = append(p.msgs, make([]seen, n-len(p.msgs))...)
+		case "EXPUNGE":
+			if !expunges || n < 1 || n > len(p.msgs) {
+				t.Fatalf("%q of %d", l, len(p.msgs))
+			}
+			p.msgs = slices.Delete(p.msgs, n-1, n)
+		case "FETCH":
+			if n < 1 || n > len(p.msgs) {
+				t.Fatalf("%q of %d", l, len(p.msgs))
+			}
+			m := &p.msgs[n-1]
+			if _, list, ok := strings.Cut(l, "FLAGS ("); ok {
+				list, _, _ = strings.Cut(list, ")")
+				m.flags, m.known = strings.TrimSpace(strings.ReplaceAll(list, `\Recent`, "")), true
+			}
+			_, rest, ok := strings.Cut(l, "UID ")
+			var uid uint32
+			if !ok {
+				continue
+			}
+			if _, err := fmt.Sscanf(rest, "%d", &uid); err != nil || m.uid != 0 && m.uid != uid {
+				t.Fatalf("%q, but %d is %d", l, n, m.uid)
+			}
+			m.uid = uid
+		}
+	}
+}
+
+// learn asks for the flags of messages that are new to the client.
+func (p *picture) learn(t tb) {
+	for i, m := range p.msgs {
+		if !m.known {
+			p.take(t, p.c.ok("FETCH %d (UID FLAGS)", i+1), false)
+		}
+	}
+}
+
+// TestViewsModel lets two sessions and a delivery agent work on one folder in
+// any order: each view, built from untagged responses alone, is the truth
+// after NOOP, and a message number never names another message than the view
+// says.
+func TestViewsModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		r := newRig(t, Limits{})
+		b := r.box(1)
+		folder, err := b.Folder("INBOX")
+		if err != nil {
+			rt.Fatalf("%v", err)
+		}
+		var views []*picture
+		for range 2 {
+			c := r.dial(b)
+			c.t = rt
+			p := &picture{c: c}
+			p.take(rt, c.ok("SELECT INBOX"), false)
+			views = append(views, p)
+			defer c.nc.Close()
+		}
+		truth := func() []mailbox.Message {
+			snap, err := folder.Snapshot()
+			if err != nil {
+				rt.Fatalf("%v", err)
+			}
+			return snap.Messages
+		}
+		settle := func(p *picture) {
+			p.take(rt, p.c.ok("NOOP"), true)
+			p.take(rt, p.c.ok("FETCH 1:* (UID)"), false)
+			p.learn(rt)
+			msgs := truth()
+			if len(msgs) != len(p.msgs) {
+				rt.Fatalf("%d messages, view %v", len(msgs), p.msgs)
+			}
+			for i, m := range msgs {
+				want := words(m.Flags)
+				if got := p.msgs[i]; uint32(m.UID) != got.uid || got.flags != want {
+					rt.Fatalf("message %d: uid %d %q, view %+v", i+1, m.UID, want, got)
+				}
+			}
+		}
+		pick := func(p *picture) int { return rapid.IntRange(1, len(p.msgs)).Draw(rt, "n") }
+		flag := rapid.SampledFrom([]string{`\Seen`, `\Deleted`, "kw"})
+		op := rapid.SampledFrom([]string{"+FLAGS", "-FLAGS", "FLAGS"})
+		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
+			p := rapid.SampledFrom(views).Draw(rt, "session")
+			action := rapid.SampledFrom([]string{"deliver", "store", "silent", "expunge", "fetch", "noop", "away", "idle", "search"}).Draw(rt, "action")
+			if len(p.msgs) == 0 && slices.Contains([]string{"store", "silent", "fetch"}, action) {
+				action = "deliver"
+			}
+			switch action {
+			case "deliver":
+				r.deliver(b, "INBOX", letter)
+			case "store":
+				p.take(rt, p.c.ok("STORE %d %s (%s)", pick(p), op.Draw(rt, "op"), flag.Draw(rt, "flag")), false)
+			case "silent":
+				p.silent(rt, pick(p), op.Draw(rt, "op"), flag.Draw(rt, "flag"))
+			case "expunge":
+				p.take(rt, p.c.ok("EXPUNGE"), true)
+			case "fetch":
+				p.take(rt, p.c.ok("FETCH %d (UID FLAGS)", pick(p)), false)
+			case "search":
+				p.take(rt, p.c.ok("SEARCH SEEN"), false)
+			case "noop":
+				settle(p)
+			case "away":
+				if msgs := truth(); len(msgs) > 0 {
+					uid := msgs[rapid.IntRange(0, len(msgs)-1).Draw(rt, "i")].UID
+					if _, err := folder.Expunge([]mailbox.UID{uid}); err != nil {
+						rt.Fatalf("%v", err)
+					}
+				}
+			case "idle":
+				p.c.send("i IDLE\r\nDONE\r\n")
+				lines, st := p.c.until("i")
+				if !strings.HasPrefix(st, "OK") {
+					rt.Fatalf("%s", st)
+				}
+				p.take(rt, lines, true)
+			}
+		}
+		for _, p := range views {
+			settle(p)
+		}
+	})
+}
+
+// words writes flags as the server does.
+func words(f mailbox.Flags) string {
+	var out []string
+	for _, w := range wireFlags(f, false) {
+		out = append(out, string(w))
+	}
+	return strings.Join(out, " ")
+}
+
+// silent changes flags without an answer; the client works out the result.
+func (p *picture) silent(t tb, n int, op, flag string) {
+	p.learn(t)
+	m := &p.msgs[n-1]
+	var in []imap.Flag
+	for _, word := range strings.Fields(m.flags) {
+		in = append(in, imap.Flag(word))
+	}
+	old, err := parseFlags(in)
+	change, err2 := parseFlags([]imap.Flag{imap.Flag(flag)})
+	if err != nil || err2 != nil {
+		t.Fatalf("%v %v", err, err2)
+	}
+	ops := map[string]mailbox.FlagOp{"+FLAGS": mailbox.FlagsAdd, "-FLAGS": mailbox.FlagsRemove, "FLAGS": mailbox.FlagsSet}
+	m.flags = words(applyFlags(old, ops[op], change))
+	p.take(t, p.c.ok("STORE %d %s.SILENT (%s)", n, op, flag), false)
+}
+
+func TestSearch(t *testing.T) {
+	r := newRig(t, Limits{})
+	b := r.box(1)
+	r.deliver(b, "INBOX", letter) // 1
+	r.deliver(b, "INBOX", "Subject: two\r\nCC: Carl <c@d>\r\nDate: Mon, 3 Nov 2025 23:30:00 -0500\r\n"+
+		"Content-Type: text/plain; charset=iso-8859-1\r\nContent-Transfer-Encoding: base64\r\n\r\nY2Fm6SBub2ly\r\n") // café noir
+	r.deliver(b, "INBOX", "Subject: three\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n"+
+		"Content-Transfer-Encoding: quoted-printable\r\n\r\nlong =\r\nword\r\n--b\r\nContent-Type: message/rfc822\r\n\r\nSubject: buried\r\n\r\nx\r\n--b--\r\n"+
+		strings.Repeat("pad\r\n", 100))
+	c := r.dial(b)
+	c.ok("SELECT INBOX")
+	c.ok("STORE 2 FLAGS.SILENT (\\Seen $Kw)")
+	for query, want := range map[string]string{
+		"ALL":                               "1 2 3",
+		"1,3":                               "1 3",
+		"UID 2:*":                           "2 3",
+		"*":                                 "3",
+		"SEEN":                              "2",
+		"UNSEEN":                            "1 3",
+		"KEYWORD $kw":                       "2",
+		"UNKEYWORD $Kw":                     "1 3",
+		"NEW":                               "1 3",
+		"SUBJECT caf\xc3\xa9":               "1",
+		"FROM ann":                          "1",
+		"CC c@d":                            "2",
+		"HEADER Message-ID \"\"":            "1",
+		"HEADER X \"\"":                     "",
+		"SENTON 3-Nov-2025":                 "2",
+		"SENTBEFORE 2-Nov-2025":             "1",
+		"ON 3-Nov-2025":                     "1 2 3",
+		"SINCE 4-Nov-2025":                  "",
+		"BEFORE 4-Nov-2025 SEEN":            "2",
+		"LARGER 400":                        "3",
+		"SMALLER 400":                       "1 2",
+		"SMALLER 400 SINCE 1-Nov-2025":      "1 2", // the library loses this SMALLER
+		"LARGER 160 SMALLER 250":            "2",
+		"BODY \"long word\"":                "3",
+		"BODY hello TEXT subject":           "1",
+		"BODY buried":                       "3",
+		"TEXT buried NOT BODY hello":        "3",
+		"TEXT message-id":                   "1",
+		"BODY message-id":                   "",
+		"OR BODY hello BODY word":           "1 3",
+		"NOT 1":                             "2 3",
+		"(OR 1 2) UNSEEN":                   "1",
+		"OR (BODY hello 1) NOT TEXT o":      "1",
+		"CHARSET UTF-8 BODY \"NOIR\"":       "2",
+		"TEXT \"\"":                         "1 2 3",
+		"OR SMALLER 1 LARGER 400 SUBJECT":   "BAD",
+		"SMALLER 9 OR 1 2 SINCE 1-Nov-2025": "NO",
+		"BOGUS":                             "NO",
+	} {
+		got, st := c.cmd("SEARCH %s", query)
+		res := strings.TrimSpace(strings.TrimPrefix(strings.Join(got, "|"), "* SEARCH"))
+		if !strings.HasPrefix(st, "OK") {
+			res, _, _ = strings.Cut(st, " ")
+		}
+		if res != want && !(want == "" && res == "") {
+			t.Errorf("%s: %q, want %q", query, res, want)
+		}
+	}
+	c.want("SEARCH CHARSET UTF-8 BODY {5+}\r\ncaf\xc3\xa9", "OK", "* SEARCH 2")
+	c.want("SEARCH SUBJECT {5+}\r\nCAF\xc3\x89", "OK", "* SEARCH 1")
+	c.want("UID SEARCH RETURN (MIN MAX COUNT) ALL", "OK", `* ESEARCH (TAG "t43") UID MIN 1 MAX 3 COUNT 3`)
+	c.want("SEARCH RETURN (SAVE) UNSEEN", "OK", `* ESEARCH (TAG "t44") ALL 1,3`)
+	c.want("FETCH $ UID", "OK", "* 1 FETCH (UID 1)", "* 3 FETCH (UID 3)")
+	c.want("SEARCH $ 2:3", "OK", "* SEARCH 3")
+	c.want("SEARCH RETURN (COUNT) SMALLER 300 SINCE 1-Nov-2025", "OK", `* ESEARCH (TAG "t47") COUNT 2`)
+}
+
+// Every line of 100,000 is not a write of its own.
+func TestHundredThousand(t *testing.T) {
+	r := newRig(t, Limits{})
+	b := r.box(1)
+	m, err := r.store.Stage(t.Context(), "", strings.NewReader("x"), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 100_000
+	for range n {
+		if _, _, err := b.Append("INBOX", m, mailbox.Flags{}, time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := r.dial(b)
+	c.ok("SELECT INBOX")
+	began := time.Now()
+	if got := c.ok("FETCH 1:* (FLAGS)"); len(got) != n {
+		t.Errorf("%d lines", len(got))
+	}
+	t.Logf("FETCH of %d took %v", n, time.Since(began))
+	if got := c.ok("UID SEARCH UNSEEN"); len(got) != 1 || strings.Count(got[0], " ") != n+1 {
+		t.Errorf("search: %d lines", len(got))
+	}
+	c.ok("STORE 1:* +FLAGS.SILENT (\\Seen)")
+	if got := c.ok("NOOP"); len(got) != 0 {
+		t.Errorf("noop: %d lines", len(got))
+	}
+}

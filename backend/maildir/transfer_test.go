@@ -1,0 +1,157 @@
+package maildir
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"testing"
+
+	"waypost/backend/mailbox"
+)
+
+func TestSetFlags(t *testing.T) {
+	s := newSetup(t, nil)
+	s.append("INBOX", text(1), mailbox.Flags{System: mailbox.Seen, Keywords: []string{"Work"}})
+	s.append("INBOX", text(2), mailbox.Flags{})
+	f := s.folder("INBOX")
+	for _, c := range []struct {
+		op    mailbox.FlagOp
+		flags mailbox.Flags
+		want  mailbox.Flags
+	}{
+		{mailbox.FlagsAdd, words("work", "$Junk"), mailbox.Flags{System: mailbox.Seen, Keywords: []string{"$Junk", "Work"}}},
+		{mailbox.FlagsRemove, mailbox.Flags{System: mailbox.Seen | mailbox.Draft, Keywords: []string{"WORK", "Unknown"}}, words("$Junk")},
+		{mailbox.FlagsAdd, system(mailbox.Draft | mailbox.Deleted), mailbox.Flags{System: mailbox.Draft | mailbox.Deleted, Keywords: []string{"$Junk"}}},
+		{mailbox.FlagsSet, system(mailbox.Answered), system(mailbox.Answered)},
+		{mailbox.FlagsSet, mailbox.Flags{}, mailbox.Flags{}},
+	} {
+		got, err := f.SetFlags([]mailbox.UID{1, 1, 99}, c.op, c.flags)
+		must(t, err)
+		if len(got) != 1 || !got[0].Flags.Equal(c.want) {
+			t.Fatalf("%v %+v: got %+v, want %+v", c.op, c.flags, got, c.want)
+		}
+		snap := s.snapshot(f)
+		if !snap.Messages[0].Flags.Equal(c.want) || !snap.Messages[1].Flags.Equal(mailbox.Flags{}) {
+			t.Fatalf("snapshot %+v", snap)
+		}
+	}
+	if _, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, words("two words")); err == nil {
+		t.Error("took a keyword that is none")
+	}
+}
+
+func TestTooManyKeywords(t *testing.T) {
+	s := newSetup(t, nil)
+	s.append("INBOX", text(1), mailbox.Flags{})
+	f := s.folder("INBOX")
+	for i := range 26 {
+		_, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, words(fmt.Sprint("k", i)))
+		must(t, err)
+	}
+	if _, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, words("k26")); !errors.Is(err, ErrTooManyKeywords) {
+		t.Fatal(err)
+	}
+	same(t, "keywords", len(s.snapshot(f).Messages[0].Flags.Keywords), 26)
+	// One that no message has any more makes room.
+	_, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsRemove, words("k3"))
+	must(t, err)
+	got, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, words("k26"))
+	must(t, err)
+	if k := got[0].Flags.Keywords; len(k) != 26 || !slices.Contains(k, "k26") || slices.Contains(k, "k3") {
+		t.Fatal(k)
+	}
+}
+
+func TestSetFlagsIsUndone(t *testing.T) {
+	s := newSetup(t, nil)
+	for i := range 3 {
+		s.append("INBOX", text(i), mailbox.Flags{})
+	}
+	f := s.folder("INBOX")
+	before := s.snapshot(f)
+	// The second rename fails: its target is a folder.
+	files := s.files("cur")
+	must(t, os.MkdirAll(s.path("cur", files[1]+"S", "x"), 0o700))
+	if _, err := f.SetFlags([]mailbox.UID{1, 2, 3}, mailbox.FlagsAdd, system(mailbox.Seen)); err == nil {
+		t.Fatal("no error")
+	}
+	after := s.snapshot(f)
+	sameList(t, "UIDs", uids(after), uids(before)...)
+	same(t, "unseen", after.Unseen, 3)
+}
+
+func TestCopyAndMove(t *testing.T) {
+	s := newSetup(t, nil)
+	must(t, s.b.CreateFolder("A"))
+	s.append("A", text(0), words("Other")) // so that letters differ
+	s.deliver("1", text(1), "")
+	s.append("INBOX", text(2), mailbox.Flags{System: mailbox.Seen, Keywords: []string{"Work"}})
+	f, g := s.folder("INBOX"), s.folder("A")
+	before := s.snapshot(f)
+	r, err := f.Copy([]mailbox.UID{2, 9, 1}, "A")
+	must(t, err)
+	sameList(t, "source", r.Source, 1, 2)
+	sameList(t, "dest", r.Dest, 2, 3)
+	in := s.snapshot(g)
+	same(t, "UIDVALIDITY", r.UIDValidity, in.UIDValidity)
+	if !in.Messages[2].Flags.Equal(mailbox.Flags{System: mailbox.Seen, Keywords: []string{"Work"}}) {
+		t.Errorf("copy has %+v", in.Messages[2])
+	}
+	if in.Messages[1].GUID == before.Messages[0].GUID {
+		t.Error("a copy has the GUID of its original")
+	}
+	date, err := f.InternalDate(1)
+	must(t, err)
+	copied, err := g.InternalDate(2)
+	must(t, err)
+	same(t, "date", copied.Equal(date), true)
+	s.quotaIsExact()
+	r, err = f.Move([]mailbox.UID{1}, "A")
+	must(t, err)
+	sameList(t, "dest", r.Dest, 4)
+	sameList(t, "left", uids(s.snapshot(f)), 2)
+	same(t, "GUID", s.snapshot(g).Messages[3].GUID, before.Messages[0].GUID)
+	same(t, "text", s.read(g, 4), text(1))
+	// Back again: the old UID is not given twice.
+	r, err = g.Move([]mailbox.UID{4}, "INBOX")
+	must(t, err)
+	sameList(t, "dest", r.Dest, 3)
+	r, err = f.Move([]mailbox.UID{2}, "INBOX")
+	must(t, err)
+	sameList(t, "same folder", r.Dest, 4)
+	r, err = f.Copy([]mailbox.UID{3}, "INBOX")
+	must(t, err)
+	sameList(t, "same folder", r.Dest, 5)
+	sameList(t, "in the end", uids(s.snapshot(f)), 3, 4, 5)
+	s.quotaIsExact()
+	s.reopen()
+	sameList(t, "after opening", uids(s.snapshot(s.folder("INBOX"))), 3, 4, 5)
+	sameList(t, "after opening", uids(s.snapshot(s.folder("A"))), 1, 2, 3)
+	if _, err := s.folder("INBOX").Copy([]mailbox.UID{3}, "None"); !errors.Is(err, mailbox.ErrNoFolder) {
+		t.Error(err)
+	}
+}
+
+func TestCopyIsAllOrNone(t *testing.T) {
+	s := newSetup(t, nil)
+	must(t, s.b.CreateFolder("A"))
+	for i := range 3 {
+		s.append("INBOX", text(i), mailbox.Flags{})
+	}
+	f := s.folder("INBOX")
+	s.limit = mailbox.Limit{Messages: 5}
+	if _, err := f.Copy([]mailbox.UID{1, 2, 3}, "A"); !errors.Is(err, mailbox.ErrOverQuota) {
+		t.Fatal(err)
+	}
+	s.limit = mailbox.Limit{}
+	// Without tmp nothing can be linked.
+	g := s.folder("A")
+	s.snapshot(g)
+	must(t, os.Remove(s.path(".A", "tmp")))
+	if _, err := f.Copy([]mailbox.UID{1, 2, 3}, "A"); err == nil {
+		t.Fatal("copied nothing, and said nothing")
+	}
+	same(t, "copied", len(s.snapshot(g).Messages), 0)
+	s.quotaIsExact()
+}

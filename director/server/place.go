@@ -1,0 +1,159 @@
+package server
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"sync"
+
+	"waypost/director"
+	"waypost/director/admin"
+)
+
+// candidate is a backend that may get a new user.
+type candidate struct {
+	id     director.BackendID
+	weight int
+	// capacity and used are bytes; known is false while the backend has told
+	// neither, and then only its users count.
+	capacity, used int64
+	known          bool
+	users          int
+}
+
+// choose gives the backend with the most free weighted room.
+//
+// New mailboxes are empty, so after an import a backend looks emptier than it
+// will be: each backend is taken to use at least its number of users times the
+// average of all. Rooms within a hundredth of the best are equal, as those of
+// backends on one disk are; then the fewest users for its weight wins, then the
+// name. Full backends, and those of no weight, get nobody; a backend that has
+// not told its room gets someone only when no other can.
+func choose(cs []candidate) (director.BackendID, bool) {
+	average := averageBytes(cs)
+	type scored struct {
+		candidate
+		room float64
+	}
+	var fit, unknown []scored
+	best := 0.0
+	for _, c := range cs {
+		if c.weight <= 0 {
+			continue
+		}
+		if !c.known {
+			unknown = append(unknown, scored{c, 0})
+			continue
+		}
+		room := (float64(c.capacity) - max(float64(c.used), average*float64(c.users))) * float64(c.weight) / 100
+		if c.used >= c.capacity {
+			continue // full, whatever the averages say
+		}
+		fit = append(fit, scored{c, room})
+		best = max(best, room)
+	}
+	if len(fit) == 0 {
+		fit = unknown
+	}
+	fit = slices.DeleteFunc(fit, func(s scored) bool { return s.room < best*0.99 })
+	if len(fit) == 0 {
+		return "", false
+	}
+	return slices.MinFunc(fit, func(a, b scored) int {
+		return cmp.Or(
+			cmp.Compare(float64(a.users)/float64(a.weight), float64(b.users)/float64(b.weight)),
+			cmp.Compare(a.id, b.id))
+	}).id, true
+}
+
+func averageBytes(cs []candidate) float64 {
+	var bytes, users float64
+	for _, c := range cs {
+		if c.known {
+			bytes += float64(c.used)
+			users += float64(c.users)
+		}
+	}
+	if users == 0 {
+		return 0
+	}
+	return bytes / users
+}
+
+// placer chooses homes, and remembers whom it has sent where until the counts
+// show them: gossip and census lag.
+type placer struct {
+	census *census
+
+	mu     sync.Mutex // held while choosing, so that two choices see each other
+	taken  int        // the census that placed is in addition to
+	placed map[director.BackendID]int
+	flying map[director.BackendID]int // creations that have not ended
+}
+
+// reservation is a place on a backend for one user; end it.
+type reservation struct {
+	p    *placer
+	home director.BackendID
+}
+
+// place reserves the best of candidates(counts), leaving out those in not.
+func (p *placer) place(candidates func(*tally) []candidate, not map[director.BackendID]bool) (*reservation, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	t, taken := p.census.count()
+	if p.placed == nil || taken != p.taken {
+		p.taken, p.placed = taken, make(map[director.BackendID]int, len(p.flying))
+		for id, n := range p.flying {
+			p.placed[id] = n
+		}
+	}
+	cs := slices.DeleteFunc(candidates(t), func(c candidate) bool { return not[c.id] })
+	for i := range cs {
+		cs[i].users += p.placed[cs[i].id]
+	}
+	home, ok := choose(cs)
+	if !ok {
+		return nil, fmt.Errorf("no active backend that is alive has room: %w", admin.ErrNoRoom)
+	}
+	p.placed[home]++
+	p.flying[home]++
+	return &reservation{p, home}, nil
+}
+
+// end gives the reservation back when the user was made, and by now shows in
+// counts, or was not.
+func (r *reservation) end(made bool) {
+	r.p.mu.Lock()
+	defer r.p.mu.Unlock()
+	if r.p.flying[r.home]--; r.p.flying[r.home] == 0 {
+		delete(r.p.flying, r.home)
+	}
+	if !made && r.p.placed[r.home] > 0 {
+		r.p.placed[r.home]--
+	}
+}
+
+// candidates are the backends that take new users: active, of kind waypost,
+// and alive as far as the membership knows.
+func (s *Server) candidates(t *tally) []candidate {
+	var cs []candidate
+	for id, b := range s.cache.Backends() {
+		if b.Kind != director.KindWaypost || b.State != director.BackendActive {
+			continue
+		}
+		m, _ := s.backendMember(id)
+		if !m.Alive {
+			continue
+		}
+		c := candidate{id: id, weight: b.Weight, users: t.homes[id]}
+		if m.Load != nil {
+			c.known, c.used, c.capacity = true, m.Load.UsedBytes, m.Load.CapacityBytes
+			if b.CapacityBytes > 0 {
+				c.capacity = b.CapacityBytes
+			}
+		}
+		cs = append(cs, c)
+	}
+	return cs
+}
