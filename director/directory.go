@@ -140,7 +140,11 @@ func (d *Directory) change(ctx context.Context, keys []string, decide func([]Ent
 			unknown = true
 		}
 	}
-	return fmt.Errorf("after %d tries: %w", conflictTries, ErrConflict)
+	err := fmt.Errorf("after %d tries: %w", conflictTries, ErrConflict)
+	if unknown {
+		return fmt.Errorf("%w: %w", ErrUnknown, err)
+	}
+	return err
 }
 
 // CreateUser publishes a user whose mailbox its home has prepared (R12), with

@@ -409,6 +409,7 @@ func (p *peer) closed() {
 	if b, err := io.ReadAll(p.r); len(b) > 0 || isTimeout(err) {
 		p.t.Fatalf("not closed: %q, %v", b, err)
 	}
+	p.c.Close()
 }
 
 func isTimeout(err error) bool {

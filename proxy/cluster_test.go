@@ -116,6 +116,7 @@ func TestOverMutualTLS(t *testing.T) {
 	if err := <-sent; err != nil {
 		t.Fatal(err)
 	}
+	c.until("an idle session holds no buffer", func() bool { return c.server.buffers.inUse.Load() == 0 })
 	k.Run(nil, "C: LOGOUT\nS: * BYE bye\nS: LOGOUT OK done\nEND")
 }
 

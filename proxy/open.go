@@ -73,9 +73,10 @@ type opening struct {
 	// refusedAt counts refusals at this (home, epoch).
 	refusedAt director.Record
 	refusals  int
-	// deadSince is when this home was first found not to answer.
+	// deadSince is when the first attempt began that this home did not answer.
 	deadHome  director.BackendID
 	deadSince time.Time
+	began     time.Time // of the last attempt
 }
 
 func (o *opening) run(ctx context.Context) (*upstream, error) {
@@ -88,6 +89,7 @@ func (o *opening) run(ctx context.Context) (*upstream, error) {
 			rec, err = o.hold(ctx, rec)
 			continue
 		}
+		o.began = time.Now()
 		var up *upstream
 		up, err = o.attempt(ctx, rec)
 		switch {
@@ -185,12 +187,11 @@ func answer(why error) string {
 // record ends the wait.
 func (o *opening) afterSilence(ctx context.Context, rec director.Record, why error) (director.Record, error) {
 	o.metrics.backendErrors.WithLabelValues(string(rec.Home)).Inc()
-	now := time.Now()
 	if o.deadHome != rec.Home {
-		o.deadHome, o.deadSince = rec.Home, now
+		o.deadHome, o.deadSince = rec.Home, o.began
 		o.log.Warn("backend does not answer", "session", o.q.session, "user", string(o.q.user), "backend", string(rec.Home), "error", why)
 	}
-	left := o.cfg.DeadWait - now.Sub(o.deadSince)
+	left := o.cfg.DeadWait - time.Since(o.deadSince)
 	if left <= 0 || ctx.Err() != nil {
 		return rec, fmt.Errorf("%w: backend %s: %w", prelogin.ErrTemporary, rec.Home, why)
 	}

@@ -36,6 +36,7 @@ type relay struct {
 	toBackend, toClient     []byte // what was read before the relay began
 	bytesIn, bytesOut       func(int)
 	idleAfter, writeTimeout time.Duration
+	buffers                 *bufferPool
 	// border follows the stream to an IMAP client; nil for POP3.
 	border *border
 
@@ -132,6 +133,10 @@ func (r *relay) pumpDown() error {
 	switch {
 	case stuck != nil:
 		return stuck
+	case errors.Is(err, errIdle) && r.ending.Load() == int64(halfClosed):
+		return errClientGone
+	case errors.Is(err, errIdle) && r.ending.Load() > 0:
+		return errBackendLost
 	case errors.Is(err, errIdle):
 		return errIdle
 	case errors.Is(err, io.EOF):
@@ -152,7 +157,7 @@ func (r *relay) pump(c net.Conn, first []byte, take func([]byte) error) error {
 			return takeError{err}
 		}
 	}
-	s := newSource(c)
+	s := newSource(c, r.buffers)
 	rearm := func() error { return r.armRead(c, r.patience(c)) }
 	if err := rearm(); err != nil {
 		return err

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"waypost/internal/telemetry"
 )
 
 // abortWait is how long Shutdown waits for sessions that were told to end:
@@ -45,6 +47,7 @@ type Server struct {
 	registry  *registry
 	gate      *gate
 	listeners []listener
+	buffers   bufferPool
 
 	// mu makes sure that no connection is admitted once draining is set.
 	mu          sync.Mutex
@@ -86,6 +89,8 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		if err != nil {
 			return nil, err
 		}
+		telemetry.NewMetrics(deps.Metrics, "proxy").GaugeFunc("certificate_expires_timestamp_seconds",
+			"When the clients' certificate ends, in Unix time.", cert.expires)
 		s.tls[protoIMAP], s.tls[protoPOP3] = cert.config(protoIMAP), cert.config(protoPOP3)
 	}
 	if err := s.listen(); err != nil {

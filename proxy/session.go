@@ -201,7 +201,7 @@ func (h *handling) session(ctx context.Context) {
 		client: h.conn, backend: h.up.conn, toBackend: h.pending, toClient: h.up.pending,
 		bytesIn:   func(n int) { h.sess.in.Add(int64(n)); in.Add(float64(n)) },
 		bytesOut:  func(n int) { h.sess.out.Add(int64(n)); out.Add(float64(n)) },
-		idleAfter: h.cfg.IdlePOP3, writeTimeout: h.cfg.WriteTimeout,
+		idleAfter: h.cfg.IdlePOP3, writeTimeout: h.cfg.WriteTimeout, buffers: &h.buffers,
 	}
 	if h.sess.protocol == protoIMAP {
 		r.idleAfter, r.border = h.cfg.IdleIMAP, new(border)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -13,9 +14,25 @@ import (
 // chunkBytes is what one read takes at most: two TLS records.
 const chunkBytes = 32 << 10
 
-// buffers are shared by all sessions of the process; a session has one only
+// bufferPool is shared by all sessions of a Server; a session has one only
 // while bytes are on their way.
-var buffers = sync.Pool{New: func() any { return new([chunkBytes]byte) }}
+type bufferPool struct {
+	pool  sync.Pool
+	inUse atomic.Int64
+}
+
+func (b *bufferPool) get() *[chunkBytes]byte {
+	b.inUse.Add(1)
+	if buf, ok := b.pool.Get().(*[chunkBytes]byte); ok {
+		return buf
+	}
+	return new([chunkBytes]byte)
+}
+
+func (b *bufferPool) put(buf *[chunkBytes]byte) {
+	b.pool.Put(buf)
+	b.inUse.Add(-1)
+}
 
 // long ago: a deadline that has passed.
 var past = time.Unix(1, 0)
@@ -23,7 +40,8 @@ var past = time.Unix(1, 0)
 // source reads a connection without holding a buffer while nothing comes. Go's
 // own io.Copy would hold one, or a pipe, per direction and session.
 type source struct {
-	conn net.Conn
+	conn    net.Conn
+	buffers *bufferPool
 	// raw is the TCP connection below, to wait on; nil: it cannot be waited on.
 	raw syscall.RawConn
 	// layered is set when conn may hold bytes that raw has given up already.
@@ -31,8 +49,8 @@ type source struct {
 	begun   bool
 }
 
-func newSource(c net.Conn) *source {
-	s := &source{conn: c}
+func newSource(c net.Conn, buffers *bufferPool) *source {
+	s := &source{conn: c, buffers: buffers}
 	below := c
 	if t, ok := c.(*tls.Conn); ok {
 		below, s.layered = t.NetConn(), true
@@ -82,8 +100,8 @@ func (s *source) copyReady(rearm func() error, take func([]byte) error) error {
 
 // drain reads once if ready, and then whatever a layered connection holds.
 func (s *source) drain(rearm func() error, take func([]byte) error, ready bool) error {
-	buf := buffers.Get().(*[chunkBytes]byte)
-	defer buffers.Put(buf)
+	buf := s.buffers.get()
+	defer s.buffers.put(buf)
 	if ready {
 		if err := s.read(buf[:], take); err != nil {
 			return err

@@ -76,6 +76,13 @@ func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	return c.current, nil
 }
 
+// expires is when the certificate in use ends, in seconds of Unix time.
+func (c *certificate) expires() float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return float64(c.current.Leaf.NotAfter.Unix())
+}
+
 // config is for one protocol. Its ALPN name (RFC 7301) keeps a connection that
 // was meant for another protocol from being answered here.
 func (c *certificate) config(alpn string) *tls.Config {

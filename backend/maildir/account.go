@@ -87,7 +87,8 @@ type Account struct {
 }
 
 // Open opens the user's tree. It never makes one: a missing tree is an error
-// (fs.ErrNotExist).
+// (fs.ErrNotExist). The caller holds the user's lock, and has no other Account
+// of the user open.
 func Open(o Options) (*Account, error) {
 	a := &Account{
 		o: o, maildir: filepath.Join(o.Root, maildirName),

@@ -62,18 +62,17 @@ func (a *Account) delivered(log *deliveries.Log, id string) (bool, error) {
 	if err != nil || !found {
 		return false, err
 	}
-	rel := e.Folder
 	if at, pending := a.pending[e.File]; pending {
-		rel = at
+		e.Folder = at
 	}
-	_, err = os.Lstat(filepath.Join(a.dir(rel), "tmp", e.File))
+	_, err = os.Lstat(filepath.Join(a.dir(e.Folder), "tmp", e.File))
 	if errors.Is(err, fs.ErrNotExist) {
 		return true, nil
 	}
 	if err != nil {
 		return false, err
 	}
-	return true, a.finish(rel, e.File)
+	return true, a.finishOne(e)
 }
 
 // deliveryFolder decides where a delivery to folder goes.

@@ -56,6 +56,56 @@ func TestFolderNames(t *testing.T) {
 	}
 }
 
+func FuzzFolderName(f *testing.F) {
+	for _, seed := range []string{".A.B", ".Entw&APw-rfe", ".Entwürfe", ".R&D", "..x", ".a..b", ".INBOX.x", ".&AOQ"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, rel string) {
+		if strings.Contains(rel, "/") {
+			return // no file has such a name
+		}
+		folder, ok := folderOf(rel)
+		if !ok {
+			return
+		}
+		same, err := canonical(folder)
+		if err != nil || same != folder {
+			t.Fatalf("%q is %q, canonically %q, %v", rel, folder, same, err)
+		}
+		dir, err := directoryOf(folder)
+		if err != nil {
+			return // too long for us to make
+		}
+		if back, ok := folderOf(dir); !ok || back != folder {
+			t.Fatalf("%q is %q, whose directory %q is %q", rel, folder, dir, back)
+		}
+		raw := "." + strings.ReplaceAll(folder, "/", ".")
+		if rel != dir && rel != raw {
+			t.Fatalf("%q is %q, which is not found there", rel, folder)
+		}
+	})
+}
+
+func TestFolderGoneForeign(t *testing.T) {
+	s := newSetup(t, nil)
+	must(t, s.b.CreateFolder("A"))
+	f := s.folder("A")
+	s.snapshot(f)
+	must(t, os.RemoveAll(s.path(".A")))
+	if _, err := f.Snapshot(); !errors.Is(err, mailbox.ErrNoFolder) {
+		t.Error(err)
+	}
+	if _, err := f.Status(); !errors.Is(err, mailbox.ErrNoFolder) {
+		t.Error(err)
+	}
+	// A missing part of INBOX is trouble, and no empty mailbox.
+	in := s.folder("INBOX")
+	must(t, os.Remove(s.path("cur")))
+	if snap, err := in.Snapshot(); err == nil || errors.Is(err, mailbox.ErrNoFolder) {
+		t.Error(snap, err)
+	}
+}
+
 func TestDeleteFolder(t *testing.T) {
 	s := newSetup(t, nil)
 	must(t, s.b.CreateFolder("A"))

@@ -22,7 +22,7 @@ func TestDeliveryStates(t *testing.T) {
 	logged := "1700000000 id . " + file + "\n"
 	for _, c := range []struct {
 		name, log  string
-		in         string // where the file is
+		in         string // where the file is, with its flags
 		finished   bool   // by recovery alone
 		finalCount int    // after delivering the id again
 	}{
@@ -31,23 +31,38 @@ func TestDeliveryStates(t *testing.T) {
 		{"logged", logged, "tmp", true, 1},
 		{"renamed", logged, "new", true, 1},
 		{"expunged since", logged, "", false, 0},
+		// What a file system without atomic renames shows after a power failure.
+		{"under both names", logged, "tmp new", true, 1},
+		{"read under both names", logged, "tmp cur:2,S", true, 1},
 	} {
 		for _, recovering := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/%v", c.name, recovering), func(t *testing.T) {
 				s := newSetup(t, nil)
 				must(t, s.a.Close())
 				must(t, os.WriteFile(filepath.Join(s.root, deliveriesName), []byte(c.log), 0o600))
-				if c.in != "" {
-					must(t, os.WriteFile(s.path(c.in, file), []byte("a\nb\nc"), 0o600))
+				first := ""
+				for where := range strings.FieldsSeq(c.in) {
+					sub, info, _ := strings.Cut(where, ":")
+					path := s.path(sub, file)
+					if info != "" {
+						path += ":" + info
+					}
+					if first == "" {
+						must(t, os.WriteFile(path, []byte("a\nb\nc"), 0o600))
+						first = path
+					} else {
+						must(t, os.Link(first, path))
+					}
 				}
 				s.open(recovering)
 				want := 0
-				if c.finished && (recovering || c.in == "new") {
+				if c.finished && (recovering || c.in != "tmp") {
 					want = 1
 				}
 				same(t, "messages", len(s.snapshot(s.folder("INBOX")).Messages), want)
 				s.deliver("id", "a\r\nb\r\nc", "")
 				same(t, "messages after all", len(s.snapshot(s.folder("INBOX")).Messages), c.finalCount)
+				same(t, "files in tmp", len(pendingFiles(s)), 0)
 				if recovering {
 					s.quotaIsExact()
 				}

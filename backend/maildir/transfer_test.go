@@ -3,9 +3,12 @@ package maildir
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
 	"waypost/backend/mailbox"
 )
@@ -130,6 +133,48 @@ func TestCopyAndMove(t *testing.T) {
 	sameList(t, "after opening", uids(s.snapshot(s.folder("A"))), 1, 2, 3)
 	if _, err := s.folder("INBOX").Copy([]mailbox.UID{3}, "None"); !errors.Is(err, mailbox.ErrNoFolder) {
 		t.Error(err)
+	}
+}
+
+func TestMoveIsUndone(t *testing.T) {
+	s := newSetup(t, nil)
+	must(t, s.b.CreateFolder("A"))
+	for i := range 3 {
+		s.append("INBOX", text(i), mailbox.Flags{})
+	}
+	f, g := s.folder("INBOX"), s.folder("A")
+	s.snapshot(g)
+	// The second cannot get its name: there is a folder.
+	block := s.path(".A", "cur", s.files("cur")[1])
+	must(t, os.MkdirAll(filepath.Join(block, "x"), 0o700))
+	if _, err := f.Move([]mailbox.UID{1, 2, 3}, "A"); err == nil {
+		t.Fatal("no error")
+	}
+	sameList(t, "in INBOX", uids(s.snapshot(f)), 1, 2, 3)
+	same(t, "in A", len(s.snapshot(g).Messages), 0)
+	must(t, os.RemoveAll(block))
+	r, err := f.Move([]mailbox.UID{1, 2, 3}, "A")
+	must(t, err)
+	sameList(t, "in A", uids(s.snapshot(g)), r.Dest...)
+	s.reopen()
+	sameList(t, "in A", uids(s.snapshot(s.folder("A"))), r.Dest...)
+	s.quotaIsExact()
+}
+
+func TestCopyFile(t *testing.T) {
+	s := newSetup(t, nil)
+	date := time.Unix(1e9, 0)
+	must(t, os.WriteFile(s.path("tmp", "a"), []byte("text"), 0o600))
+	must(t, os.Chtimes(s.path("tmp", "a"), date, date))
+	must(t, copyFile(s.path("tmp", "a"), s.path("tmp", "b")))
+	data, err := os.ReadFile(s.path("tmp", "b"))
+	must(t, err)
+	same(t, "text", string(data), "text")
+	info, err := os.Stat(s.path("tmp", "b"))
+	must(t, err)
+	same(t, "date", info.ModTime().Equal(date), true)
+	if err := copyFile(s.path("tmp", "a"), s.path("tmp", "b")); !errors.Is(err, fs.ErrExist) {
+		t.Error("replaced a file:", err)
 	}
 }
 

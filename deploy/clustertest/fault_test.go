@@ -163,11 +163,14 @@ func (k *killer) answer(done <-chan struct{}, from, to director.BackendID) {
 			if !ok {
 				return // it ended without being told to; the test's deadline says so
 			}
-			if victim := k.take(point, killed); victim != "" {
+			victim := k.take(point, killed)
+			if victim != "" {
 				killed = true
 				k.kill(victim, point, from, to)
 			}
-			r.goOn()
+			if victim != "mover" {
+				r.goOn()
+			}
 		}
 	}
 }

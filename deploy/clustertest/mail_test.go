@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/textproto"
 	"strconv"
@@ -87,13 +88,23 @@ type seenMsg struct {
 
 // dialIMAP logs in through a proxy.
 func dialIMAP(addr string, u director.User) (*imapclient.Client, error) {
+	return dialIMAPFor(addr, string(u), 2*ioTimeout)
+}
+
+// bodySection gives a fetched body to read, where the item is one.
+func bodySection(item imapclient.FetchItemData) (io.Reader, bool) {
+	s, ok := item.(imapclient.FetchItemDataBodySection)
+	return s.Literal, ok
+}
+
+func dialIMAPFor(addr, u string, most time.Duration) (*imapclient.Client, error) {
 	conn, err := net.DialTimeout("tcp", addr, 5*time.Second)
 	if err != nil {
 		return nil, err
 	}
-	_ = conn.SetDeadline(time.Now().Add(2 * ioTimeout))
+	_ = conn.SetDeadline(time.Now().Add(most))
 	c := imapclient.New(conn, nil)
-	if err := c.Login(string(u), password).Wait(); err != nil {
+	if err := c.Login(u, password).Wait(); err != nil {
 		c.Close()
 		return nil, err
 	}
@@ -160,17 +171,21 @@ type pop3 struct {
 }
 
 func dialPOP3(addr string, u director.User) (*pop3, error) {
+	return dialPOP3For(addr, string(u), 2*ioTimeout)
+}
+
+func dialPOP3For(addr, u string, most time.Duration) (*pop3, error) {
 	c, err := net.DialTimeout("tcp", addr, 5*time.Second)
 	if err != nil {
 		return nil, err
 	}
-	_ = c.SetDeadline(time.Now().Add(2 * ioTimeout))
+	_ = c.SetDeadline(time.Now().Add(most))
 	p := &pop3{c, textproto.NewConn(c)}
 	if _, err := p.reply(); err != nil {
 		c.Close()
 		return nil, err
 	}
-	for _, l := range []string{"USER " + string(u), "PASS " + password} {
+	for _, l := range []string{"USER " + u, "PASS " + password} {
 		if _, err := p.cmd(l); err != nil {
 			c.Close()
 			return nil, err
