@@ -221,8 +221,12 @@ func TestServer_deadHome(t *testing.T) {
 		},
 		"unknown":      func(r *rig) { delete(r.dir.backends, "b1") },
 		"no extension": func(r *rig) { r.b1.SetScript(lmtptest.Script{Ext: []string{"PIPELINING"}}) },
-		"421":          func(r *rig) { r.b1.SetScript(lmtptest.Script{Ext: lmtptest.Full, Rcpt: func(lmtptest.Rcpt) string { return "421 4.3.2 bye" }}) },
-		"refused":      func(r *rig) { r.b1.SetScript(lmtptest.Script{Ext: lmtptest.Full, Rcpt: func(lmtptest.Rcpt) string { return "451 4.3.0 [REFUSED] x" }}) },
+		"421": func(r *rig) {
+			r.b1.SetScript(lmtptest.Script{Ext: lmtptest.Full, Rcpt: func(lmtptest.Rcpt) string { return "421 4.3.2 bye" }})
+		},
+		"refused": func(r *rig) {
+			r.b1.SetScript(lmtptest.Script{Ext: lmtptest.Full, Rcpt: func(lmtptest.Rcpt) string { return "451 4.3.0 [REFUSED] x" }})
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, never)

@@ -23,7 +23,7 @@ type Client struct {
 
 // NewClient calls the node at host:port, which must prove to be want.
 func NewClient(id *cluster.Identity, node string, want cluster.Peer) *Client {
-	return &Client{base: "http://" + node, http: id.HTTPClient(want, cluster.ProtoControl)}
+	return &Client{base: "https://" + node, http: id.HTTPClient(want, cluster.ProtoControl)}
 }
 
 // maxReply bounds an answer; a manifest of a million messages fits.

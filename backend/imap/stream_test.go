@@ -97,9 +97,9 @@ func allocated() uint64 {
 	return m.TotalAlloc
 }
 
-// A message of 700 MB passes through with some hundred KiB in memory.
+// A large message passes through with some hundred KiB in memory.
 func TestLargeMessage(t *testing.T) {
-	const size = 700 << 20
+	const size = 200 << 20 // what is allocated does not depend on it
 	r := newRig(t, Limits{})
 	reads := 0
 	b := &bigBox{Box: r.box(1), size: size, reads: &reads}
@@ -123,7 +123,7 @@ func TestLargeMessage(t *testing.T) {
 		}
 	}
 	before := allocated()
-	if got := c.ok("FETCH 1 (BODYSTRUCTURE ENVELOPE BODY.PEEK[HEADER.FIELDS (Subject)] BODY.PEEK[1]<600000000.5>)"); len(got) != 1 {
+	if got := c.ok("FETCH 1 (BODYSTRUCTURE ENVELOPE BODY.PEEK[HEADER.FIELDS (Subject)] BODY.PEEK[1]<150000000.5>)"); len(got) != 1 {
 		t.Errorf("%q", got)
 	}
 	if grown := allocated() - before; grown > 2<<20 {

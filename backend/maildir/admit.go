@@ -131,8 +131,7 @@ func (f *folder) admit(all []arrival) (err error) {
 	for i := range all {
 		entries[i] = all[i].entry
 	}
-	if err = f.list.Add(entries, f.live); err != nil {
-		f.loaded = false
+	if err = f.give(entries); err != nil {
 		undo(0)
 		return err
 	}

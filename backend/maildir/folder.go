@@ -139,6 +139,12 @@ func (f *folder) sync() error {
 	}
 	if err == nil {
 		err = f.number()
+		if errors.Is(outOfSpace(err), mailbox.ErrNoSpace) {
+			// Who wants to remove messages must be able to see them. The new
+			// ones come when there is room to write down their UIDs.
+			f.a.o.Log.Warn("maildir: no space to number messages", "root", f.a.o.Root, "folder", f.name, "messages", len(f.fresh))
+			err = nil
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("folder %q: %w", f.name, err)
@@ -221,9 +227,7 @@ func (f *folder) number() error {
 		for i, m := range f.fresh {
 			entries[i] = m.entry()
 		}
-		if err := f.list.Add(entries, f.live); err != nil {
-			// The end of the list is read anew before it is tried again.
-			f.loaded = false
+		if err := f.give(entries); err != nil {
 			return err
 		}
 		for i, m := range f.fresh {
@@ -234,9 +238,28 @@ func (f *folder) number() error {
 		f.newVersion()
 	}
 	if f.list.Untidy() {
-		return f.list.Rewrite(f.live())
+		return f.settle(f.list.Rewrite(f.live()))
 	}
 	return nil
+}
+
+// give gives entries their UIDs, durably.
+func (f *folder) give(entries []uidlist.Entry) error {
+	return f.settle(f.list.Add(entries, f.live))
+}
+
+// settle deals with a uidlist that could not be written.
+func (f *folder) settle(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, uidlist.ErrCorrupt):
+		f.loaded = false // used up: it is begun anew when it is loaded
+		return err
+	case !f.list.Intact():
+		return f.a.doubt(err)
+	}
+	return err
 }
 
 // live are the entries of all numbered messages.

@@ -221,7 +221,7 @@ func (f *folder) renew(uids []mailbox.UID) (mailbox.CopyResult, error) {
 		moved, entries = append(moved, m), append(entries, m.entry())
 	}
 	f.drop(moved)
-	if err := f.list.Add(entries, f.live); err != nil {
+	if err := f.give(entries); err != nil {
 		f.loaded = false
 		return mailbox.CopyResult{}, err
 	}

@@ -109,8 +109,14 @@ type Login struct {
 
 // Load reads and checks a file. Its errors say what to do.
 func Load(path string, want cluster.Role) (Config, error) {
-	var c Config
+	// A proxy's zero values mean zero: what the file does not say must be there
+	// before it is read.
+	defaults := proxy.DefaultConfig()
+	c := Config{Proxy: &defaults}
 	md, err := toml.DecodeFile(path, &c)
+	if !md.IsDefined("proxy") {
+		c.Proxy = nil
+	}
 	if errors.Is(err, os.ErrNotExist) {
 		return c, fmt.Errorf("no configuration at %s: make one with `waypost init`, or name it with --config", path)
 	}

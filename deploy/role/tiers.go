@@ -133,13 +133,15 @@ func (b *base) newDirector() (tier, error) {
 	if err != nil {
 		return tier{}, err
 	}
+	ready := make(chan struct{})
 	serve := func(ctx context.Context) error {
 		if err := b.initDirectory(ctx); err != nil {
 			return err
 		}
+		close(ready)
 		return s.Serve(ctx)
 	}
-	return tier{serve: serve, ready: atOnce}, nil
+	return tier{serve: serve, ready: ready}, nil
 }
 
 // initDirectory makes schema and era when the directory is new. It is the

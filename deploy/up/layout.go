@@ -131,7 +131,10 @@ func (l layout) addProxies(add adder) {
 	for i, ports := range [][2]int{{portIMAP1, portPOP1}, {portIMAP2, portPOP2}} {
 		id := fmt.Sprintf("p%d", i+1)
 		add(cluster.RoleProxy, id, func(c *role.Config) []Listener {
-			c.Proxy = &proxy.Config{IMAP: []string{l.addr(ports[0])}, POP3: []string{l.addr(ports[1])}, CertFile: cert, KeyFile: key, PlaintextFrom: plaintextFrom, DrainWait: drain}
+			p := proxy.DefaultConfig()
+			p.IMAP, p.POP3 = []string{l.addr(ports[0])}, []string{l.addr(ports[1])}
+			p.CertFile, p.KeyFile, p.PlaintextFrom, p.DrainWait = cert, key, plaintextFrom, drain
+			c.Proxy = &p
 			out := []Listener{{"IMAP", l.addr(ports[0])}, {"POP3", l.addr(ports[1])}}
 			if i == 0 {
 				c.Proxy.IMAPS, c.Proxy.POP3S = []string{l.addr(portIMAPS)}, []string{l.addr(portPOP3S)}

@@ -19,7 +19,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"time"
 
 	"waypost/deploy/clifile"
 	"waypost/deploy/role"
@@ -231,11 +230,18 @@ type running struct {
 	done chan struct{}
 }
 
-// start starts all roles and waits until each serves. Backends need the
-// director's schema, and all need etcd: they wait for each other by themselves.
+// start starts the director, then all others, and waits until each serves.
+// They would wait for each other by themselves; in this order they need not.
 func (r *runner) start(ctx context.Context, us []Unit) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
+	if err := r.startAll(ctx, us[:1]); err != nil {
+		return err
+	}
+	return r.startAll(ctx, us[1:])
+}
+
+func (r *runner) startAll(ctx context.Context, us []Unit) error {
 	ready := make([]chan struct{}, len(us))
 	for i, u := range us {
 		ready[i] = make(chan struct{})

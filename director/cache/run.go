@@ -135,6 +135,7 @@ func (c *Client) load(ctx context.Context) (*loaded, error) {
 	}
 	c.complete.Store(st)
 	c.dirty.Store(true)
+	c.unreachable.Store(false)
 	c.confirm(start)
 	c.setReady()
 	c.log.Info("directory read", "era", st.era, "users", countLocations(st), "took", c.opts.Now().Sub(start))

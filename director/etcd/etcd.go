@@ -251,7 +251,9 @@ func (s *Store) ops(ops []director.Op) []clientv3.Op {
 
 // Close implements director.Store. It does not wait for calls; they fail.
 func (s *Store) Close() error {
+	s.mu.Lock() // against Watch and Grant, which start goroutines
 	s.stop()
+	s.mu.Unlock()
 	s.running.Wait()
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -17,7 +17,8 @@ type lease struct {
 	ttl  time.Duration
 	done chan struct{}
 	gone chan struct{}
-	lose func() // closes done, once
+	lose func()             // closes done, once
+	stop context.CancelFunc // ends the keeping
 
 	keys map[string]struct{} // protected by s.mu
 }
@@ -35,6 +36,7 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (director.Lease, e
 	s.lastLease++
 	l := &lease{s: s, id: s.lastLease, ttl: ttl, done: make(chan struct{}), gone: make(chan struct{}), keys: map[string]struct{}{}}
 	l.lose = sync.OnceFunc(func() { close(l.done) })
+	ctx, l.stop = context.WithCancel(ctx)
 	s.leases[l.id] = l
 	s.running.Go(func() { l.keep(ctx) })
 	return l, nil
@@ -43,6 +45,7 @@ func (s *Store) Grant(ctx context.Context, ttl time.Duration) (director.Lease, e
 // keep is the keeper: it lets the lease expire ttl after ctx ended, or after
 // the store went down, which it cannot tell from being cut off.
 func (l *lease) keep(ctx context.Context) {
+	defer l.stop()
 	defer l.lose()
 	tick := time.NewTicker(l.ttl / 3)
 	defer tick.Stop()
@@ -85,12 +88,14 @@ func (l *lease) ID() director.LeaseID { return l.id }
 // Done implements director.Lease.
 func (l *lease) Done() <-chan struct{} { return l.done }
 
-// Revoke implements director.Lease. Revoking twice is no error.
+// Revoke implements director.Lease. Revoking twice is no error. If it fails the
+// lease expires by itself: it is not kept any more.
 func (l *lease) Revoke(ctx context.Context) error {
 	l.s.mu.Lock()
 	err := l.s.usable(ctx)
 	l.s.mu.Unlock()
 	if err != nil {
+		l.stop()
 		return fmt.Errorf("revoke lease %d: %w", l.id, err)
 	}
 	l.s.ExpireLease(l.id)

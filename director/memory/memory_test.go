@@ -186,3 +186,26 @@ func TestExpireLease(t *testing.T) {
 		t.Fatalf("leased key: %+v", e)
 	}
 }
+
+// TestFailedRevoke: a lease that could not be revoked expires all the same.
+func TestFailedRevoke(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := New()
+		defer s.Close()
+		l, err := s.Grant(t.Context(), time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SetDown(true)
+		if err := l.Revoke(t.Context()); !errors.Is(err, director.ErrUnavailable) {
+			t.Fatal(err)
+		}
+		s.SetDown(false)
+		<-l.Done()
+		<-time.After(2 * time.Minute) // of the bubble's clock
+		synctest.Wait()
+		if s.ExpireLease(l.ID()) {
+			t.Fatal("the lease is still there")
+		}
+	})
+}

@@ -20,10 +20,10 @@ import (
 
 const (
 	maxRequest = 1 << 20 // bytes of a request that is no stream
-	// readWait and writeWait bound a request and its answer; a stream gets them
-	// anew with each line.
+	// readWait bounds a request's body, and writeWait its answer; a stream of
+	// answers gets it anew with each line.
 	readWait  = time.Minute
-	writeWait = 2 * time.Minute
+	writeWait = 5 * time.Minute
 )
 
 // call is one request.
@@ -104,7 +104,7 @@ func (s *Server) endpoint(pattern string, fn endpoint) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		c := &call{w: w, r: r, rc: http.NewResponseController(w)}
 		c.by, _ = cluster.PeerFrom(r.Context()) // both listeners demand it
-		c.extend()
+		c.limit()
 		reply, err := fn(r.Context(), c)
 		status := c.answer(reply, err)
 		s.metrics.requests.WithLabelValues(path, strconv.Itoa(status)).Inc()
@@ -112,13 +112,18 @@ func (s *Server) endpoint(pattern string, fn endpoint) http.Handler {
 	})
 }
 
-// extend gives the request its time anew. Where the connection cannot be given
+// limit gives the request its time. Where the connection cannot be given
 // deadlines it is gone, and the next read or write says so.
-func (c *call) extend() {
-	now := time.Now()
-	_ = c.rc.SetReadDeadline(now.Add(readWait))
-	_ = c.rc.SetWriteDeadline(now.Add(writeWait))
+func (c *call) limit() {
+	_ = c.rc.SetWriteDeadline(time.Now().Add(writeWait))
+	if c.r.ContentLength != 0 {
+		_ = c.rc.SetReadDeadline(time.Now().Add(readWait))
+	}
 }
+
+// received takes the limit of reading away: net/http goes on reading behind a
+// body, to see the caller go, and takes a deadline for just that.
+func (c *call) received() { _ = c.rc.SetReadDeadline(time.Time{}) }
 
 // answer sends what fn returned; the status is for the count.
 func (c *call) answer(reply any, err error) int {
@@ -173,6 +178,7 @@ func decode[Req any](c *call) (Req, error) {
 	if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 		return req, fmt.Errorf("request: more than one value: %w", director.ErrInvalid)
 	}
+	c.received()
 	return req, nil
 }
 

@@ -67,6 +67,7 @@ func (s *Server) importUsers(ctx context.Context, c *call) (any, error) {
 			}
 		})
 	}
+	c.received()
 	working.Wait()
 	c.object = fmt.Sprintf("%d users created", created)
 	if err := context.Cause(ctx); err != nil {

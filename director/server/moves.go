@@ -118,19 +118,11 @@ func (s *Server) watchMove(ctx context.Context, c *call, u director.User, m dire
 	poll := time.NewTicker(watchPoll)
 	defer poll.Stop()
 	out := c.stream()
-	sent := false
-	for last := m; ; last = m {
-		if !sent || m != last {
-			if err := out.send(admin.MoveOf(m), true); err != nil {
-				return err
-			}
-			sent = true
+	for {
+		if err := out.send(admin.MoveOf(m), true); err != nil || m.Phase.Finished() {
+			return err
 		}
-		if m.Phase.Finished() {
-			return nil
-		}
-		last := m
-		for m == last {
+		for last := m; m == last; {
 			select {
 			case <-ctx.Done():
 				return ctx.Err()

@@ -337,7 +337,8 @@ func (l *List) Untidy() bool { return l.doubtful || l.stale > tidyAfter && l.sta
 
 // Add gives each of fresh the next UID, writes it into fresh, and makes that
 // durable. live yields the entries that the folder has now; it is called when
-// the file must be written whole. With an error nothing has been given.
+// the file must be written whole. With an error nothing has been given; if the
+// List is not Intact then, it is not known which file a crash would leave.
 func (l *List) Add(fresh []Entry, live func() []Entry) error {
 	if len(fresh) == 0 {
 		return nil
@@ -355,12 +356,21 @@ func (l *List) Add(fresh []Entry, live func() []Entry) error {
 		return l.rewrite(append(live(), fresh...), next)
 	}
 	if err := l.append(fresh); err != nil {
-		l.doubtful = true
+		l.doubt()
 		return fmt.Errorf("add to uidlist: %w", err)
 	}
 	l.header.Next = next
 	l.lines += len(fresh)
 	return nil
+}
+
+// doubt remembers that the end of the file, or what a crash would leave of it,
+// is not known: the next Add writes a new file.
+func (l *List) doubt() {
+	l.doubtful = true
+	if info, err := os.Stat(l.path); err == nil && inode(info) == l.id {
+		l.saw(info)
+	}
 }
 
 func (l *List) append(fresh []Entry) (err error) {
@@ -401,7 +411,7 @@ func (l *List) rewrite(live []Entry, next uint32) error {
 	}
 	size := int64(b.Len())
 	if err := durable.WriteFile(l.path, b.Bytes(), 0o600); err != nil {
-		l.doubtful = true
+		l.doubt()
 		return fmt.Errorf("rewrite uidlist: %w", err)
 	}
 	info, err := os.Stat(l.path)

@@ -84,6 +84,28 @@ func TestAddSurvives(t *testing.T) {
 	}
 }
 
+func TestFailedAddGivesNothing(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Create(dir, Header{Validity: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := l.path
+	l.path = filepath.Join(dir, "none", FileName)
+	if err := l.Add([]Entry{{Base: "a"}}, nil); err == nil {
+		t.Fatal("no error")
+	}
+	l.path = good
+	tear(t, dir, "1 :a\n") // what the failed append may have left
+	fresh := []Entry{{Base: "b"}}
+	if err := l.Add(fresh, func() []Entry { return nil }); err != nil || fresh[0].UID != 1 {
+		t.Fatal(fresh, err)
+	}
+	if _, got, err := Load(dir); err != nil || !reflect.DeepEqual(got, fresh) {
+		t.Fatal(got, err)
+	}
+}
+
 func TestTidy(t *testing.T) {
 	l, err := Create(t.TempDir(), Header{Validity: 9})
 	if err != nil {
