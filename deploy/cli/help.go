@@ -52,7 +52,7 @@ const rootExample = `  # A cluster with a domain and a few users; leave it runni
   echo 'a long secret' | waypost user add dora@example.test --home b1
   printf 'Subject: hello\r\n\r\nHello, Dora.\r\n' |
     curl -s smtp://127.0.0.1:2525 --mail-from eve@example.org --mail-rcpt dora@example.test -T -
-  curl -sk imaps://127.0.0.1:1993/INBOX -u 'dora@example.test:a long secret' -X 'FETCH 1 BODY[TEXT]'
+  curl -sk 'imaps://127.0.0.1:1993/INBOX;MAILINDEX=1' -u 'dora@example.test:a long secret'
   waypost move dora@example.test --to b2
   waypost user show dora@example.test --json
 

@@ -36,10 +36,10 @@ An import may be run again, after an interruption or with failed lines mended:
 users who are there already just as the line has them are counted and left
 alone. Failed lines are told on stderr with their number; if there are any,
 the exit code is 1, and all other lines are done.`,
-		Example: `  printf '%s\n' '{"user":"ann@example.test","hash":"{SHA512-CRYPT}$6$x$y","quota_bytes":1073741824}' |
-    waypost user import -
+		Example: `  printf '{"user":"ann@example.test","hash":"%s","quota_bytes":1073741824}\n' \
+      "$(openssl passwd -6 'a long secret')" | waypost user import -
   printf 'user,password_hash,services\nben@example.test,,imap pop3\n' | waypost user import - --format csv
-  waypost user import accounts.csv --json`,
+  waypost user import accounts.csv --json   # and again, until nothing fails`,
 		Args: exactly("the file, or - for standard input"),
 	}
 	c.Flags().StringVar(&format, "format", "", "json or csv (default: by the file's name or first character)")

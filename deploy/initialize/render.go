@@ -104,14 +104,12 @@ func (s *settings) clientPorts() {
 
 // etcdServer is one etcd server that the plan's endpoints name.
 type etcdServer struct {
-	Cluster, ID, Host      string
-	Client, Peer           string // URLs as others use them
-	ListenClient           string
-	ListenPeer             string
-	InitialCluster, Folder string
+	Cluster, ID, Host string
+	Client, Peer      string // URLs as others use them
+	ListenClient      string
+	ListenPeer        string
+	InitialCluster    string
 }
-
-const etcdPeerPort = 2380
 
 // etcdServers are the servers behind the https endpoints, one per host.
 func (p *Plan) etcdServers() ([]etcdServer, error) {
@@ -123,9 +121,11 @@ func (p *Plan) etcdServers() ([]etcdServer, error) {
 	members := make([]string, len(hosts))
 	for i, host := range hosts {
 		s := etcdServer{Cluster: p.Cluster, ID: fmt.Sprintf("etcd%d", i+1), Host: host}
-		s.Client, s.Peer = p.endpointOf(host), "https://"+join(host, etcdPeerPort)
-		s.ListenClient = "https://" + join(gossipBind(host), portOf(s.Client))
-		s.ListenPeer = "https://" + join(gossipBind(host), etcdPeerPort)
+		s.Client = p.endpointOf(host)
+		port := portOf(s.Client)
+		s.Peer = "https://" + join(host, port+1) // 2379 and 2380, as everywhere
+		s.ListenClient = "https://" + join(gossipBind(host), port)
+		s.ListenPeer = "https://" + join(gossipBind(host), port+1)
 		members[i] = s.ID + "=" + s.Peer
 		servers[i] = s
 	}

@@ -15,9 +15,8 @@ type tally struct {
 }
 
 // census counts the users in the cache's memory. A pass over ten million takes
-// a second or so; counts are kept for censusRest times as long as they took, so
-// that counting costs a small part of one processor, and nothing is kept where
-// it is quick.
+// a second or so; so a count of many users is kept for restPerUser each, some
+// twenty times what it costs, and one of few is never kept.
 type census struct {
 	users func(func(director.User, director.Record) bool)
 
@@ -27,18 +26,22 @@ type census struct {
 	until time.Time
 }
 
-const censusRest = 20
+const (
+	restPerUser = 2 * time.Microsecond
+	fewUsers    = 20_000
+)
 
 // count gives a tally that callers must not change, and its number.
 func (c *census) count() (*tally, int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	start := time.Now()
-	if c.last != nil && start.Before(c.until) {
+	if c.last != nil && time.Now().Before(c.until) {
 		return c.last, c.taken
 	}
 	t := &tally{homes: map[director.BackendID]int{}, states: map[director.State]int{}, domains: map[string]int{}}
+	all := 0
 	c.users(func(u director.User, r director.Record) bool {
+		all++
 		t.states[r.State]++
 		if r.State != director.Deleted {
 			t.homes[r.Home]++
@@ -46,11 +49,10 @@ func (c *census) count() (*tally, int) {
 		}
 		return true
 	})
-	now := time.Now()
-	c.last, c.until = t, now.Add(censusRest*now.Sub(start)-censusFree)
+	c.last, c.until = t, time.Time{}
+	if all > fewUsers {
+		c.until = time.Now().Add(time.Duration(all) * restPerUser)
+	}
 	c.taken++
 	return c.last, c.taken
 }
-
-// censusFree is what a count may cost without being kept.
-const censusFree = 20 * time.Millisecond

@@ -3,8 +3,10 @@ package server
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
+	"time"
 
 	"waypost/director"
 	"waypost/director/admin"
@@ -19,16 +21,18 @@ type candidate struct {
 	capacity, used int64
 	known          bool
 	users          int
+	// promised are users placed there of late, whose mail has yet to come.
+	promised int
 }
 
 // choose gives the backend with the most free weighted room.
 //
-// New mailboxes are empty, so after an import a backend looks emptier than it
-// will be: each backend is taken to use at least its number of users times the
-// average of all. Rooms within a hundredth of the best are equal, as those of
-// backends on one disk are; then the fewest users for its weight wins, then the
-// name. Full backends, and those of no weight, get nobody; a backend that has
-// not told its room gets someone only when no other can.
+// New mailboxes are empty, so in the middle of an import a backend looks emptier
+// than it will be: users placed of late count as much as the average user uses.
+// Rooms within a hundredth of the best are equal, as those of backends on one
+// disk are; then the fewest users for its weight wins, then the name. Full
+// backends, and those of no weight, get nobody; a backend that has not told its
+// room gets someone only when no other can.
 func choose(cs []candidate) (director.BackendID, bool) {
 	average := averageBytes(cs)
 	type scored struct {
@@ -36,7 +40,7 @@ func choose(cs []candidate) (director.BackendID, bool) {
 		room float64
 	}
 	var fit, unknown []scored
-	best := 0.0
+	best := math.Inf(-1)
 	for _, c := range cs {
 		if c.weight <= 0 {
 			continue
@@ -45,17 +49,17 @@ func choose(cs []candidate) (director.BackendID, bool) {
 			unknown = append(unknown, scored{c, 0})
 			continue
 		}
-		room := (float64(c.capacity) - max(float64(c.used), average*float64(c.users))) * float64(c.weight) / 100
 		if c.used >= c.capacity {
-			continue // full, whatever the averages say
+			continue // full; promises alone make nobody so
 		}
+		room := (float64(c.capacity-c.used) - average*float64(c.promised)) * float64(c.weight) / 100
 		fit = append(fit, scored{c, room})
 		best = max(best, room)
 	}
 	if len(fit) == 0 {
-		fit = unknown
+		fit, best = unknown, 0
 	}
-	fit = slices.DeleteFunc(fit, func(s scored) bool { return s.room < best*0.99 })
+	fit = slices.DeleteFunc(fit, func(s scored) bool { return s.room < best-math.Abs(best)/100 })
 	if len(fit) == 0 {
 		return "", false
 	}
@@ -89,6 +93,29 @@ type placer struct {
 	taken  int        // the census that placed is in addition to
 	placed map[director.BackendID]int
 	flying map[director.BackendID]int // creations that have not ended
+	// promised counts placements in two generations of promiseTime each.
+	promised [2]map[director.BackendID]int
+	turned   time.Time
+}
+
+// promiseTime is how long, to twice as long, a placed user counts as one whose
+// mail has yet to come.
+const promiseTime = 30 * time.Minute
+
+func newPlacer(c *census) *placer {
+	return &placer{
+		census: c, turned: time.Now(), flying: map[director.BackendID]int{},
+		promised: [2]map[director.BackendID]int{{}, {}},
+	}
+}
+
+// turn forgets the promises of the generation before last. The caller holds mu.
+func (p *placer) turn(now time.Time) {
+	if now.Sub(p.turned) < promiseTime {
+		return
+	}
+	p.promised = [2]map[director.BackendID]int{{}, p.promised[0]}
+	p.turned = now
 }
 
 // reservation is a place on a backend for one user; end it.
@@ -101,6 +128,7 @@ type reservation struct {
 func (p *placer) place(candidates func(*tally) []candidate, not map[director.BackendID]bool) (*reservation, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.turn(time.Now())
 	t, taken := p.census.count()
 	if p.placed == nil || taken != p.taken {
 		p.taken, p.placed = taken, make(map[director.BackendID]int, len(p.flying))
@@ -110,7 +138,9 @@ func (p *placer) place(candidates func(*tally) []candidate, not map[director.Bac
 	}
 	cs := slices.DeleteFunc(candidates(t), func(c candidate) bool { return not[c.id] })
 	for i := range cs {
-		cs[i].users += p.placed[cs[i].id]
+		id := cs[i].id
+		cs[i].users += p.placed[id]
+		cs[i].promised = p.promised[0][id] + p.promised[1][id]
 	}
 	home, ok := choose(cs)
 	if !ok {
@@ -118,6 +148,7 @@ func (p *placer) place(candidates func(*tally) []candidate, not map[director.Bac
 	}
 	p.placed[home]++
 	p.flying[home]++
+	p.promised[0][home]++
 	return &reservation{p, home}, nil
 }
 
@@ -129,8 +160,14 @@ func (r *reservation) end(made bool) {
 	if r.p.flying[r.home]--; r.p.flying[r.home] == 0 {
 		delete(r.p.flying, r.home)
 	}
-	if !made && r.p.placed[r.home] > 0 {
+	if made {
+		return
+	}
+	if r.p.placed[r.home] > 0 {
 		r.p.placed[r.home]--
+	}
+	if r.p.promised[0][r.home] > 0 {
+		r.p.promised[0][r.home]--
 	}
 }
 

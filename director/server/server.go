@@ -99,7 +99,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 		nodes: newNodes(d.Identity), hashing: make(chan struct{}, cfg.MaxHashes),
 	}
 	s.census = &census{users: d.Cache.Users}
-	s.placer = &placer{census: s.census, flying: map[director.BackendID]int{}}
+	s.placer = newPlacer(s.census)
 	s.moves = newMoveTracker(d.Directory, d.Log)
 	s.base, s.abort = context.WithCancel(context.Background())
 	s.draining, s.drain = context.WithCancel(s.base)
