@@ -19,7 +19,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -83,8 +85,11 @@ type Server struct {
 		mu      sync.Mutex
 		unclean bool
 		done    map[director.User]bool
+		// doubt: something is on the disk that the next start must look at.
+		doubt bool
 	}
-	clean func() error
+	digests digests
+	clean   func() error
 
 	ready chan struct{}
 }
@@ -105,6 +110,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 	b.busy.users = make(map[director.User]busyUser)
 	b.sessions = sessions{open: make(map[*session]struct{}), max: cfg.MaxSessions}
 	b.janitor = newJanitor(b)
+	b.digests.by = make(map[director.User]*userDigests)
 	if b.disk, b.lock, err = openDisk(cfg.Data); err != nil {
 		return nil, err
 	}
@@ -201,7 +207,7 @@ func (b *Server) Serve(ctx context.Context) error {
 	if cerr := b.mux.Close(); err == nil {
 		err = cerr
 	}
-	if err == nil {
+	if err == nil && b.allCertain() {
 		err = b.clean()
 	}
 	return errors.Join(err, b.lock.Unlock())
@@ -230,6 +236,8 @@ func (b *Server) serve(ctx context.Context) error {
 	wg.Go(func() { b.runLooks(work) })
 	wg.Go(func() { b.watchBusy(work) })
 	wg.Go(func() { b.janitor.run(work) })
+	wg.Go(func() { b.recoverAll(work) })
+	wg.Go(func() { b.keepIncarnation(work) })
 
 	serveCtx, endServe := context.WithCancel(context.WithoutCancel(ctx))
 	defer endServe()
@@ -281,6 +289,9 @@ func (b *Server) tryBegin(ctx context.Context) error {
 	if err := b.register(ctx); err != nil {
 		return err
 	}
+	if err := b.cache.WaitReady(ctx); err != nil {
+		return err // quotas and disabled accounts are read from it
+	}
 	if err := b.disk.beginIncarnation(ctx, b.dir, b.cfg.ID, telemetry.NewID); err != nil {
 		return err
 	}
@@ -304,10 +315,13 @@ func (b *Server) register(ctx context.Context) error {
 
 func (b *Server) closeUsers() {
 	b.users.mu.Lock()
-	defer b.users.mu.Unlock()
-	for _, u := range b.users.open {
+	open := slices.Collect(maps.Values(b.users.open))
+	b.users.mu.Unlock()
+	for _, u := range open {
 		u.mu.Lock()
-		u.closeAccount()
+		if err := u.closeAccount(); err != nil {
+			b.log.Error("close mailbox", "user", u.name, "error", err)
+		}
 		u.mu.Unlock()
 	}
 }
@@ -351,20 +365,6 @@ func (b *Server) limit(u director.User) mailbox.Limit {
 // Stage implements mailbox.Store.
 func (b *Server) Stage(ctx context.Context, header string, r io.Reader, max int64) (mailbox.Staged, error) {
 	return b.stager.Stage(ctx, header, r, max)
-}
-
-func (b *Server) needsRecovery(u director.User) bool {
-	b.recovery.mu.Lock()
-	defer b.recovery.mu.Unlock()
-	return b.recovery.unclean && !b.recovery.done[u]
-}
-
-func (b *Server) recovered(u director.User) {
-	b.recovery.mu.Lock()
-	defer b.recovery.mu.Unlock()
-	if b.recovery.unclean {
-		b.recovery.done[u] = true
-	}
 }
 
 // peers keeps one control client for each other node, so that connections are

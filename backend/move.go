@@ -8,7 +8,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	pkgsftp "github.com/pkg/sftp"
 
@@ -126,23 +125,24 @@ func (b *Server) stage(ctx context.Context, _ cluster.Peer, req control.MoveRequ
 			!(rec.State == director.Active && rec.Epoch+1 == req.Epoch || rec.State == director.Busy && rec.Epoch == req.Epoch && rec.Peer == b.cfg.ID) {
 			return control.FenceReply{}, refuse(control.CodeEpoch, "epoch %d does not fit the record %v", req.Epoch, rec)
 		}
-		if err := b.roomFor(ctx, u.name); err != nil {
+		if err := b.roomFor(0); err != nil {
 			return control.FenceReply{}, err
 		}
 		return u.incoming(req.Epoch)
 	})
 }
 
-// roomFor refuses a move before it begins when the disk is as good as full.
-func (b *Server) roomFor(ctx context.Context, _ director.User) error {
+// roomFor refuses what would fill the disk to the brim: users who live here
+// must go on getting mail.
+func (b *Server) roomFor(bytes int64) error {
 	size, free, err := b.disk.room()
 	if err != nil {
 		return err
 	}
-	if free < size/50 {
-		return refuse(control.CodeNoRoom, "%d of %d bytes are free: under 2 %%", free, size)
+	if reserve := size / 50; free-bytes < reserve {
+		return refuse(control.CodeNoRoom, "%d bytes are to come, %d of %d are free, and 2 %% must stay so", bytes, free, size)
 	}
-	return ctx.Err()
+	return nil
 }
 
 func (u *user) incoming(epoch director.Epoch) (control.FenceReply, error) {
@@ -168,6 +168,9 @@ func (u *user) incoming(epoch director.Epoch) (control.FenceReply, error) {
 	if err := durable.MkdirAll(u.b.disk.staging(u.name), 0o700); err != nil {
 		return reply(), err
 	}
+	if err := sftp.RemoveHalves(u.b.disk.staging(u.name)); err != nil {
+		return reply(), err
+	}
 	err := u.setFence(fence.Fence{State: fence.Incoming, Epoch: epoch})
 	return reply(), err
 }
@@ -179,23 +182,14 @@ func (b *Server) pull(ctx context.Context, req control.PullRequest, report func(
 		defer u.tree.Unlock()
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		u.mu.Lock()
-		f := u.fence
-		if f.State == fence.Incoming && f.Epoch == req.Epoch {
-			u.stopPull = cancel
-		}
-		u.mu.Unlock()
+		f := u.beginPull(cancel)
+		defer u.endPull()
 		if f.State == fence.Sealed && f.Epoch == req.Epoch {
 			return control.PullProgress{Done: true}, nil
 		}
 		if f.State != fence.Incoming || f.Epoch != req.Epoch {
 			return control.PullProgress{}, refuse(control.CodeFence, "fence is %s, the pull is for epoch %d", f, req.Epoch)
 		}
-		defer func() {
-			u.mu.Lock()
-			u.stopPull = nil
-			u.mu.Unlock()
-		}()
 		source := cluster.Peer{Role: cluster.RoleBackend, ID: string(req.Source)}
 		want, err := control.Call[control.Manifest](ctx, b.peers.client(req.Node, source), control.PathManifest,
 			control.ManifestRequest{User: u.name, Epoch: req.Epoch, Frozen: req.Final})
@@ -203,32 +197,30 @@ func (b *Server) pull(ctx context.Context, req control.PullRequest, report func(
 			return control.PullProgress{}, err
 		}
 		p := sftp.Pull{
-			Staging: b.disk.staging(u.name), Digests: u.staged, Final: req.Final, Report: report,
+			Staging: b.disk.staging(u.name), Digests: b.digests.of(u.name).staged, Final: req.Final, Report: report, Room: b.roomFor,
 			Dial: func(ctx context.Context) (*pkgsftp.Client, error) {
 				return sftp.Dial(ctx, b.id, req.Node, req.Source, u.name, req.Epoch)
 			},
 		}
 		done, err := p.Run(ctx, want)
-		if err == nil && req.Final {
-			err = u.equals(ctx, want)
-		}
 		done.Done = err == nil
 		b.metrics.pulledBytes.Add(float64(done.Bytes))
 		return done, err
 	})
 }
 
-// equals tells, for people, in what staging still differs from a frozen
-// source. The proof is the seal's.
-func (u *user) equals(ctx context.Context, want control.Manifest) error {
-	have, err := u.staged.Scan(ctx, u.b.disk.staging(u.name))
-	if err != nil {
-		return err
-	}
-	if diff := manifest.Unlike(want, have); len(diff) > 0 {
-		return refuse(control.CodeDiffers, "staging differs after the final pass: %s", strings.Join(diff, ", "))
-	}
-	return nil
+// beginPull lets a drop of staging end what works on it. Called under tree.
+func (u *user) beginPull(cancel context.CancelFunc) fence.Fence {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.stopPull = cancel
+	return u.fence
+}
+
+func (u *user) endPull() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.stopPull = nil
 }
 
 // mayRead decides whether from may read u's tree for the move whose busy epoch
@@ -259,20 +251,31 @@ func (b *Server) manifestCall(ctx context.Context, from cluster.Peer, req contro
 		if err := b.mayRead(ctx, from, u.name, req.Epoch); err != nil {
 			return control.Manifest{}, err
 		}
+		f := u.fenceNow()
+		if f.State != fence.Serving && f.Epoch != req.Epoch {
+			// Behind the record for a moment after a rollback or a flip.
+			if err := b.look(ctx, u); err != nil {
+				return control.Manifest{}, err
+			}
+		}
 		u.tree.Lock()
 		defer u.tree.Unlock()
-		u.mu.Lock()
-		f := u.fence
-		u.mu.Unlock()
+		f = u.fenceNow()
 		frozen := f.State == fence.Frozen && f.Epoch == req.Epoch
 		if !frozen && (req.Frozen || f.State != fence.Serving) {
 			return control.Manifest{}, refuse(control.CodeFence, "fence is %s", f)
 		}
 		if frozen {
-			return u.frozenManifest(ctx)
+			return u.frozenManifest(ctx, f)
 		}
-		return u.source.Scan(ctx, b.disk.live(u.name))
+		return b.digests.of(u.name).source.Scan(ctx, b.disk.live(u.name))
 	})
+}
+
+func (u *user) fenceNow() fence.Fence {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.fence
 }
 
 // freeze is PathFreeze. Writers that hold the user's lock finish first; nobody
@@ -296,7 +299,7 @@ func (b *Server) freeze(ctx context.Context, _ cluster.Peer, req control.MoveReq
 		}
 		u.tree.Lock()
 		defer u.tree.Unlock()
-		m, err := u.frozenManifest(ctx)
+		m, err := u.frozenManifest(ctx, fence.Fence{State: fence.Frozen, Epoch: req.Epoch})
 		if err != nil {
 			return control.ManifestSummary{}, err
 		}
@@ -317,6 +320,7 @@ func (u *user) freezeAt(epoch director.Epoch) error {
 	}
 	if f.State == fence.Serving {
 		// Opening finishes what a crash left undone; then all is on the disk.
+		u.mend()
 		a, err := u.account()
 		if err != nil {
 			return err
@@ -325,7 +329,9 @@ func (u *user) freezeAt(epoch director.Epoch) error {
 			return fmt.Errorf("flush %s: %w", u.name, err)
 		}
 		// Nothing of ours touches a frozen tree, not even a late close.
-		u.closeAccount()
+		if err := u.closeAccount(); err != nil {
+			return err
+		}
 	}
 	// A manifest of an earlier freeze is of an earlier tree.
 	if err := os.RemoveAll(u.b.disk.manifest(u.name)); err != nil {
@@ -337,12 +343,12 @@ func (u *user) freezeAt(epoch director.Epoch) error {
 // frozenManifest gives the manifest of the frozen tree, made once and kept on
 // the disk until the trash is purged: the source's half of the receipt. Called
 // under tree; the fence keeps writers out.
-func (u *user) frozenManifest(ctx context.Context) (control.Manifest, error) {
+func (u *user) frozenManifest(ctx context.Context, f fence.Fence) (control.Manifest, error) {
 	p := u.b.disk.manifest(u.name)
 	if m, err := readManifest(p); err == nil || !errors.Is(err, fs.ErrNotExist) {
 		return m, err
 	}
-	m, err := u.source.Scan(ctx, u.b.disk.live(u.name))
+	m, err := u.b.digests.of(u.name).source.Scan(ctx, u.b.disk.live(u.name))
 	if err != nil {
 		return m, err
 	}
@@ -352,7 +358,7 @@ func (u *user) frozenManifest(ctx context.Context) (control.Manifest, error) {
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.fence.State != fence.Frozen {
+	if u.fence != f {
 		return m, refuse(control.CodeFence, "fence became %s meanwhile", u.fence)
 	}
 	if err := durable.MkdirAll(filepath.Dir(p), 0o700); err != nil {
@@ -376,14 +382,15 @@ func (b *Server) seal(ctx context.Context, _ cluster.Peer, req control.SealReque
 	return with(b, req.User, func(u *user) (control.ManifestSummary, error) {
 		u.tree.Lock()
 		defer u.tree.Unlock()
-		u.mu.Lock()
-		f := u.fence
-		u.mu.Unlock()
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		f := u.beginPull(cancel)
+		defer u.endPull()
 		again := f.State == fence.Sealed && f.Epoch == req.Epoch && f.Digest == req.Digest
 		if !again && (f.State != fence.Incoming || f.Epoch != req.Epoch) {
 			return control.ManifestSummary{}, refuse(control.CodeFence, "fence is %s, the seal is for epoch %d", f, req.Epoch)
 		}
-		m, err := u.staged.Scan(ctx, b.disk.staging(u.name))
+		m, err := b.digests.of(u.name).staged.Scan(ctx, b.disk.staging(u.name))
 		if err != nil {
 			return control.ManifestSummary{}, err
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"waypost/backend/fence"
 	"waypost/director"
@@ -23,7 +24,11 @@ func (b *Server) look(ctx context.Context, u *user) error {
 		if err != nil {
 			return fmt.Errorf("look at %s: %w", u.name, err)
 		}
-		again, err := b.obey(u, before, rec)
+		mv, err := b.readJournal(ctx, u.name, before)
+		if err != nil {
+			return fmt.Errorf("look at %s: %w", u.name, err)
+		}
+		again, err := b.obey(u, before, rec, mv)
 		if err != nil {
 			b.log.Error("fence not brought up to date", "user", u.name, "error", err)
 			return fmt.Errorf("look at %s: %w", u.name, err)
@@ -46,11 +51,35 @@ func (b *Server) readRecord(ctx context.Context, name director.User) (*director.
 	return &v.Value, nil
 }
 
+// readJournal reads the user's journal where the fence may hang on it.
+func (b *Server) readJournal(ctx context.Context, name director.User, f fence.Fence) (*director.Move, error) {
+	if f.State != fence.Incoming {
+		return nil, nil
+	}
+	v, err := b.dir.Move(ctx, name)
+	if errors.Is(err, director.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &v.Value, nil
+}
+
+// decide is the whole decision about a fence.
+func (b *Server) decide(f fence.Fence, rec *director.Record, mv *director.Move) fence.Decision {
+	d := fence.Reconcile(b.cfg.ID, f, rec)
+	if d.Action == fence.Keep {
+		d = fence.Abandon(b.cfg.ID, f, rec, mv)
+	}
+	return d
+}
+
 // obey does what rec demands. again is true when the fence was changed since
-// the read began: the record may be older than that change.
-func (b *Server) obey(u *user, before fence.Fence, rec *director.Record) (again bool, err error) {
+// the reads began: they may be older than that change.
+func (b *Server) obey(u *user, before fence.Fence, rec *director.Record, mv *director.Move) (again bool, err error) {
 	u.mu.Lock()
-	if d := fence.Reconcile(b.cfg.ID, u.fence, rec); d.Action == fence.Drop || d.Action == fence.Adopt {
+	if d := b.decide(u.fence, rec, mv); d.Action == fence.Drop || d.Action == fence.Adopt {
 		// Both take staging away from a pull or a seal: end it first.
 		if u.stopPull != nil {
 			u.stopPull()
@@ -64,12 +93,13 @@ func (b *Server) obey(u *user, before fence.Fence, rec *director.Record) (again 
 	if u.fence != before {
 		return true, nil
 	}
-	return false, u.perform(fence.Reconcile(b.cfg.ID, u.fence, rec))
+	deleted := rec != nil && rec.State == director.Deleted
+	return false, u.perform(b.decide(u.fence, rec, mv), deleted)
 }
 
 // perform does a decision, idempotently. Called under mu, and under tree for
-// Drop and Adopt.
-func (u *user) perform(d fence.Decision) error {
+// Drop and Adopt. deleted tells that the record is a tombstone.
+func (u *user) perform(d fence.Decision, deleted bool) error {
 	disk := u.b.disk
 	if d.Action == fence.Refuse {
 		if u.alarm != d.Why {
@@ -92,16 +122,36 @@ func (u *user) perform(d fence.Decision) error {
 			return err
 		}
 	case fence.Trash:
-		u.closeAccount()
-		if err := u.discard(d.Next.Epoch); err != nil {
+		if err := u.closeAccount(); err != nil {
+			u.b.log.Error("close mailbox", "user", u.name, "error", err)
+		}
+		if err := u.discard(deleted); err != nil {
 			return err
 		}
+		defer u.b.janitor.wake()
 	case fence.Drop:
-		if err := os.RemoveAll(disk.staging(u.name)); err != nil {
+		if err := u.dropStaging(deleted); err != nil {
 			return err
 		}
 	}
 	return u.setFence(d.Next)
+}
+
+// dropStaging removes what a move or a creation left. Sealed staging that is
+// not there was adopted half: renamed, with the fence not yet set. It then is
+// the live tree, which goes to the trash like any other.
+func (u *user) dropStaging(deleted bool) error {
+	staging := u.b.disk.staging(u.name)
+	if u.fence.State == fence.Sealed {
+		staged, err := exists(staging)
+		if err != nil {
+			return err
+		}
+		if !staged {
+			return u.discard(deleted)
+		}
+	}
+	return os.RemoveAll(staging)
 }
 
 // adopt makes sealed staging the live tree. After a crash between rename and
@@ -131,19 +181,21 @@ func (u *user) adopt() error {
 
 // discard claims the live tree, and the manifest it was frozen with, for the
 // trash. Each rename is done or not; a crash between them is finished by the
-// next call.
-func (u *user) discard(epoch director.Epoch) error {
+// next call, under the same name: the old fence's epoch.
+func (u *user) discard(deleted bool) error {
 	disk := u.b.disk
-	dir := disk.trash(u.name, epoch)
+	dir := disk.trash(u.name, u.fence.Epoch)
 	if err := durable.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := claim(disk.manifest(u.name), dir+"/manifest"); err != nil {
+	if deleted {
+		// There is no new home that its mail could go to.
+		if err := durable.WriteFile(filepath.Join(dir, "swept"), nil, 0o600); err != nil {
+			return err
+		}
+	}
+	if err := claim(disk.manifest(u.name), filepath.Join(dir, "manifest")); err != nil {
 		return err
 	}
-	if err := claim(disk.live(u.name), dir+"/tree"); err != nil {
-		return err
-	}
-	u.b.janitor.wake()
-	return nil
+	return claim(disk.live(u.name), filepath.Join(dir, "tree"))
 }

@@ -16,6 +16,7 @@ import (
 	"waypost/backend/manifest"
 	"waypost/director"
 	"waypost/internal/cluster"
+	"waypost/internal/durable"
 )
 
 // janitor looks after trees that were let go: it compares each with the
@@ -60,6 +61,12 @@ func (j *janitor) round(ctx context.Context) error {
 		return err
 	}
 	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), purgePrefix) {
+			if err := os.RemoveAll(filepath.Join(j.b.disk.trashRoot(), e.Name())); err != nil {
+				j.b.log.Warn("purge", "folder", e.Name(), "error", err)
+			}
+			continue
+		}
 		name, epoch, ok := trashName(e.Name())
 		if !ok || ctx.Err() != nil {
 			continue
@@ -82,38 +89,34 @@ func trashName(s string) (director.User, director.Epoch, bool) {
 	return u, director.Epoch(n), err == nil && err2 == nil
 }
 
-// one moves a tree on: swept (nothing extra in it), then purged.
+// one moves a tree on: swept (nothing extra in it), then purged. epoch is the
+// fence's when the tree was claimed. The directory is read only when there is
+// something to do.
 func (j *janitor) one(ctx context.Context, dir string, name director.User, epoch director.Epoch) error {
-	if f := j.b.fenceOf(name); f.State == fence.Frozen || f.State == fence.Serving && f.Epoch < epoch {
+	if f := j.b.fenceOf(name); f.Epoch == epoch && f.State != fence.Gone {
 		return nil // the claim is not finished yet
 	}
+	st, err := os.Stat(filepath.Join(dir, "swept"))
+	switch {
+	case err == nil && time.Since(st.ModTime()) < j.b.cfg.TrashGrace:
+		return nil
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	swept := err == nil
 	v, err := j.b.dir.Location(ctx, name)
 	if err != nil {
 		return err
 	}
-	rec := v.Value
-	swept, err := exists(filepath.Join(dir, "swept"))
-	if err != nil {
-		return err
+	if swept {
+		return j.purge(ctx, dir, name, v.Value)
 	}
-	if !swept {
-		if rec.State != director.Deleted {
-			if err := j.sweep(ctx, dir, name, rec); err != nil {
-				return err
-			}
-		}
-		if err := os.WriteFile(filepath.Join(dir, "swept"), nil, 0o600); err != nil {
+	if v.Value.State != director.Deleted {
+		if err := j.sweep(ctx, dir, name, v.Value); err != nil {
 			return err
 		}
 	}
-	st, err := os.Stat(filepath.Join(dir, "swept"))
-	if err != nil {
-		return err
-	}
-	if time.Since(st.ModTime()) < j.b.cfg.TrashGrace {
-		return nil
-	}
-	return j.purge(ctx, dir, name, rec)
+	return durable.WriteFile(filepath.Join(dir, "swept"), nil, 0o600)
 }
 
 // sweep delivers messages that are in the tree and not in its manifest. There
@@ -128,6 +131,9 @@ func (j *janitor) sweep(ctx context.Context, dir string, name director.User, rec
 		proven[e.Path] = true
 	}
 	root := filepath.Join(dir, "tree")
+	if again, err := j.anotherPerson(ctx, dir, name); again || err != nil {
+		return err
+	}
 	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -141,6 +147,24 @@ func (j *janitor) sweep(ctx context.Context, dir string, name director.User, rec
 		return j.b.redeliver(ctx, path, rel, name, rec)
 	})
 }
+
+// anotherPerson tells whether the account was made after the tree was let go:
+// then nothing in it is for whoever has the name now (R12).
+func (j *janitor) anotherPerson(ctx context.Context, dir string, name director.User) (bool, error) {
+	st, err := os.Stat(dir)
+	if err != nil {
+		return false, err
+	}
+	a, err := j.b.dir.Account(ctx, name)
+	if err != nil {
+		return false, err
+	}
+	return a.Value.Created.After(st.ModTime()), nil
+}
+
+// purgePrefix marks what is being removed: a purge that is broken off must not
+// leave half a tree that looks like a whole one.
+const purgePrefix = ".purge-"
 
 // purge removes a tree for good.
 func (j *janitor) purge(ctx context.Context, dir string, name director.User, rec director.Record) error {
@@ -157,7 +181,11 @@ func (j *janitor) purge(ctx context.Context, dir string, name director.User, rec
 			return err
 		}
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	doomed := filepath.Join(filepath.Dir(dir), purgePrefix+filepath.Base(dir))
+	if err := durable.Rename(dir, doomed); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(doomed); err != nil {
 		return err
 	}
 	j.b.log.Info("purged", "user", name, "folder", filepath.Base(dir))

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -10,7 +11,6 @@ import (
 	"waypost/backend/fence"
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir"
-	"waypost/backend/manifest"
 	"waypost/director"
 )
 
@@ -37,12 +37,11 @@ type user struct {
 	tree sync.Mutex
 	// stopPull ends a running pull; set under mu.
 	stopPull context.CancelFunc
-	// source and staged remember digests of the two trees.
-	source, staged *manifest.Digester
 
-	// refs and idleAt belong to the table, under its lock.
-	refs   int
-	idleAt uint64
+	// refs and idle belong to the table, under its lock. idle is the place in
+	// the table's list while refs is 0.
+	refs int
+	idle *list.Element
 }
 
 // users is the table of those in memory.
@@ -50,7 +49,7 @@ type users struct {
 	mu      sync.Mutex
 	open    map[director.User]*user
 	fences  map[director.User]fence.Fence // all fences of the disk, as last put
-	clock   uint64
+	unused  list.List                     // of *user, the longest unused first
 	maxIdle int
 }
 
@@ -61,11 +60,26 @@ func (b *Server) use(name director.User) *user {
 	defer t.mu.Unlock()
 	u := t.open[name]
 	if u == nil {
-		u = &user{name: name, b: b, fence: t.fences[name], left: make(chan struct{}), source: manifest.NewDigester(), staged: manifest.NewDigester()}
+		u = &user{name: name, b: b, fence: t.fences[name], left: make(chan struct{})}
 		t.open[name] = u
 	}
-	u.refs++
+	t.hold(u)
 	return u
+}
+
+// hold takes a reference. Called under the table's lock.
+func (t *users) hold(u *user) {
+	u.refs++
+	if u.idle != nil {
+		t.unused.Remove(u.idle)
+		u.idle = nil
+	}
+}
+
+// drop gives a reference back, and tells whether it was the last one.
+func (t *users) drop(u *user) bool {
+	u.refs--
+	return u.refs == 0
 }
 
 // release gives use back. An unused mailbox stays open while there are few, so
@@ -73,50 +87,56 @@ func (b *Server) use(name director.User) *user {
 func (b *Server) release(u *user) {
 	t := &b.users
 	t.mu.Lock()
-	u.refs--
-	t.clock++
-	u.idleAt = t.clock
-	var victim *user
-	if u.refs == 0 && len(t.open) > t.maxIdle {
-		victim = t.oldestIdle()
+	defer t.mu.Unlock()
+	if !t.drop(u) {
+		return
+	}
+	u.idle = t.unused.PushBack(u)
+	if t.unused.Len() <= t.maxIdle {
+		return
+	}
+	victim := t.unused.Front().Value.(*user)
+	// It stays in the table, held, while its files are closed: nobody may open
+	// the same mailbox a second time meanwhile.
+	t.hold(victim)
+	t.mu.Unlock()
+	victim.mu.Lock()
+	if err := victim.closeAccount(); err != nil {
+		b.log.Error("close mailbox", "user", victim.name, "error", err)
+	}
+	keep := victim.uncertain
+	victim.mu.Unlock()
+	t.mu.Lock()
+	switch {
+	case !t.drop(victim): // somebody came
+	case keep:
+		victim.idle = t.unused.PushBack(victim)
+	default:
 		delete(t.open, victim.name)
 	}
-	t.mu.Unlock()
-	if victim != nil {
-		victim.mu.Lock()
-		defer victim.mu.Unlock()
-		victim.closeAccount()
-	}
-}
-
-// oldestIdle looks at a handful of entries, as the map's order gives them:
-// near enough to the oldest, at a fixed cost.
-func (t *users) oldestIdle() *user {
-	const look = 16
-	var oldest *user
-	n := 0
-	for _, u := range t.open {
-		if u.refs > 0 {
-			continue
-		}
-		if oldest == nil || u.idleAt < oldest.idleAt {
-			oldest = u
-		}
-		if n++; n >= look {
-			break
-		}
-	}
-	return oldest
 }
 
 // Enter implements maildir.Guard: R1, under the user's lock.
 func (u *user) Enter(epoch director.Epoch) (leave func(), err error) {
 	u.mu.Lock()
 	if u.fence.State == fence.Serving && u.fence.Epoch == epoch {
+		u.mend()
 		return u.mu.Unlock, nil
 	}
 	defer u.mu.Unlock()
 	return nil, u.refusal(epoch)
+}
+
+// mend closes a mailbox under which a sync has failed: nobody knows what is on
+// the disk, and the next opening looks. Called under mu.
+func (u *user) mend() {
+	if u.acct == nil || !u.acct.Broken() {
+		return
+	}
+	if err := u.closeAccount(); err != nil {
+		u.b.log.Error("close mailbox", "user", u.name, "error", err)
+	}
+	u.uncertain = true
 }
 
 // refusal says why epoch is not served. Called under mu.
@@ -143,6 +163,9 @@ func (u *user) setFence(f fence.Fence) error {
 	u.b.log.Info("fence changed", "user", u.name, "from", u.fence.String(), "to", f.String())
 	wasServing := u.fence.State == fence.Serving
 	u.fence = f
+	if f.State == fence.Serving || f.State == fence.Gone {
+		u.b.digests.forget(u.name)
+	}
 	t := &u.b.users
 	t.mu.Lock()
 	t.fences[u.name] = f
@@ -177,15 +200,19 @@ func (u *user) account() (*maildir.Account, error) {
 	return a, nil
 }
 
-// closeAccount closes the live tree's files. Called under mu.
-func (u *user) closeAccount() {
+// closeAccount closes the live tree's files. After an error the next opening
+// recovers. Called under mu.
+func (u *user) closeAccount() error {
 	if u.acct == nil {
-		return
+		return nil
 	}
-	if err := u.acct.Close(); err != nil {
-		u.b.log.Error("close mailbox", "user", u.name, "error", err)
-	}
+	err := u.acct.Close()
 	u.acct = nil
+	if err != nil {
+		u.uncertain = true
+		u.b.doubtful()
+	}
+	return err
 }
 
 // Open implements mailbox.Store: R1 for a whole handle, and the place where a
@@ -237,19 +264,6 @@ type handle struct {
 	b    *Server
 	u    *user
 	once sync.Once
-}
-
-// Deliver implements mailbox.Box. After a sync that failed nobody knows what
-// is on the disk: the mailbox is closed, and the next opening looks.
-func (h *handle) Deliver(ctx context.Context, id string, m mailbox.Staged, folder string, force bool) error {
-	err := h.Box.Deliver(ctx, id, m, folder, force)
-	if errors.Is(err, maildir.ErrUncertain) {
-		h.u.mu.Lock()
-		defer h.u.mu.Unlock()
-		h.u.closeAccount()
-		h.u.uncertain = true
-	}
-	return err
 }
 
 // Close ends the handle; further calls do nothing.

@@ -51,7 +51,8 @@ func (b *Server) reconcileAll(ctx context.Context) error {
 			p = &rec
 			b.busy.note(name, rec, b.cfg.ID)
 		}
-		if fence.Reconcile(b.cfg.ID, b.fenceOf(name), p).Action == fence.Keep {
+		f := b.fenceOf(name)
+		if f.State != fence.Incoming && fence.Reconcile(b.cfg.ID, f, p).Action == fence.Keep {
 			continue
 		}
 		looked++
@@ -135,38 +136,42 @@ func (q *lookQueue) take() []director.User {
 	return all
 }
 
-// runLooks does queued looks until ctx ends. One that failed because the
-// directory is away is queued again after a while.
+// lookers is how many looks run at once.
+const lookers = 8
+
+// runLooks does queued looks until ctx ends. One that failed, because the
+// directory or the disk is away, is queued again after a while.
 func (b *Server) runLooks(ctx context.Context) {
 	const retry = time.Second
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	work := make(chan director.User)
+	defer close(work)
+	for range lookers {
+		wg.Go(func() {
+			for name := range work {
+				u := b.use(name)
+				err := b.look(ctx, u)
+				b.release(u)
+				if err != nil {
+					pause(ctx, retry)
+					b.looks.add(name)
+				}
+			}
+		})
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-b.looks.signal:
 		}
-		g := errgroup.Group{}
-		g.SetLimit(8)
-		var again sync.Map
 		for _, name := range b.looks.take() {
-			g.Go(func() error {
-				u := b.use(name)
-				defer b.release(u)
-				if err := b.look(ctx, u); err != nil {
-					again.Store(name, true)
-				}
-				return nil
-			})
-		}
-		_ = g.Wait() // the functions return no errors
-		failed := false
-		again.Range(func(name, _ any) bool {
-			failed = true
-			b.looks.add(name.(director.User))
-			return true
-		})
-		if failed {
-			pause(ctx, retry)
+			select {
+			case work <- name:
+			case <-ctx.Done():
+				return
+			}
 		}
 	}
 }
@@ -236,11 +241,17 @@ func (b *Server) watchBusy(ctx context.Context) {
 			return
 		case <-t.C:
 		}
+		var g errgroup.Group
+		g.SetLimit(lookers)
 		for u, v := range b.busy.snapshot() {
-			if err := b.checkBusy(ctx, u, v); err != nil && ctx.Err() == nil {
-				b.log.Warn("busy user not taken back yet", "user", u, "error", err)
-			}
+			g.Go(func() error {
+				if err := b.checkBusy(ctx, u, v); err != nil && ctx.Err() == nil {
+					b.log.Warn("busy user not taken back yet", "user", u, "error", err)
+				}
+				return nil
+			})
 		}
+		_ = g.Wait() // the functions return no errors
 	}
 }
 

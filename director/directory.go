@@ -65,9 +65,20 @@ func (d *Directory) Account(ctx context.Context, u User) (Versioned[Account], er
 	return read(ctx, d.store, AccountKey(u), DecodeAccount)
 }
 
-// Move reads a user's move journal linearizably.
+// Move reads a user's move journal linearizably: the one under way, else the
+// receipt of the last one that has ended.
 func (d *Directory) Move(ctx context.Context, u User) (Versioned[Move], error) {
-	return read(ctx, d.store, MoveKey(u), DecodeMove)
+	es, err := d.store.GetAll(ctx, []string{MoveKey(u), ReceiptKey(u)})
+	if err != nil {
+		return Versioned[Move]{}, fmt.Errorf("read the journal of %s: %w", u, err)
+	}
+	for _, e := range es {
+		if e.Rev != 0 {
+			m, err := DecodeMove(e.Value)
+			return Versioned[Move]{m, e.Rev}, err
+		}
+	}
+	return Versioned[Move]{}, fmt.Errorf("%s: %w", MoveKey(u), ErrNotFound)
 }
 
 // Backend reads a backend's record linearizably.
@@ -185,12 +196,12 @@ func (d *Directory) CreateUser(ctx context.Context, u User, rec Record, acct Acc
 	return nil
 }
 
-// DeleteUser leaves the tombstone and removes account and finished journal.
+// DeleteUser leaves the tombstone and removes account and receipt.
 // Refused with ErrConflict while a move is on its way.
 func (d *Directory) DeleteUser(ctx context.Context, u User) (Record, error) {
 	var final Record
 	var first *Record
-	err := d.change(ctx, []string{LocationKey(u), AccountKey(u), MoveKey(u)}, func(es []Entry) ([]Op, error) {
+	err := d.change(ctx, []string{LocationKey(u), AccountKey(u), MoveKey(u), ReceiptKey(u)}, func(es []Entry) ([]Op, error) {
 		if es[0].Rev == 0 {
 			return nil, ErrNotFound
 		}
@@ -210,14 +221,12 @@ func (d *Directory) DeleteUser(ctx context.Context, u User) (Record, error) {
 		}
 		first = &r
 		if es[2].Rev != 0 {
-			if m, err := DecodeMove(es[2].Value); err != nil || !m.Phase.Finished() {
-				return nil, fmt.Errorf("a move is on its way; delete when it has ended: %w", ErrConflict)
-			}
+			return nil, fmt.Errorf("a move is on its way; delete when it has ended: %w", ErrConflict)
 		}
 		if final, err = r.Delete(); err != nil {
 			return nil, err
 		}
-		return []Op{{Key: es[0].Key, Value: final.Encode()}, {Key: es[1].Key, Delete: true}, {Key: es[2].Key, Delete: true}}, nil
+		return []Op{{Key: es[0].Key, Value: final.Encode()}, {Key: es[1].Key, Delete: true}, {Key: es[3].Key, Delete: true}}, nil
 	})
 	if err != nil {
 		return Record{}, fmt.Errorf("delete user %s: %w", u, err)

@@ -1,18 +1,19 @@
 package director
 
-import "strings"
-
 // Keys of the directory, relative to the store's prefix.
 const (
-	keySchema         = "schema"
-	keyEra            = "era"
-	PrefixLocation    = "location/"
-	PrefixAccount     = "account/"
-	PrefixAddress     = "address/"
-	PrefixDomain      = "domain/"
-	PrefixBackend     = "backend/"
-	PrefixMove        = "move/"
-	PrefixMoveOwner   = "move-owner/"
+	keySchema       = "schema"
+	keyEra          = "era"
+	PrefixLocation  = "location/"
+	PrefixAccount   = "account/"
+	PrefixAddress   = "address/"
+	PrefixDomain    = "domain/"
+	PrefixBackend   = "backend/"
+	PrefixMove      = "move/"
+	PrefixMoveOwner = "move-owner/"
+	// PrefixReceipt has the finished journals: what movers go through stays
+	// small, however many users have been moved.
+	PrefixReceipt     = "receipt/"
 	PrefixIncarnation = "incarnation/"
 	// KeyEra is the key whose value changes when a directory was restored (R10).
 	KeyEra = keyEra
@@ -28,13 +29,10 @@ const CatchAll = "*"
 func LocationKey(u User) string  { return PrefixLocation + string(u) }
 func AccountKey(u User) string   { return PrefixAccount + string(u) }
 func MoveKey(u User) string      { return PrefixMove + string(u) }
+func ReceiptKey(u User) string   { return PrefixReceipt + string(u) }
 func MoveOwnerKey(u User) string { return PrefixMoveOwner + string(u) }
 
 func DomainKey(d string) string              { return PrefixDomain + d }
 func BackendKey(id BackendID) string         { return PrefixBackend + string(id) }
 func IncarnationKey(id BackendID) string     { return PrefixIncarnation + string(id) }
 func AddressKey(local, domain string) string { return PrefixAddress + domain + "/" + local }
-func splitAddressKey(k string) (l, d string) {
-	d, l, _ = strings.Cut(strings.TrimPrefix(k, PrefixAddress), "/")
-	return
-}

@@ -34,9 +34,7 @@ func (d *Directory) PlanMove(ctx context.Context, u User, target BackendID, id s
 				m = old
 				return nil, nil
 			}
-			if !old.Phase.Finished() {
-				return nil, fmt.Errorf("a move to %s is %s already: %w", old.Target, old.Phase, ErrConflict)
-			}
+			return nil, fmt.Errorf("a move to %s is %s already: %w", old.Target, old.Phase, ErrConflict)
 		}
 		if es[2].Rev == 0 {
 			return nil, fmt.Errorf("backend %s: %w", target, ErrNotFound)
@@ -69,7 +67,11 @@ func (d *Directory) PlanMove(ctx context.Context, u User, target BackendID, id s
 // by now; the caller then reads both and decides anew.
 func (d *Directory) Advance(ctx context.Context, next Move, from Record, to *Record) error {
 	next.Version = valueVersion
-	err := d.change(ctx, []string{LocationKey(next.User), MoveKey(next.User)}, func(es []Entry) ([]Op, error) {
+	err := d.change(ctx, []string{LocationKey(next.User), MoveKey(next.User), ReceiptKey(next.User)}, func(es []Entry) ([]Op, error) {
+		nb := encode(next)
+		if next.Phase.Finished() && es[1].Rev == 0 && string(es[2].Value) == string(nb) {
+			return nil, nil // our own change, seen after an unknown result
+		}
 		if es[0].Rev == 0 || es[1].Rev == 0 {
 			return nil, fmt.Errorf("record or journal is gone: %w", ErrConflict)
 		}
@@ -84,17 +86,17 @@ func (d *Directory) Advance(ctx context.Context, next Move, from Record, to *Rec
 		if have.ID != next.ID {
 			return nil, fmt.Errorf("the journal is of another move: %w", ErrConflict)
 		}
-		nb := encode(next)
 		if string(nb) == string(es[1].Value) && (to == nil || r == *to) {
 			return nil, nil
 		}
 		if r != from {
 			return nil, fmt.Errorf("record is %q, not %q: %w", r, from, ErrConflict)
 		}
-		if have.Phase.Finished() {
-			return nil, fmt.Errorf("the move is %s: %w", have.Phase, ErrConflict)
-		}
 		ops := []Op{{Key: es[1].Key, Value: nb}}
+		if next.Phase.Finished() {
+			// The journal becomes the receipt.
+			ops = []Op{{Key: es[1].Key, Delete: true}, {Key: es[2].Key, Value: nb}}
+		}
 		if to != nil {
 			ops = append(ops, Op{Key: es[0].Key, Value: to.Encode()})
 		}

@@ -1,6 +1,7 @@
 package mx
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -96,11 +97,15 @@ func (t *transaction) pump(r io.Reader, draft *spool.Draft, live map[*leg]bool, 
 	t.pass([]byte(t.received()), draft, live)
 	var lines lineCheck
 	var received receivedCount
-	size := firstPiece
+	buf := make([]byte, firstPiece)
 	for {
-		b := make([]byte, size) // the legs keep it
-		n, err := r.Read(b)
-		b = b[:n]
+		n, err := r.Read(buf)
+		b := buf[:n] // the legs keep it
+		if n < len(buf)/2 {
+			b = bytes.Clone(b)
+		} else {
+			buf = make([]byte, nextPiece)
+		}
 		if !lines.ok(b) || bare() {
 			return &bodyFault{replyBare, true}
 		}
@@ -118,7 +123,6 @@ func (t *transaction) pump(r io.Reader, draft *spool.Draft, live map[*leg]bool, 
 		case err != nil:
 			return readFault(err)
 		}
-		size = nextPiece
 	}
 }
 

@@ -5,12 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -171,8 +173,10 @@ func TestServer_commitAnswers(t *testing.T) {
 // TestServer_homeStalls: a home that takes nothing is dropped; the others and
 // the sender do not wait for it, and it gets the message later.
 func TestServer_homeStalls(t *testing.T) {
-	r := newRig(t, func(c *Config) { never(c); c.StallTimeout = 100 * time.Millisecond })
+	r := newRig(t, func(c *Config) { never(c); c.StallTimeout = time.Second })
 	release := make(chan bool)
+	free := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(free)
 	r.b1.SetScript(lmtptest.Script{Ext: lmtptest.Full, Body: func(io.Reader) ([]byte, error) {
 		<-release
 		return nil, io.ErrUnexpectedEOF
@@ -186,7 +190,7 @@ func TestServer_homeStalls(t *testing.T) {
 	if len(e.Recipients) != 1 || e.Recipients[0].User != "u1@x.test" {
 		t.Errorf("%+v", e)
 	}
-	close(release)
+	free()
 	r.b1.SetScript(lmtptest.Script{Ext: lmtptest.Full})
 	r.live.set("b1", true) // says that it is up
 	checkBody(t, r.b1.WaitMessages(1)[0], body+"\r\n")
@@ -520,6 +524,25 @@ func TestServer_cut(t *testing.T) {
 	}
 	if len(r.b1.Messages()) != 0 {
 		t.Error("half a message was delivered")
+	}
+}
+
+// TestServer_neverServed: what New took is given back.
+func TestServer_neverServed(t *testing.T) {
+	cfg := Config{Listen: []string{"127.0.0.1:0"}, Hostname: "mx.test", SpoolDir: t.TempDir()}
+	for range 2 {
+		srv, err := New(cfg, Deps{Directory: newFakeDir(), Dialer: fakeDialer{}, Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			if err := srv.Shutdown(t.Context()); err != nil {
+				t.Error(err)
+			}
+		}
+		if srv.Serve(t.Context()) == nil {
+			t.Error("served after the end")
+		}
 	}
 }
 

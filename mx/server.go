@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/emersion/go-smtp"
 
@@ -38,6 +39,7 @@ type Server struct {
 	// ctx ends what is under way when Shutdown's time is over.
 	ctx      context.Context
 	cancel   context.CancelFunc
+	begun    atomic.Bool   // Serve, or Shutdown in its place
 	down     chan struct{} // closed by the first Shutdown
 	downOnce sync.Once
 	ended    chan struct{} // closed when everything has ended
@@ -47,7 +49,7 @@ type Server struct {
 }
 
 // New opens the spool and the listeners. Nothing is accepted before Serve;
-// whoever does not call it calls Shutdown.
+// Shutdown frees them even if it is never called.
 func New(cfg Config, deps Deps) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -146,6 +148,9 @@ func (srv *Server) addrs(sv service) (out []net.Addr) {
 // Shutdown does for at most Config.DrainTimeout, or until Shutdown, and returns
 // when all has ended. It may be called once.
 func (srv *Server) Serve(ctx context.Context) error {
+	if !srv.begun.CompareAndSwap(false, true) {
+		return errors.New("mx: Serve was called already, or Shutdown before it")
+	}
 	unsubscribe := srv.dir.Subscribe(srv.changed)
 	unwatch := srv.live.OnUp(func(id director.BackendID) { srv.spool.WakeHome(id) })
 	failed := make(chan error, len(srv.servers))
@@ -215,6 +220,12 @@ func (srv *Server) beginMessage() bool {
 // Shutdown makes Serve drain and waits for it. When ctx ends first, what is
 // under way is cut: its senders get no 250.
 func (srv *Server) Shutdown(ctx context.Context) error {
+	if srv.begun.CompareAndSwap(false, true) { // Serve was never called
+		srv.cancel()
+		srv.closeListeners()
+		defer close(srv.ended)
+		return srv.spool.Close()
+	}
 	srv.downOnce.Do(func() { close(srv.down) })
 	select {
 	case <-srv.ended:
@@ -224,13 +235,6 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 	srv.cancel()
 	<-srv.ended
 	return ctx.Err()
-}
-
-// Close frees what New opened, when Serve was never called.
-func (srv *Server) Close() error {
-	srv.cancel()
-	srv.closeListeners()
-	return srv.spool.Close()
 }
 
 func (srv *Server) closeListeners() {

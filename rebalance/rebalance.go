@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -124,6 +125,8 @@ type Server struct {
 
 	mu      sync.Mutex
 	running map[director.User]bool
+	// again is when a move that could not go on is tried next.
+	again   map[director.User]retry
 	clients map[string]*client
 	// wake asks for another look at the journals.
 	wake chan struct{}
@@ -136,7 +139,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, id: d.Identity, dir: d.Directory, log: d.Log, dial: d.Dial, at: d.At,
-		running: make(map[director.User]bool), clients: make(map[string]*client), wake: make(chan struct{}, 1)}
+		running: make(map[director.User]bool), again: make(map[director.User]retry), clients: make(map[string]*client), wake: make(chan struct{}, 1)}
 	if s.dial == nil {
 		s.dial = s.dialRecord
 	}
@@ -179,6 +182,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	return nil
 }
+
+// rescan finds moves whose watch event was lost (R11), and those put off.
+const rescan = 2 * time.Second
 
 // own holds one lease and executes what can be claimed under it, until the
 // lease or ctx ends.
@@ -230,20 +236,48 @@ func (s *Server) own(ctx context.Context) error {
 		case <-lease.Done():
 			return errors.New("the lease was lost")
 		case <-s.wake:
-		case <-time.After(jitter(5 * time.Second)):
-			// R11: a lost watch event strands no move.
+		case <-time.After(jitter(rescan)):
 		}
 	}
 }
 
+// retry spaces the tries of a move that cannot go on: its target is away.
+type retry struct {
+	at   time.Time
+	wait time.Duration
+}
+
+// begin takes a move that is due and that nobody here is at.
 func (s *Server) begin(u director.User) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.running[u] {
+	if s.running[u] || time.Now().Before(s.again[u].at) {
 		return false
 	}
 	s.running[u] = true
 	return true
+}
+
+// later puts a move off, for longer each time; ended forgets that.
+func (s *Server) later(u director.User) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r := s.again[u]
+	r.wait = min(max(2*r.wait, time.Second), 30*time.Second)
+	r.at = time.Now().Add(jitter(r.wait))
+	s.again[u] = r
+}
+
+func (s *Server) ended(u director.User) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.again, u)
+}
+
+func (s *Server) isRunning(u director.User) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.running[u]
 }
 
 func (s *Server) end(u director.User) {
@@ -272,6 +306,7 @@ func (s *Server) unfinished(ctx context.Context) ([]director.Move, error) {
 		}
 		return nil
 	})
+	slices.SortFunc(out, func(a, b director.Move) int { return a.Created.Compare(b.Created) })
 	return out, err
 }
 
@@ -286,8 +321,10 @@ func (s *Server) watchJournals(ctx context.Context) {
 		// "move" is the common prefix of journals and owners.
 		for batch := range s.dir.Store().Watch(ctx, strings.TrimSuffix(director.PrefixMove, "/"), rev+1) {
 			for _, c := range batch.Changes {
-				owner := strings.HasPrefix(c.Key, director.PrefixMoveOwner)
-				if owner == c.Deleted {
+				lost := c.Deleted && strings.HasPrefix(c.Key, director.PrefixMoveOwner)
+				u, journal := strings.CutPrefix(c.Key, director.PrefixMove)
+				// What this mover writes itself need not wake it.
+				if lost || journal && !c.Deleted && !s.isRunning(director.User(u)) {
 					s.poke()
 				}
 			}
@@ -310,8 +347,12 @@ func (s *Server) claimAndRun(ctx context.Context, u director.User, lease directo
 		}
 		return
 	}
-	if err := s.run(ctx, u); err != nil && ctx.Err() == nil {
-		s.log.Error("move", "user", u, "error", err)
+	switch err := s.run(ctx, u); {
+	case err == nil:
+		s.ended(u)
+	case ctx.Err() == nil:
+		s.log.Error("move is tried again later", "user", u, "error", err)
+		s.later(u)
 	}
 	end, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()

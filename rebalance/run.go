@@ -16,7 +16,7 @@ import (
 // ctx ends, or when the directory is away; then any mover goes on later.
 func (s *Server) run(ctx context.Context, u director.User) error {
 	log := s.log.With("user", u)
-	copyTries := newPatience(s.cfg.CopyPatience)
+	tries := newPatience(s.cfg.CopyPatience)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -34,10 +34,10 @@ func (s *Server) run(ctx context.Context, u director.User) error {
 		}
 		log.Info("move step", "move", mv.ID, "step", string(step), "record", rec.String())
 		s.at(string(step))
-		err = s.do(ctx, step, mv, rec)
+		err = s.do(ctx, step, mv, rec, tries)
 		switch {
 		case err == nil:
-			copyTries.reset()
+			tries.progress()
 			continue
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -47,7 +47,10 @@ func (s *Server) run(ctx context.Context, u director.User) error {
 			return err
 		}
 		log.Warn("move step failed", "move", mv.ID, "step", string(step), "error", err)
-		if err := s.failed(ctx, step, mv, rec, err, copyTries); err != nil && !errors.Is(err, director.ErrConflict) {
+		if step == StepFinish {
+			return err // only forward, but not at the cost of the others: later again
+		}
+		if err := s.failed(ctx, step, mv, rec, err, tries); err != nil && !errors.Is(err, director.ErrConflict) {
 			return err
 		}
 	}
@@ -62,7 +65,7 @@ func (s *Server) read(ctx context.Context, u director.User) (director.Move, dire
 	return mv.Value, rec.Value, err
 }
 
-func (s *Server) do(ctx context.Context, step Step, mv director.Move, rec director.Record) error {
+func (s *Server) do(ctx context.Context, step Step, mv director.Move, rec director.Record, tries *patience) error {
 	if rec.State == director.Busy && step != StepFinish && step != StepUndone {
 		// The budget counts from the transaction, whoever made it; a clock that
 		// jumped costs a rollback at worst.
@@ -76,11 +79,11 @@ func (s *Server) do(ctx context.Context, step Step, mv director.Move, rec direct
 	}
 	switch step {
 	case StepCopy:
-		return s.copy(ctx, mv, rec)
+		return s.copy(ctx, mv, rec, tries)
 	case StepFreeze:
 		return s.freeze(ctx, mv, rec)
 	case StepSeal:
-		return s.seal(ctx, mv, rec)
+		return s.seal(ctx, mv, rec, tries)
 	case StepFlip:
 		return s.flip(ctx, mv, rec)
 	case StepFinish:
@@ -94,13 +97,15 @@ func (s *Server) do(ctx context.Context, step Step, mv director.Move, rec direct
 // errOverBudget: the user was busy for longer than the budget.
 var errOverBudget = errors.New("the user was busy for longer than the budget")
 
-// failed decides after a step's error: try again, or undo. After the flip
-// there is only forward.
+// failed decides after a step's error before the flip: try again, or undo.
 func (s *Server) failed(ctx context.Context, step Step, mv director.Move, rec director.Record, err error, tries *patience) error {
+	if control.IsCode(err, control.CodeDiffers) {
+		if tries.differed++; tries.differed > 1 {
+			err = fmt.Errorf("%w, for the second time", err)
+			return s.undone(ctx, mv, rec, err.Error())
+		}
+	}
 	switch step {
-	case StepFinish:
-		pause(ctx, jitter(2*time.Second))
-		return nil
 	case StepCopy:
 		if tries.more() && !hopeless(err) {
 			pause(ctx, tries.wait())
@@ -122,7 +127,7 @@ func hopeless(err error) bool {
 }
 
 // copy makes hot passes until little is left, then marks the user busy.
-func (s *Server) copy(ctx context.Context, mv director.Move, rec director.Record) error {
+func (s *Server) copy(ctx context.Context, mv director.Move, rec director.Record, tries *patience) error {
 	target, _, err := s.dial(ctx, mv.Target)
 	if err != nil {
 		return err
@@ -142,7 +147,7 @@ func (s *Server) copy(ctx context.Context, mv director.Move, rec director.Record
 	}
 	for pass := 1; ; pass++ {
 		s.at("pass")
-		p, err := s.pass(ctx, target, &mv, rec, node, false)
+		p, err := s.pass(ctx, target, &mv, rec, node, false, tries)
 		if err != nil {
 			return err
 		}
@@ -161,7 +166,7 @@ func (s *Server) copy(ctx context.Context, mv director.Move, rec director.Record
 
 // pass makes one pull and keeps the journal's figures current, at most once a
 // second: what changes often does not belong into the directory.
-func (s *Server) pass(ctx context.Context, target Backend, mv *director.Move, rec director.Record, node string, final bool) (control.PullProgress, error) {
+func (s *Server) pass(ctx context.Context, target Backend, mv *director.Move, rec director.Record, node string, final bool, tries *patience) (control.PullProgress, error) {
 	mv.Passes++
 	before := mv.CopiedBytes
 	var mu sync.Mutex
@@ -170,6 +175,9 @@ func (s *Server) pass(ctx context.Context, target Backend, mv *director.Move, re
 		func(p control.PullProgress) {
 			mu.Lock()
 			defer mu.Unlock()
+			if mv.CopiedBytes < before+p.Bytes {
+				tries.progress()
+			}
 			mv.CopiedBytes = before + p.Bytes
 			if !final && mv.Bytes < p.TotalBytes {
 				mv.Bytes = p.TotalBytes
@@ -204,7 +212,7 @@ func (s *Server) freeze(ctx context.Context, mv director.Move, rec director.Reco
 	return s.dir.Advance(ctx, mv, rec, nil)
 }
 
-func (s *Server) seal(ctx context.Context, mv director.Move, rec director.Record) error {
+func (s *Server) seal(ctx context.Context, mv director.Move, rec director.Record, tries *patience) error {
 	target, _, err := s.dial(ctx, mv.Target)
 	if err != nil {
 		return err
@@ -213,7 +221,7 @@ func (s *Server) seal(ctx context.Context, mv director.Move, rec director.Record
 	if err != nil {
 		return err
 	}
-	if _, err := s.pass(ctx, target, &mv, rec, node, true); err != nil {
+	if _, err := s.pass(ctx, target, &mv, rec, node, true, tries); err != nil {
 		return err
 	}
 	s.at("pulled")
@@ -316,11 +324,13 @@ type patience struct {
 	limit time.Duration
 	since time.Time
 	n     int
+	// differed counts seals that were refused because staging was not equal.
+	differed int
 }
 
 func newPatience(limit time.Duration) *patience { return &patience{limit: limit, since: time.Now()} }
 
-func (p *patience) reset()     { p.since, p.n = time.Now(), 0 }
+func (p *patience) progress()  { p.since, p.n = time.Now(), 0 }
 func (p *patience) more() bool { return time.Since(p.since) < p.limit }
 
 // wait grows from a quarter of a second to 15 s.

@@ -186,9 +186,25 @@ func deleted(me director.BackendID, f Fence, rec director.Record, keep Decision,
 		}
 		return Decision{Action: Trash, Next: gone}
 	default: // Incoming, Sealed
-		if rec.Epoch > f.Epoch {
+		if rec.Epoch > f.Epoch || rec.Epoch == f.Epoch && f.State == Incoming {
 			return Decision{Action: Drop, Next: gone}
 		}
 		return keep
 	}
+}
+
+// Abandon decides about an Incoming fence that Reconcile keeps because the
+// record is still below it: a move that was undone before it made the user
+// busy changes no record. mv is this backend's own read of the user's journal,
+// nil when there is none. A journal that is finished, or of another move, will
+// never flip to this staging.
+func Abandon(me director.BackendID, f Fence, rec *director.Record, mv *director.Move) Decision {
+	keep := Decision{Action: Keep, Next: f}
+	switch {
+	case f.State != Incoming || rec == nil || rec.State != director.Active || rec.Home == me || rec.Epoch >= f.Epoch:
+		return keep
+	case mv != nil && !mv.Phase.Finished() && mv.Target == me && mv.Epoch+1 == f.Epoch:
+		return keep
+	}
+	return Decision{Action: Drop, Next: Fence{State: Gone, Epoch: f.Epoch}}
 }

@@ -29,7 +29,7 @@ me     busy     below | refuse  refuse   refuse   refuse   refuse    refuse  ref
 me     busy     equal | refuse  keep     keep     refuse   refuse    refuse  refuse
 me     busy     above | refuse  keep     keep     refuse   adopt-1   refuse  refuse
 me     deleted  below | keep    refuse   refuse   keep     keep      keep    refuse
-me     deleted  equal | keep    refuse   refuse   keep     keep      keep    refuse
+me     deleted  equal | keep    refuse   refuse   drop=    keep      keep    refuse
 me     deleted  above | keep    trash=   trash=   drop=    drop=     keep    refuse
 other  active   below | keep    refuse   refuse   keep     keep      keep    refuse
 other  active   equal | keep    refuse   refuse   drop=    drop=     keep    refuse
@@ -38,7 +38,7 @@ other  busy     below | keep    refuse   refuse   keep     keep      keep    ref
 other  busy     equal | keep    refuse   refuse   keep     keep      keep    refuse
 other  busy     above | keep    refuse   trash=   drop=    drop=     keep    refuse
 other  deleted  below | keep    refuse   refuse   keep     keep      keep    refuse
-other  deleted  equal | keep    refuse   refuse   keep     keep      keep    refuse
+other  deleted  equal | keep    refuse   refuse   drop=    keep      keep    refuse
 other  deleted  above | keep    refuse   trash=   drop=    drop=     keep    refuse
 `
 
@@ -110,6 +110,36 @@ func TestReconcileWithoutRecord(t *testing.T) {
 	}
 	for _, f := range []Fence{{State: Serving, Epoch: 7}, {State: Frozen, Epoch: 7}, {State: Incoming, Epoch: 7}, {State: Sealed, Epoch: 7}, {State: Unreadable}} {
 		mustRefuse(t, f, nil)
+	}
+}
+
+// TestAbandon: staging of a move that was undone before busy goes, and that of
+// one that may still flip stays.
+func TestAbandon(t *testing.T) {
+	f := Fence{State: Incoming, Epoch: 7}
+	active := &director.Record{Home: other, Epoch: 6, State: director.Active}
+	mine := director.Move{Target: me, Epoch: 6, Phase: director.PhaseCopying}
+	with := func(change func(*director.Move)) *director.Move { m := mine; change(&m); return &m }
+	for name, c := range map[string]struct {
+		f    Fence
+		rec  *director.Record
+		mv   *director.Move
+		want Action
+	}{
+		"under way":    {f, active, &mine, Keep},
+		"no journal":   {f, active, nil, Drop},
+		"undone":       {f, active, with(func(m *director.Move) { m.Phase = director.PhaseUndone }), Drop},
+		"other target": {f, active, with(func(m *director.Move) { m.Target = third }), Drop},
+		"other epoch":  {f, active, with(func(m *director.Move) { m.Epoch = 4 }), Drop},
+		"busy":         {f, &director.Record{Home: other, Epoch: 7, State: director.Busy, Peer: me}, nil, Keep},
+		"sealed":       {Fence{State: Sealed, Epoch: 7}, active, nil, Keep},
+		"no record":    {f, nil, nil, Keep},
+		"home is mine": {f, &director.Record{Home: me, Epoch: 6, State: director.Active}, nil, Keep},
+	} {
+		d := Abandon(me, c.f, c.rec, c.mv)
+		if d.Action != c.want || d.Action == Drop && d.Next != (Fence{State: Gone, Epoch: 7}) {
+			t.Errorf("%s: got %s to %s, want %s", name, d.Action, d.Next, c.want)
+		}
 	}
 }
 

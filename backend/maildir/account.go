@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"waypost/backend/mailbox"
@@ -76,8 +77,9 @@ type Account struct {
 	log *deliveries.Log
 	// pending are logged deliveries whose rename failed: file → directory.
 	pending map[string]string
-	// uncertain is set once a sync has failed.
+	// uncertain is set once a sync has failed; broken says so without the lock.
 	uncertain error
+	broken    atomic.Bool
 	// unsynced are the directories in which messages went from new to cur.
 	unsynced map[string]bool
 	// recount: an addition to the quota log failed.
@@ -206,10 +208,15 @@ func (a *Account) writable() error {
 func (a *Account) doubt(err error) error {
 	if a.uncertain == nil {
 		a.uncertain = fmt.Errorf("%w: %w", ErrUncertain, err)
+		a.broken.Store(true)
 		a.o.Log.Error("maildir: a sync failed; no more writes until the mailbox is opened anew", "root", a.o.Root, "error", err)
 	}
 	return a.uncertain
 }
+
+// Broken reports whether a sync has failed: the Account takes no more writes,
+// and whoever opened it closes it and opens it again with Recover.
+func (a *Account) Broken() bool { return a.broken.Load() }
 
 // nextVersion gives a number no folder has had yet.
 func (a *Account) nextVersion() uint64 {

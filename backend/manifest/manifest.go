@@ -39,6 +39,9 @@ type Digester struct {
 // fileKey names a message's contents: a file that is renamed keeps it, and one
 // that is replaced does not.
 type fileKey struct {
+	// unique is the file's name without flags: an inode that is used again must
+	// not be taken for the message it held before.
+	unique   string
 	dev, ino uint64
 	size     int64
 	mtime    int64 // nanoseconds
@@ -77,7 +80,7 @@ func (d *Digester) Scan(ctx context.Context, root string) (control.Manifest, err
 		case !e.Type().IsRegular():
 			return nil
 		}
-		entry, key, err := d.entry(path, rel)
+		entry, key, err := d.entry(path, rel, e)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
@@ -100,50 +103,63 @@ func (d *Digester) Scan(ctx context.Context, root string) (control.Manifest, err
 	return m, nil
 }
 
-func (d *Digester) entry(path, rel string) (control.ManifestEntry, fileKey, error) {
+// entry describes one file. A message whose digest is known is not opened.
+func (d *Digester) entry(path, rel string, de fs.DirEntry) (control.ManifestEntry, fileKey, error) {
+	st, err := de.Info()
+	if err != nil {
+		return control.ManifestEntry{}, fileKey{}, err
+	}
+	key := keyOf(rel, st)
+	e := control.ManifestEntry{Path: control.TreePath(rel), Size: st.Size()}
+	if IsMessage(rel) {
+		e.MTime = st.ModTime().Unix()
+		if e.Digest = d.lookup(key); e.Digest != "" {
+			return e, key, nil
+		}
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return control.ManifestEntry{}, fileKey{}, err
 	}
 	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return control.ManifestEntry{}, fileKey{}, err
-	}
-	key := keyOf(st)
-	e := control.ManifestEntry{Path: control.TreePath(rel), Size: st.Size()}
-	if IsMessage(rel) {
-		e.MTime = st.ModTime().Unix()
-		d.mu.Lock()
-		e.Digest = d.known[key]
-		d.mu.Unlock()
-		if e.Digest != "" {
-			return e, key, nil
-		}
-	}
 	h := sha256.New()
 	n, err := io.Copy(h, f)
 	if err != nil {
 		return e, key, fmt.Errorf("%s: %w", rel, err)
 	}
 	e.Size, e.Digest = n, HexDigest(h)
+	if IsMessage(rel) {
+		d.learn(key, e.Digest) // at once: a scan that is broken off was not in vain
+	}
 	return e, key, nil
 }
 
-// Learn remembers a digest that was computed while the file was written.
-func (d *Digester) Learn(f *os.File, digest string) error {
+func (d *Digester) lookup(key fileKey) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.known[key]
+}
+
+func (d *Digester) learn(key fileKey, digest string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.known[key] = digest
+}
+
+// Learn remembers a digest that was computed while the message at rel was
+// written to f.
+func (d *Digester) Learn(rel control.TreePath, f *os.File, digest string) error {
 	st, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	d.mu.Lock()
-	d.known[keyOf(st)] = digest
-	d.mu.Unlock()
+	d.learn(keyOf(string(rel), st), digest)
 	return nil
 }
 
-func keyOf(st os.FileInfo) fileKey {
-	k := fileKey{size: st.Size(), mtime: st.ModTime().UnixNano()}
+func keyOf(rel string, st os.FileInfo) fileKey {
+	unique, _, _ := strings.Cut(filepath.Base(rel), ":2,")
+	k := fileKey{unique: unique, size: st.Size(), mtime: st.ModTime().UnixNano()}
 	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
 		k.dev, k.ino = uint64(sys.Dev), sys.Ino
 	}
@@ -164,7 +180,8 @@ func IsMessage(rel string) bool {
 func Skip(rel string, dir bool) bool {
 	base := filepath.Base(rel)
 	if dir {
-		return strings.HasPrefix(base, ".waypost-")
+		// ".waypost-x" is a user's folder "waypost-x"; ours begin with two dots.
+		return strings.HasPrefix(base, "..waypost-")
 	}
 	if IsMessage(rel) {
 		return strings.HasPrefix(base, ".") // no message's name begins so

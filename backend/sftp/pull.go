@@ -33,6 +33,35 @@ type Pull struct {
 	Final bool
 	// Report is called now and then, from one goroutine at a time.
 	Report func(control.PullProgress)
+	// Room, where not nil, refuses a pass that would bring so many bytes.
+	Room func(bytes int64) error
+
+	touched folders
+}
+
+// folders are those in which names came or went in this pass.
+type folders struct {
+	mu  sync.Mutex
+	all map[string]bool
+}
+
+func (f *folders) add(dir string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.all == nil {
+		f.all = make(map[string]bool)
+	}
+	f.all[dir] = true
+}
+
+// sync makes their entries durable; files were synced one by one.
+func (f *folders) sync() error {
+	for dir := range f.all {
+		if err := durable.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+	}
+	return nil
 }
 
 const (
@@ -56,6 +85,11 @@ func (p *Pull) Run(ctx context.Context, want control.Manifest) (control.PullProg
 		pr.p.TotalFiles++
 		pr.p.TotalBytes += e.Size
 	}
+	if p.Room != nil {
+		if err := p.Room(pr.p.TotalBytes); err != nil {
+			return pr.p, err
+		}
+	}
 	if err := p.folders(plan.mkdir); err != nil {
 		return pr.p, err
 	}
@@ -63,6 +97,8 @@ func (p *Pull) Run(ctx context.Context, want control.Manifest) (control.PullProg
 		if err := os.Rename(p.path(r.from), p.path(r.to)); err != nil {
 			return pr.p, fmt.Errorf("staging: %w", err)
 		}
+		p.touched.add(filepath.Dir(p.path(r.from)))
+		p.touched.add(filepath.Dir(p.path(r.to)))
 		pr.p.Renamed++
 	}
 	if err := p.fetchAll(ctx, plan.fetch, pr); err != nil {
@@ -72,9 +108,10 @@ func (p *Pull) Run(ctx context.Context, want control.Manifest) (control.PullProg
 		if err := os.RemoveAll(p.path(rel)); err != nil {
 			return pr.p, fmt.Errorf("staging: %w", err)
 		}
+		p.touched.add(filepath.Dir(p.path(rel)))
 		pr.p.Removed++
 	}
-	return pr.p, syncTree(p.Staging)
+	return pr.p, p.touched.sync()
 }
 
 func (p *Pull) path(rel control.TreePath) string {
@@ -89,6 +126,8 @@ func (p *Pull) folders(dirs []control.TreePath) error {
 		if err := os.MkdirAll(p.path(d), 0o700); err != nil {
 			return fmt.Errorf("staging: %w", err)
 		}
+		p.touched.add(p.path(d))
+		p.touched.add(filepath.Dir(p.path(d)))
 	}
 	return nil
 }
@@ -195,8 +234,9 @@ func (p *Pull) fetchOne(ctx context.Context, cl *sftp.Client, e control.Manifest
 	if err := os.Rename(tmp, name); err != nil {
 		return err
 	}
+	p.touched.add(filepath.Dir(name))
 	if manifest.IsMessage(string(e.Path)) {
-		return p.Digests.Learn(dst, digest)
+		return p.Digests.Learn(e.Path, dst, digest)
 	}
 	return nil
 }
@@ -214,7 +254,7 @@ func copyFile(ctx context.Context, dst *os.File, src *sftp.File, e control.Manif
 	if digest != e.Digest {
 		return "", errChanged
 	}
-	if e.MTime != 0 {
+	if manifest.IsMessage(string(e.Path)) {
 		if err := os.Chtimes(dst.Name(), manifest.MTime(e), manifest.MTime(e)); err != nil {
 			return "", err
 		}
@@ -245,18 +285,12 @@ func (p *progress) add(files, bytes int64) {
 	}
 }
 
-// syncTree makes the folders' entries durable; files were synced one by one.
-// It also removes what an earlier, interrupted pass left half fetched.
-func syncTree(root string) error {
-	return filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		switch {
-		case err != nil:
-			return err
-		case e.IsDir():
-			return durable.SyncDir(path)
-		case strings.HasPrefix(e.Name(), ".waypost-"):
+// RemoveHalves removes what interrupted passes left half fetched in staging.
+func RemoveHalves(staging string) error {
+	return filepath.WalkDir(staging, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() && strings.HasPrefix(e.Name(), ".waypost-") {
 			return os.Remove(path)
 		}
-		return nil
+		return err
 	})
 }

@@ -16,7 +16,6 @@ package member
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -84,8 +83,9 @@ const (
 	// often.
 	seedsEvery = 15 * time.Second
 	aloneEvery = time.Second
-	// leaveWait bounds the wait for a last message to go out.
-	leaveWait = 2 * time.Second
+	// leaveWait bounds the wait for a last message to go out; gossip goes out ten
+	// times a second.
+	leaveWait = time.Second
 )
 
 // Node is this process's place in the membership. Leave it.
@@ -287,11 +287,13 @@ func (n *Node) Leave(ctx context.Context) error {
 		if deadline, ok := ctx.Deadline(); ok {
 			wait = min(wait, time.Until(deadline))
 		}
-		var err error
 		if ctx.Err() == nil && wait > 0 {
-			err = n.list.Leave(wait)
+			// That nobody heard is no error: who is left sees the silence.
+			if err := n.list.Leave(wait); err != nil {
+				n.log.Debug("nobody was told of the leaving", "error", err)
+			}
 		}
-		n.leftErr = errors.Join(err, n.end())
+		n.leftErr = n.end()
 	})
 	if n.leftErr != nil {
 		return fmt.Errorf("leave the membership: %w", n.leftErr)

@@ -43,7 +43,7 @@ func join(t *testing.T, name string, key []byte, load func() Load, seeds ...stri
 		ctx, cancel := context.WithTimeout(context.Background(), leaveWait)
 		defer cancel()
 		if err := n.Leave(ctx); err != nil {
-			t.Logf("leave: %v", err) // nobody may be left to hear it
+			t.Errorf("leave: %v", err)
 		}
 	})
 	return w

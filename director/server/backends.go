@@ -21,6 +21,15 @@ func (s *Server) backendMember(id director.BackendID) (member.Member, bool) {
 	return s.members.Member(cluster.RoleBackend, string(id))
 }
 
+// told is a member's load, nil while it has told none: a backend that starts
+// joins the membership before it knows its disk, with a load of zeros.
+func told(m member.Member) *member.Load {
+	if !m.Alive || m.Load == nil || *m.Load == (member.Load{}) {
+		return nil
+	}
+	return m.Load
+}
+
 func (s *Server) listBackends(context.Context, *call) (any, error) {
 	if err := s.cache.Ready(); err != nil {
 		return nil, err
@@ -49,12 +58,13 @@ func (s *Server) backendView(id director.BackendID, b director.Backend, users in
 	}
 	m, _ := s.backendMember(id)
 	v.Alive = &m.Alive
-	if !m.Alive || m.Load == nil {
+	load := told(m)
+	if load == nil {
 		return v
 	}
-	v.UsedBytes, v.Sessions = &m.Load.UsedBytes, &m.Load.Sessions
+	v.UsedBytes, v.Sessions = &load.UsedBytes, &load.Sessions
 	if v.CapacityBytes == nil {
-		v.CapacityBytes = &m.Load.CapacityBytes
+		v.CapacityBytes = &load.CapacityBytes
 	}
 	free := max(0, *v.CapacityBytes-*v.UsedBytes)
 	v.FreeBytes = &free
@@ -213,7 +223,7 @@ func (s *Server) removeBackend(ctx context.Context, c *call) (any, error) {
 	if users > 0 {
 		return nil, fmt.Errorf("backend %s is the home of %d users: move them first: %w", id, users, admin.ErrInUse)
 	}
-	moves, err := s.readMoves(ctx, func(m director.Move) bool { return !m.Phase.Finished() && (m.Source == id || m.Target == id) })
+	moves, err := s.readMoves(ctx, func(m director.Move) bool { return m.Source == id || m.Target == id })
 	if err != nil {
 		return nil, fmt.Errorf("remove backend %s: %w", id, err)
 	}

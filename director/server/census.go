@@ -28,7 +28,7 @@ type census struct {
 
 const (
 	restPerUser = 2 * time.Microsecond
-	fewUsers    = 20_000
+	fewUsers    = 1000
 )
 
 // count gives a tally that callers must not change, and its number.

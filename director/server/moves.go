@@ -53,9 +53,16 @@ func (s *Server) postMove(ctx context.Context, c *call) (any, error) {
 
 func (s *Server) listMoves(ctx context.Context, c *call) (any, error) {
 	all := c.r.URL.Query().Get("all") != ""
-	moves, err := s.readMoves(ctx, func(m director.Move) bool { return all || !m.Phase.Finished() })
+	moves, err := s.readMoves(ctx, everyMove)
 	if err != nil {
 		return nil, err
+	}
+	if all {
+		ended, err := readMoves(ctx, s.dir, director.PrefixReceipt, everyMove)
+		if err != nil {
+			return nil, err
+		}
+		moves = append(moves, ended...)
 	}
 	list := make([]admin.Move, 0, len(moves))
 	for _, m := range moves {
@@ -68,14 +75,17 @@ func (s *Server) listMoves(ctx context.Context, c *call) (any, error) {
 	return list, nil
 }
 
-// readMoves reads the journals that match from the store.
+func everyMove(director.Move) bool { return true }
+
+// readMoves reads the journals under way that match from the store.
 func (s *Server) readMoves(ctx context.Context, match func(director.Move) bool) ([]director.Move, error) {
-	return readMoves(ctx, s.dir, match)
+	return readMoves(ctx, s.dir, director.PrefixMove, match)
 }
 
-func readMoves(ctx context.Context, dir *director.Directory, match func(director.Move) bool) ([]director.Move, error) {
+// readMoves reads journals (PrefixMove) or receipts (PrefixReceipt).
+func readMoves(ctx context.Context, dir *director.Directory, prefix string, match func(director.Move) bool) ([]director.Move, error) {
 	var moves []director.Move
-	_, err := dir.Store().List(ctx, director.PrefixMove, func(e director.Entry) error {
+	_, err := dir.Store().List(ctx, prefix, func(e director.Entry) error {
 		m, err := director.DecodeMove(e.Value)
 		if err == nil && match(m) {
 			moves = append(moves, m)
@@ -204,7 +214,7 @@ func (t *moveTracker) readAll(ctx context.Context) bool {
 	t.mu.Lock()
 	t.touched = map[director.User]struct{}{}
 	t.mu.Unlock()
-	moves, err := readMoves(ctx, t.dir, func(m director.Move) bool { return !m.Phase.Finished() })
+	moves, err := readMoves(ctx, t.dir, director.PrefixMove, everyMove)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	touched := t.touched

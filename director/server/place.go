@@ -184,8 +184,8 @@ func (s *Server) candidates(t *tally) []candidate {
 			continue
 		}
 		c := candidate{id: id, weight: b.Weight, users: t.homes[id]}
-		if m.Load != nil {
-			c.known, c.used, c.capacity = true, m.Load.UsedBytes, m.Load.CapacityBytes
+		if load := told(m); load != nil {
+			c.known, c.used, c.capacity = true, load.UsedBytes, load.CapacityBytes
 			if b.CapacityBytes > 0 {
 				c.capacity = b.CapacityBytes
 			}

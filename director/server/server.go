@@ -44,6 +44,8 @@ type Members interface {
 	Member(role cluster.Role, id string) (member.Member, bool)
 }
 
+var _ Members = (*member.Node)(nil)
+
 // Deps is what a director is given. All are required.
 type Deps struct {
 	Identity  *cluster.Identity

@@ -11,6 +11,7 @@ import (
 	"waypost/backend/control"
 	"waypost/director"
 	"waypost/director/admin"
+	"waypost/director/member"
 	"waypost/director/memory"
 	"waypost/internal/auth"
 	"waypost/internal/cluster"
@@ -224,6 +225,22 @@ func TestHomeAway(t *testing.T) {
 	u := must(w.client.User(t.Context(), "ann@example.test"))(t)
 	if u.UsedBytes != nil || u.UsedMessages != nil || !strings.Contains(u.UsageError, "b2") {
 		t.Errorf("usage %+v", u)
+	}
+}
+
+// TestBackendThatStarts has told a load of zeros only.
+func TestBackendThatStarts(t *testing.T) {
+	w := newWorld(t)
+	w.backend("b1", 0, 0)
+	m, _ := w.members.Member(cluster.RoleBackend, "b1")
+	m.Load = &member.Load{}
+	w.members.put(m)
+	w.domain("example.test")
+	if u := w.user("ann@example.test", ""); u.Home != "b1" {
+		t.Errorf("created %+v", u)
+	}
+	if b := must(w.client.Backends(t.Context()))(t)[0]; !*b.Alive || b.UsedBytes != nil || b.CapacityBytes != nil {
+		t.Errorf("it tells %+v", b)
 	}
 }
 
