@@ -62,20 +62,20 @@ type try struct {
 func (srv *Server) retry(ctx context.Context, a spool.Attempt) spool.Result {
 	t := &try{srv: srv, a: a, log: srv.log.With("delivery", a.Envelope.ID), stale: map[director.User]director.Record{}}
 	t.res = spool.Result{Dead: map[director.User]string{}, Later: map[director.User]spool.Later{}}
-	todo := a.Envelope.Recipients
-	for round := 0; round < 2 && len(todo) > 0 && ctx.Err() == nil; round++ {
+	open := a.Envelope.Recipients
+	for round := 0; round < 2 && len(open) > 0 && ctx.Err() == nil; round++ {
 		groups := map[director.BackendID][]placed{}
-		for _, r := range todo {
+		for _, r := range open {
 			if rec, ok := t.locate(ctx, r, round > 0); ok {
 				groups[rec.Home] = append(groups[rec.Home], placed{r, rec})
 			}
 		}
-		todo = nil
+		open = nil
 		for home, ps := range groups {
-			todo = append(todo, t.home(ctx, home, ps)...)
+			open = append(open, t.home(ctx, home, ps)...)
 		}
 	}
-	for _, r := range todo {
+	for _, r := range open {
 		t.later(r.User, t.stale[r.User].Home, errStaleTwice)
 	}
 	t.log.Info("spool entry tried", "attempt", a.Attempts+1, "delivered", len(t.res.Done), "dead", len(t.res.Dead),

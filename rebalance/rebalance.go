@@ -109,7 +109,7 @@ type Deps struct {
 	Dial func(ctx context.Context, id director.BackendID) (b Backend, node string, err error)
 	// At is called, where it is not nil, before each step that changes
 	// something elsewhere: fault tests die there.
-	At func(point string)
+	At func(u director.User, point string)
 }
 
 // Server is a mover. New, then Serve once.
@@ -120,7 +120,7 @@ type Server struct {
 	log     *slog.Logger
 	metrics *metrics
 	dial    func(ctx context.Context, id director.BackendID) (Backend, string, error)
-	at      func(string)
+	at      func(director.User, string)
 	mux     *cluster.Mux
 
 	mu      sync.Mutex
@@ -144,7 +144,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 		s.dial = s.dialRecord
 	}
 	if s.at == nil {
-		s.at = func(string) {}
+		s.at = func(director.User, string) {}
 	}
 	if s.metrics, err = newMetrics(d.Metrics, s); err != nil {
 		return nil, err

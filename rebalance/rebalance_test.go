@@ -33,7 +33,7 @@ func (w *world) mover(t *testing.T, id string, dieAt int32) (died <-chan struct{
 			}
 			return w.nodes[id], string(id) + ":1", nil
 		},
-		At: func(string) {
+		At: func(director.User, string) {
 			if n.Add(1) == dieAt {
 				store.dead.Store(true)
 				cancel()

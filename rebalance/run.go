@@ -33,7 +33,7 @@ func (s *Server) run(ctx context.Context, u director.User) error {
 			return nil
 		}
 		log.Info("move step", "move", mv.ID, "step", string(step), "record", rec.String())
-		s.at(string(step))
+		s.at(u, string(step))
 		err = s.do(ctx, step, mv, rec, tries)
 		switch {
 		case err == nil:
@@ -146,7 +146,7 @@ func (s *Server) copy(ctx context.Context, mv director.Move, rec director.Record
 		return err
 	}
 	for pass := 1; ; pass++ {
-		s.at("pass")
+		s.at(mv.User, "pass")
 		p, err := s.pass(ctx, target, &mv, rec, node, false, tries)
 		if err != nil {
 			return err
@@ -159,7 +159,7 @@ func (s *Server) copy(ctx context.Context, mv director.Move, rec director.Record
 	if err != nil {
 		return err
 	}
-	s.at("busy")
+	s.at(mv.User, "busy")
 	mv.Phase, mv.BusySince = director.PhaseBusy, time.Now()
 	return s.dir.Advance(ctx, mv, rec, &busy)
 }
@@ -208,7 +208,7 @@ func (s *Server) freeze(ctx context.Context, mv director.Move, rec director.Reco
 		return err
 	}
 	mv.Phase, mv.Receipt, mv.Messages, mv.Bytes = director.PhaseFrozen, sum.Digest, sum.Messages, sum.Bytes
-	s.at("frozen")
+	s.at(mv.User, "frozen")
 	return s.dir.Advance(ctx, mv, rec, nil)
 }
 
@@ -224,12 +224,12 @@ func (s *Server) seal(ctx context.Context, mv director.Move, rec director.Record
 	if _, err := s.pass(ctx, target, &mv, rec, node, true, tries); err != nil {
 		return err
 	}
-	s.at("pulled")
+	s.at(mv.User, "pulled")
 	if _, err := target.Seal(ctx, control.SealRequest{User: mv.User, Epoch: rec.Epoch, Digest: mv.Receipt}); err != nil {
 		return err
 	}
 	mv.Phase = director.PhaseSealed
-	s.at("sealed")
+	s.at(mv.User, "sealed")
 	return s.dir.Advance(ctx, mv, rec, nil)
 }
 
@@ -242,7 +242,7 @@ func (s *Server) flip(ctx context.Context, mv director.Move, rec director.Record
 	if err := s.dir.Advance(ctx, mv, rec, &to); err != nil {
 		return err
 	}
-	s.at("flipped")
+	s.at(mv.User, "flipped")
 	return nil
 }
 
@@ -266,7 +266,7 @@ func (s *Server) finish(ctx context.Context, mv director.Move, rec director.Reco
 	}
 	s.tell(ctx, mv.Source, mv.User)
 	mv.Phase, mv.Finished = director.PhaseDone, time.Now()
-	s.at("done")
+	s.at(mv.User, "done")
 	if err := s.dir.Advance(ctx, mv, rec, nil); err != nil {
 		return err
 	}
@@ -295,7 +295,7 @@ func (s *Server) undone(ctx context.Context, mv director.Move, rec director.Reco
 	if !mv.BusySince.IsZero() {
 		mv.BusyMS = time.Since(mv.BusySince).Milliseconds()
 	}
-	s.at("undo")
+	s.at(mv.User, "undo")
 	if err := s.dir.Advance(ctx, mv, rec, to); err != nil {
 		return err
 	}

@@ -42,8 +42,8 @@ func writeStatus(w io.Writer, s admin.Status) {
 		fmt.Fprintln(w, "THE DIRECTORY CANNOT BE REACHED: what follows is the last known")
 	}
 	fmt.Fprintf(w, "directory: %d ms behind, era %s\n", s.Directory.LagMS, s.Directory.Era)
-	fmt.Fprintf(w, "users: %d active, %d busy; domains: %d; moves on their way: %d\n\n",
-		s.Users[director.Active], s.Users[director.Busy], s.Domains, s.MovesInFlight)
+	fmt.Fprintf(w, "users: %d active, %d busy; domains: %s; moves on their way: %d\n\n",
+		s.Users[director.Active], s.Users[director.Busy], countOr(s.Domains), s.MovesInFlight)
 	t := newTable(w, "NODE", "ALIVE", "ADDRESS", "SINCE")
 	for _, n := range s.Nodes {
 		t.row(n.Role+"/"+n.ID, alive(&n.Alive), orDash(n.Node), when(n.Since))

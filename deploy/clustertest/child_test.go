@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"waypost/deploy/role"
+	"waypost/director"
 	"waypost/director/etcd/embedded"
 	"waypost/internal/cluster"
 	"waypost/internal/telemetry"
@@ -38,7 +39,7 @@ func TestMain(m *testing.M) {
 }
 
 // child runs one process of the cluster until SIGTERM. It prints "ready" when
-// it serves. A mover prints "at POINT" before each step and waits for a line.
+// it serves. A mover prints "at POINT USER" before each step and waits for a line.
 func child(kind, path string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer stop()
@@ -78,13 +79,13 @@ func etcdChild(ctx context.Context, path string, log *slog.Logger, ready func())
 
 // askParent stops the mover at each point until the parent says go. Points of
 // several moves wait for each other.
-func askParent() func(string) {
+func askParent() func(director.User, string) {
 	in := bufio.NewReader(os.Stdin)
 	var mu sync.Mutex
-	return func(point string) {
+	return func(u director.User, point string) {
 		mu.Lock()
 		defer mu.Unlock()
-		fmt.Println("at " + point)
+		fmt.Println("at", point, u)
 		// The end of input is a parent that no longer cares.
 		_, _ = in.ReadString('\n')
 	}

@@ -24,6 +24,7 @@ type clients struct {
 // the last two the user is moved, and they must not notice.
 func TestRealClients(t *testing.T) {
 	need(t, "swaks", "smtp-source", "curl", "mbsync", "fetchmail")
+	needPerlTLS(t)
 	c := &clients{testCluster: newCluster(t), dir: t.TempDir(), sent: make(mailbags)}
 	c.withUsers(0)
 	c.alice = c.user(t, "alice@example.test", "b1")
@@ -120,9 +121,10 @@ func (c *clients) submission(t *testing.T) {
 }
 
 func (c *clients) smtpSource(t *testing.T) {
-	// The program puts CRLF after each line itself.
+	// The program puts CRLF after each line itself, and one more at the end.
 	text := letter("smtp-source")
 	file := put(t, c.dir, "source.eml", lineEnds.Replace(text), 0o600)
+	text += "\r\n"
 	must(t, c.dir, "smtp-source", "-c", "-s", "5", "-m", "100", "-F", file, "-f", "load@example.org", "-t", string(c.bulk), c.addr(2525))
 	for range 100 {
 		c.sent.add(text, string(c.bulk))

@@ -16,7 +16,6 @@ import (
 
 	"waypost/backend/fence"
 	"waypost/director"
-	"waypost/director/admin"
 )
 
 // permanent tells whether an SMTP error is one.
@@ -65,14 +64,16 @@ func TestKillEverythingAtEveryStep(t *testing.T) {
 	c.oneServes(t, l)
 }
 
-// killer answers the mover's points and kills at them.
+// killer keeps all users moving, answers the mover's points, and kills there.
 type killer struct {
 	c *testCluster
 	t *testing.T
 
-	mu    sync.Mutex
-	todo  map[string][]string // point → victims still to kill there
-	kills map[string]int
+	mu     sync.Mutex
+	todo   map[string][]string // point → victims still to kill there
+	kills  map[string]int
+	flying map[director.User][2]director.BackendID // from, to
+	moved  map[director.User]int
 }
 
 func (k *killer) plan(r *rand.Rand) {
@@ -94,79 +95,92 @@ func (k *killer) left() int {
 	return n
 }
 
-// run moves users around, one at a time, until everything has been killed
-// everywhere and each user has moved; the order comes from the seed.
+// run keeps every user moving until everything has been killed everywhere and
+// each has moved at least once, then lets the last moves end.
 func (k *killer) run(r *rand.Rand, l *load) {
-	moved := make(map[director.User]int)
-	const most = 200
-	for n := 0; n < most && !k.t.Failed(); n++ {
-		u := l.users[n%len(l.users)].name
-		if k.left() == 0 && len(moved) == len(l.users) {
+	k.flying, k.moved = make(map[director.User][2]director.BackendID), make(map[director.User]int)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() { k.answer(stop) })
+	defer wg.Wait()
+	defer close(stop)
+	deadline := time.Now().Add(8 * time.Minute)
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		enough := k.left() == 0 && len(k.moved) == len(l.users)
+		if enough && len(k.flying) == 0 || k.t.Failed() {
 			return
 		}
-		if k.one(r, u) {
-			moved[u]++
+		if time.Now().After(deadline) {
+			k.t.Errorf("not done in time: %d kills left, %d users moved, under way: %v", k.left(), len(k.moved), k.flying)
+			return
 		}
+		for _, u := range l.users {
+			k.step(r, u.name, !enough)
+		}
+		<-tick.C
 	}
 }
 
-// one moves one user, with at most one kill.
-func (k *killer) one(r *rand.Rand, u director.User) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
+// step looks after one user: it starts a move where none is under way, or sees
+// whether it has ended. The directory may be away: then nothing happens.
+func (k *killer) step(r *rand.Rand, u director.User, more bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
-	var from, to director.BackendID
-	eventually(k.t, "home of "+string(u), patience, func() error {
-		got, err := k.c.admin.User(ctx, u)
-		from = got.Home
-		return err
-	})
-	for _, id := range []director.BackendID{"b1", "b2", "b3"} {
-		if id != from && (to == "" || r.IntN(2) == 0) {
-			to = id
+	k.mu.Lock()
+	_, flying := k.flying[u]
+	k.mu.Unlock()
+	if flying {
+		m, err := k.c.admin.Move(ctx, u)
+		if err != nil || m.Result == "" {
+			return
 		}
+		k.mu.Lock()
+		delete(k.flying, u)
+		k.mu.Unlock()
+		if m.Result == "done" {
+			k.moved[u]++
+		}
+		return
 	}
-	eventually(k.t, "move accepted", patience, func() error {
-		_, err := k.c.admin.CreateMove(ctx, string(u), to)
-		if errors.Is(err, director.ErrConflict) {
-			return nil // an earlier answer was lost
-		}
-		return err
-	})
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() { k.answer(done, from, to) })
-	var m admin.Move
-	eventually(k.t, "end of the move of "+string(u), 2*patience, func() error {
-		var err error
-		if m, err = k.c.admin.Move(ctx, u); err == nil && m.Result == "" {
-			err = fmt.Errorf("it is %s", m.Phase)
-		}
-		return err
-	})
-	close(done)
-	wg.Wait()
-	return m.Result == "done"
+	if !more {
+		return
+	}
+	got, err := k.c.admin.User(ctx, u)
+	if err != nil {
+		return
+	}
+	others := map[director.BackendID][]director.BackendID{"b1": {"b2", "b3"}, "b2": {"b1", "b3"}, "b3": {"b1", "b2"}}[got.Home]
+	to := others[r.IntN(2)]
+	k.mu.Lock()
+	k.flying[u] = [2]director.BackendID{got.Home, to}
+	k.mu.Unlock()
+	if _, err := k.c.admin.CreateMove(ctx, string(u), to); err != nil && !errors.Is(err, director.ErrUnknown) && !errors.Is(err, director.ErrConflict) {
+		k.mu.Lock()
+		delete(k.flying, u)
+		k.mu.Unlock()
+	}
 }
 
-// answer lets the mover go on at each point, after at most one kill.
-func (k *killer) answer(done <-chan struct{}, from, to director.BackendID) {
-	killed := false
+// answer lets the mover go on at each point, after a kill where one is due.
+func (k *killer) answer(stop <-chan struct{}) {
+	r := k.c.procs["r1"]
 	for {
-		r := k.c.procs["r1"]
 		r.mu.Lock()
 		at := r.at
 		r.mu.Unlock()
 		select {
-		case <-done:
+		case <-stop:
 			return
-		case point, ok := <-at:
+		case line, ok := <-at:
 			if !ok {
-				return // it ended without being told to; the test's deadline says so
+				return // it ended without being told to; the deadline says so
 			}
-			victim := k.take(point, killed)
+			point, user, _ := strings.Cut(line, " ")
+			victim := k.take(point)
 			if victim != "" {
-				killed = true
-				k.kill(victim, point, from, to)
+				k.kill(victim, point, director.User(user))
 			}
 			if victim != "mover" {
 				r.goOn()
@@ -175,22 +189,31 @@ func (k *killer) answer(done <-chan struct{}, from, to director.BackendID) {
 	}
 }
 
-func (k *killer) take(point string, killed bool) string {
+func (k *killer) take(point string) string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	vs := k.todo[point]
-	if killed || len(vs) == 0 {
+	if len(vs) == 0 {
 		return ""
 	}
 	k.todo[point] = vs[1:]
-	k.kills[vs[0]+" at "+point]++
+	k.kills[vs[0]]++
 	return vs[0]
 }
 
-func (k *killer) kill(victim, point string, from, to director.BackendID) {
-	name := map[string]string{"mover": "r1", "source": string(from), "target": string(to), "mx1": "mx1", "e1": "e1"}[victim]
-	k.t.Logf("kill -9 %s (%s) at %s", name, victim, point)
+// kill kills a process of the move that is at point, starts it again, and waits
+// until it serves: what is tested is one death at a time, at every step.
+func (k *killer) kill(victim, point string, u director.User) {
+	k.mu.Lock()
+	move := k.flying[u]
+	k.mu.Unlock()
+	name := map[string]string{"mover": "r1", "source": string(move[0]), "target": string(move[1]), "mx1": "mx1", "e1": "e1"}[victim]
+	k.t.Logf("kill -9 %s (%s) at %s of %s", name, victim, point, u)
 	k.c.restart(name)
+	if victim == "source" || victim == "target" {
+		return // the mover goes on while its backend is away
+	}
+	k.c.procs[name].waitReady(k.t)
 }
 
 // noneLeftMoving is I6.

@@ -26,15 +26,15 @@ func (c *clients) moved(t *testing.T, u director.User) {
 
 // fetcher is one set-up of fetchmail.
 type fetcher struct {
-	c       *clients
-	u       director.User
-	rc, out string
+	c             *clients
+	u             director.User
+	name, rc, out string
 }
 
-func (c *clients) newFetcher(t *testing.T, protocol string, u director.User, port int, tls string) *fetcher {
+func (c *clients) newFetcher(t *testing.T, name, protocol string, u director.User, port int, tls string) *fetcher {
 	t.Helper()
-	f := &fetcher{c: c, u: u}
-	home := filepath.Join(c.dir, "fetchmail-"+protocol+tls)
+	f := &fetcher{c: c, u: u, name: name}
+	home := filepath.Join(c.dir, "fetchmail-"+name)
 	f.out = filepath.Join(home, "mail")
 	if err := os.MkdirAll(f.out, 0o700); err != nil {
 		t.Fatal(err)
@@ -71,9 +71,9 @@ func (c *clients) fetchmail(t *testing.T) {
 	secure := fmt.Sprintf(`sslproto "TLS1.2+" sslcertck sslcertfile "%s"`, c.ca)
 	plaintext := `sslproto ""`
 	for _, f := range []*fetcher{
-		c.newFetcher(t, "pop3", c.alice, 1995, "ssl "+secure),
-		c.newFetcher(t, "pop3", c.alice, 1110, plaintext),
-		c.newFetcher(t, "imap", c.bob, 1144, secure), // by STARTTLS
+		c.newFetcher(t, "pop3s", "pop3", c.alice, 1995, "ssl "+secure),
+		c.newFetcher(t, "pop3", "pop3", c.alice, 1110, plaintext),
+		c.newFetcher(t, "imap", "imap", c.bob, 1144, secure), // by STARTTLS
 	} {
 		box := string(f.u)
 		f.poll(t)
@@ -85,7 +85,7 @@ func (c *clients) fetchmail(t *testing.T) {
 		if n := f.poll(t); n != len(c.sent[box]) {
 			t.Errorf("the run after the move brought %d messages again", n-len(c.sent[box]))
 		}
-		text := letter("after the move " + filepath.Base(filepath.Dir(f.rc))[:14])
+		text := letter("after the move " + f.name)
 		c.swaksOK(t, text, c.addr(2525), "--to", box)
 		c.sent.add(text, box)
 		f.poll(t)

@@ -38,6 +38,15 @@ func need(t *testing.T, programs ...string) {
 	}
 }
 
+// needPerlTLS skips the test where swaks has no TLS (Debian: libnet-ssleay-perl).
+func needPerlTLS(t *testing.T) {
+	t.Helper()
+	need(t, "perl")
+	if r := run(t, t.TempDir(), "perl", "-MNet::SSLeay", "-e", "1"); r.code != 0 {
+		t.Skip("libnet-ssleay-perl is not installed: swaks has no TLS")
+	}
+}
+
 // lookTool finds a program as root's PATH would.
 func lookTool(name string) (string, error) {
 	p, err := exec.LookPath(name)

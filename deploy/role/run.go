@@ -74,7 +74,7 @@ type base struct {
 // Hooks let tests see and stop what a role does. The zero value is none.
 type Hooks struct {
 	// MoverAt is rebalance.Deps.At.
-	MoverAt func(point string)
+	MoverAt func(u director.User, point string)
 }
 
 // tier is a role's own part.
