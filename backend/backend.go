@@ -23,6 +23,7 @@ import (
 	"net/http"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"crypto/tls"
@@ -89,7 +90,9 @@ type Server struct {
 		doubt bool
 	}
 	digests digests
-	clean   func() error
+	// mailBytes is what the mailboxes hold, as last added up.
+	mailBytes atomic.Int64
+	clean     func() error
 
 	ready chan struct{}
 }
@@ -237,6 +240,7 @@ func (b *Server) serve(ctx context.Context) error {
 	wg.Go(func() { b.watchBusy(work) })
 	wg.Go(func() { b.janitor.run(work) })
 	wg.Go(func() { b.recoverAll(work) })
+	wg.Go(func() { b.weigh(work) })
 	wg.Go(func() { b.keepIncarnation(work) })
 
 	serveCtx, endServe := context.WithCancel(context.WithoutCancel(ctx))
@@ -336,19 +340,6 @@ func (b *Server) servedUsers() int {
 		}
 	}
 	return n
-}
-
-// Load is what the backend gossips: a hint for placing users, never truth.
-func (b *Server) Load() (users, sessions int, usedBytes, capacityBytes int64) {
-	size, free, err := b.disk.room()
-	if err != nil {
-		b.log.Warn("disk", "error", err)
-	}
-	capacityBytes = b.cfg.CapacityBytes
-	if capacityBytes == 0 {
-		capacityBytes = size
-	}
-	return b.servedUsers(), b.sessions.count(), size - free, capacityBytes
 }
 
 // account tells LMTP whether a user takes mail.

@@ -46,6 +46,14 @@ func (d *Directory) PlanMove(ctx context.Context, u User, target BackendID, id s
 		if b.Kind != KindWaypost {
 			return nil, fmt.Errorf("backend %s is of kind %s: moves go between waypost backends: %w", target, b.Kind, ErrIllegal)
 		}
+		// A backend never changes its kind, so that this needs no guard.
+		home, err := d.Backend(ctx, r.Home)
+		if err != nil {
+			return nil, err
+		}
+		if home.Value.Kind != KindWaypost {
+			return nil, fmt.Errorf("the home %s is of kind %s: moves go between waypost backends: %w", r.Home, home.Value.Kind, ErrIllegal)
+		}
 		if _, err := r.MarkBusy(target); err != nil {
 			if r.Home == target {
 				return nil, fmt.Errorf("the user lives on %s already: %w", target, ErrIllegal)

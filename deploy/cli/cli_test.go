@@ -57,6 +57,7 @@ const (
 // Each row is one command line: what it sends, and what it prints.
 func TestCommands(t *testing.T) {
 	const alice = "/v1/users/alice@example.test"
+	f := newFakeAPI(t)
 	for _, row := range []struct {
 		line, stdin string
 		on, answer  string // the call that is expected, and its answer
@@ -108,7 +109,7 @@ func TestCommands(t *testing.T) {
 		{line: "rebalance status --all", on: "GET /v1/moves?all=1", answer: `[` + moveJSON("undone", "the disk is full") + `]`, stdout: "the disk is full"},
 		{line: "move alice@example.test --to b2 --no-wait", on: "POST /v1/moves", answer: moveJSON("planned", ""), body: `{"user":"alice@example.test","to":"b2"}`, stdout: "planned, b1 to b2"},
 	} {
-		f := newFakeAPI(t)
+		f.forget()
 		f.on(row.on, row.answer)
 		// "%2A" is how a client writes the star of a path that is given here.
 		f.on(strings.ReplaceAll(row.on, "%2A", "*"), row.answer)

@@ -127,6 +127,14 @@ func (f *fakeAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, a.body)
 }
 
+// forget begins anew: no answers, no calls.
+func (f *fakeAPI) forget() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	clear(f.answers)
+	f.calls = nil
+}
+
 // took returns the calls so far, less those with a handler of their own.
 func (f *fakeAPI) took() []call {
 	f.mu.Lock()

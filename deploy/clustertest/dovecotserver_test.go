@@ -41,6 +41,7 @@ first_valid_gid = 1
 mail_location = maildir:~/Maildir
 recipient_delimiter = +
 lmtp_save_to_detail_mailbox = yes
+lda_mailbox_autocreate = yes
 protocol lmtp {
   postmaster_address = postmaster@example.test
 }

@@ -111,6 +111,15 @@ func StartWith(ctx context.Context, c Config, log *slog.Logger, ready func(), ho
 	}
 	defer b.store.Close()
 	b.dir = director.New(b.store)
+	if role == cluster.RoleDirector {
+		// A new directory is made before anything reads it. With etcd away the
+		// director starts all the same, and tries again.
+		first, cancel := context.WithTimeout(ctx, endWithin)
+		if err := b.dir.Init(first, telemetry.NewID); err != nil {
+			b.log.Warn("waiting for the directory", "error", err)
+		}
+		cancel()
+	}
 	if b.cache, err = cache.Open(under, cache.Options{Store: b.store, Snapshot: c.Directory.Snapshot, Log: b.log, Metrics: b.reg}); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package up
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"time"
 
@@ -30,31 +31,42 @@ func (l layout) demo(ctx context.Context) error {
 	}
 	c := admin.NewClient(l.addr(portAdmin), id)
 	defer c.Close()
+	if err := backendsKnown(ctx, c); err != nil {
+		return err
+	}
 	if _, err := c.CreateDomain(ctx, demoDomain); err != nil && !errors.Is(err, director.ErrExists) {
 		return err
 	}
 	for _, u := range demoUsers {
-		if err := patiently(ctx, func() error {
-			_, err := c.CreateUser(ctx, admin.CreateUser{User: u, Password: demoPassword, QuotaBytes: 1 << 30})
-			return err
-		}); err != nil && !errors.Is(err, director.ErrExists) {
+		_, err := c.CreateUser(ctx, admin.CreateUser{User: u, Password: demoPassword, QuotaBytes: 1 << 30})
+		if err != nil && !errors.Is(err, director.ErrExists) {
 			return err
 		}
 	}
 	return nil
 }
 
-// patiently waits for backends that have just started to be seen alive.
-func patiently(ctx context.Context, try func() error) error {
+// backendsKnown waits until the director has heard of every backend's room by
+// gossip: only then are users spread.
+func backendsKnown(ctx context.Context, c *admin.Client) error {
 	for {
-		err := try()
-		if !errors.Is(err, admin.ErrNoRoom) && !errors.Is(err, director.ErrUnavailable) {
+		bs, err := c.Backends(ctx)
+		if err != nil && !errors.Is(err, director.ErrUnavailable) {
 			return err
+		}
+		known := 0
+		for _, b := range bs {
+			if b.Alive != nil && *b.Alive && b.CapacityBytes != nil {
+				known++
+			}
+		}
+		if known == backends {
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return err
-		case <-time.After(100 * time.Millisecond):
+			return fmt.Errorf("%d of %d backends are known by gossip: %w", known, backends, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
 		}
 	}
 }

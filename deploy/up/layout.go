@@ -35,6 +35,9 @@ const (
 
 const loopback = "127.0.0.1"
 
+// backends is how many storage nodes the cluster has.
+const backends = 3
+
 // hostname is what the demo cluster calls itself to clients.
 const hostname = "mail.example.test"
 
@@ -85,7 +88,7 @@ func (l layout) units() []Unit {
 		c.Director = &server.Config{Admin: l.addr(portAdmin)}
 		return []Listener{{"console and admin API", l.addr(portAdmin)}}
 	})
-	for i := range 3 {
+	for i := range backends {
 		id := fmt.Sprintf("b%d", i+1)
 		add(cluster.RoleBackend, id, func(c *role.Config) []Listener {
 			c.Backend = &backend.Config{Data: filepath.Join(l.dir, id), Hostname: id + ".example.test", CreateFolders: true}

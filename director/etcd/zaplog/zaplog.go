@@ -5,6 +5,7 @@ package zaplog
 import (
 	"context"
 	"log/slog"
+	"strings"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -38,8 +39,18 @@ func (c core) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedE
 	return ce
 }
 
+// meant are warnings about what is so on purpose, at every start: the embedded
+// member serves one port, and its tokens are never used, as clients prove
+// themselves with certificates.
+var meant = []string{"Running http and grpc server on single port", "simple token is not cryptographically signed"}
+
 // Write implements zapcore.Core.
 func (c core) Write(e zapcore.Entry, fields []zapcore.Field) error {
+	for _, m := range meant {
+		if strings.HasPrefix(e.Message, m) {
+			return nil
+		}
+	}
 	level := c.warn
 	if e.Level > zapcore.WarnLevel {
 		level = c.worse
