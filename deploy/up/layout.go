@@ -154,14 +154,17 @@ func (l layout) etcdOptions() embedded.EmbedOptions {
 		CAFile: filepath.Join(l.pki(), cluster.AuthorityCert), CertFile: cluster.CertPath(l.pki(), etcdPeer), KeyFile: cluster.KeyPath(l.pki(), etcdPeer)}
 }
 
-// ports lists every TCP address that must be free.
+// ports lists every TCP address that must be free, what clients use first.
 func (l layout) ports(us []Unit) []string {
-	out := []string{l.addr(portEtcd), l.addr(portEtcdPeer)}
+	var out []string
 	for _, u := range us {
-		out = append(out, u.Config.Node.Listen, u.Config.Gossip.Listen, u.Config.Node.Metrics)
 		for _, s := range u.Serves {
 			out = append(out, s.Addr)
 		}
+	}
+	out = append(out, l.addr(portEtcd), l.addr(portEtcdPeer))
+	for _, u := range us {
+		out = append(out, u.Config.Node.Listen, u.Config.Gossip.Listen, u.Config.Node.Metrics)
 	}
 	return out
 }

@@ -108,7 +108,7 @@ func (l layout) open() (*durable.DirLock, error) {
 	}
 	lock, err := durable.Lock(l.dir)
 	if err != nil {
-		return nil, fmt.Errorf("data folder %s: %w: stop the other process, or choose another with --data", l.dir, err)
+		return nil, fmt.Errorf("%w: stop the other process, or choose another folder with --data", err)
 	}
 	if err := l.version(); err != nil {
 		return nil, errors.Join(err, lock.Unlock())
@@ -163,6 +163,10 @@ func free(addrs []string) error {
 		if err := ln.Close(); err != nil {
 			return err
 		}
+	}
+	const show = 4
+	if n := len(taken) - show; n > 0 {
+		taken = append(taken[:show], fmt.Sprintf("and %d more", n))
 	}
 	if len(taken) > 0 {
 		return fmt.Errorf("taken by another program: %s: stop it, or shift all ports with --offset", strings.Join(taken, ", "))
