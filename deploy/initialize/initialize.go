@@ -5,9 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 
 	"waypost/deploy/clifile"
@@ -238,7 +238,7 @@ func makeEtcd(dir string, ca *cluster.Authority, p Plan) error {
 // etcdCertHosts have the loopback names too, for etcdctl on the server itself.
 func etcdCertHosts(host string) []string {
 	hosts := []string{"localhost", "127.0.0.1", "::1"}
-	if ip := net.ParseIP(host); ip == nil || !ip.IsLoopback() {
+	if !slices.Contains(hosts, host) {
 		hosts = append(hosts, host)
 	}
 	return hosts

@@ -273,12 +273,12 @@ func TestHeld(t *testing.T) {
 		add(t, s, envelope("a", "u@x.test"), "body", 31*24*time.Hour)
 		tries, stop := run(t, s)
 		defer stop()
-		time.Sleep(40 * 24 * time.Hour) // of synthetic time
+		<-time.After(40 * 24 * time.Hour) // of synthetic time
 		if st := s.Stats(); st.Held != 1 || st.Queued != 0 {
 			t.Fatalf("%+v", st)
 		}
 		s.Wake("u@x.test")
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		select {
 		case <-tries:
 			t.Fatal("a held entry was tried by itself")
@@ -289,7 +289,7 @@ func TestHeld(t *testing.T) {
 		}
 		tr := <-tries
 		tr.result <- spool.Result{Later: map[director.User]spool.Later{"u@x.test": {Error: "no"}}}
-		time.Sleep(24 * time.Hour)
+		<-time.After(24 * time.Hour)
 		if l := s.List(); l[0].State != spool.Held {
 			t.Errorf("%+v", l)
 		}
