@@ -79,19 +79,26 @@ func newApart(t *testing.T) *apart {
 		t.Fatalf("init made %+v", a.nodes)
 	}
 	for _, n := range a.nodes {
-		// Metrics are on 127.0.0.1, where other tests are.
-		b, err := os.ReadFile(n.Config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		text := strings.Replace(string(b), `metrics = "127.0.0.1:`, `metrics = "`+a.host+":", 1)
-		put(t, filepath.Dir(n.Config), filepath.Base(n.Config), text, 0o644)
+		a.edit(t, n)
 		if out := waypost(t, a.dir, "", string(n.Role), "--config", n.Config, "--check-config"); out != "ok\n" {
 			t.Errorf("--check-config of %s: %s", n.name(), out)
 		}
 	}
 	a.ca = filepath.Join(dir, "nodes", "proxy-p1", "proxy-p1-tls.crt")
 	return a
+}
+
+// edit does to a file what an operator would: metrics are on 127.0.0.1, where
+// other tests are, and trace headers are to have a name that plain knows.
+func (a *apart) edit(t *testing.T, n apartNode) {
+	t.Helper()
+	b, err := os.ReadFile(n.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hostname := fmt.Sprintf("hostname = %q", n.ID+".example.test")
+	text := strings.NewReplacer(`metrics = "127.0.0.1:`, `metrics = "`+a.host+":", `#hostname = ""`, hostname, `hostname = "mx1.apart"`, hostname).Replace(string(b))
+	put(t, filepath.Dir(n.Config), filepath.Base(n.Config), text, 0o644)
 }
 
 func (a *apart) etcdDir() string { return filepath.Join(a.testCluster.dir, "nodes", "etcd-etcd1") }
