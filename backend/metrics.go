@@ -28,6 +28,10 @@ func newMetrics(reg prometheus.Registerer, b *Server) (*metrics, error) {
 		pulledBytes: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "pulled_bytes_total",
 			Help: "Bytes of mail copied here by moves."}),
 	}
+	// A series that begins with the trouble is seen too late.
+	for _, reason := range []string{"stale", "busy", "refused"} {
+		m.refusals.WithLabelValues(reason)
+	}
 	gauges := []prometheus.Collector{
 		m.refusals, m.alarms, m.takenBack, m.pulledBytes,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "sessions", Help: "Open IMAP and POP3 sessions."},

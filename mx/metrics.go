@@ -39,7 +39,7 @@ func newMetrics(reg prometheus.Registerer, sp *spool.Spool) *metrics {
 		}
 		return 0
 	})
-	return &metrics{
+	met := &metrics{
 		connections: m.CounterVec("connections_total", "Connections, by service and whether they were accepted.", "service", "result"),
 		open:        m.Gauge("connections_open", "Connections that are open."),
 		messages:    m.CounterVec("messages_total", "Messages, by the answer at their end.", "result"),
@@ -52,5 +52,18 @@ func newMetrics(reg prometheus.Registerer, sp *spool.Spool) *metrics {
 		bytes:       m.Counter("message_bytes_total", "Bytes of accepted messages."),
 		seconds:     m.HistogramVec("delivery_seconds", "Time of a message, by stage: commit is from its end to the answer.", nil, "stage"),
 		logins:      m.CounterVec("logins_total", "Logins of the submission service.", "result"),
+	}
+	met.begin()
+	return met
+}
+
+// begin has the series there from the start: one that begins with the trouble
+// is seen too late.
+func (m *metrics) begin() {
+	for _, reason := range []string{"unknown", "disabled", "over_quota", "relay", "too_many", "expansion", "directory", "temporary", "other"} {
+		m.refused.WithLabelValues(reason)
+	}
+	for _, reason := range []string{"busy", "stale", "away", "refused", "refused_late", "dropped", "commit", "directory", "temporary"} {
+		m.deferred.WithLabelValues(reason)
 	}
 }

@@ -28,7 +28,7 @@ type metrics struct {
 
 func newMetrics(reg prometheus.Registerer) *metrics {
 	m := telemetry.NewMetrics(reg, "proxy")
-	return &metrics{
+	met := &metrics{
 		connections:   m.CounterVec("connections_total", "Client connections accepted.", "protocol"),
 		turnedAway:    m.CounterVec("connections_refused_total", "Client connections closed at once because of a limit.", "reason"),
 		open:          m.Gauge("connections", "Client connections now, logged in or not."),
@@ -43,6 +43,13 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		refusedTwice:  m.CounterVec("refused_twice_total", "Logins refused twice at the same home and epoch (R11): an alarm.", "backend"),
 		backendErrors: m.CounterVec("backend_errors_total", "Failed attempts to open a session on a backend.", "backend"),
 	}
+	// A series that begins with the trouble is seen too late.
+	for _, protocol := range []string{protoIMAP, protoPOP3} {
+		for _, result := range []string{"ok", "failed", "disabled", "throttled", "limit", "in_use", "unavailable"} {
+			met.logins.WithLabelValues(protocol, result)
+		}
+	}
+	return met
 }
 
 // result names a login's outcome for logins_total.
