@@ -152,7 +152,13 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 		return fmt.Errorf("backend %s: %w", b.cfg.ID, err)
 	}
 	b.imap = imap.New(imap.Options{Log: b.log, Metrics: reg, Limits: imap.Limits{AppendBytes: b.cfg.MaxMessageBytes}})
-	b.pop3 = pop3.New(pop3.Options{Log: b.log, Metrics: reg, Capabilities: []string{"SASL PLAIN LOGIN", "STLS"}})
+	var uidl pop3.UIDL
+	if b.cfg.POP3UIDL != "" {
+		if uidl, err = pop3.ParseUIDL(b.cfg.POP3UIDL); err != nil {
+			return err
+		}
+	}
+	b.pop3 = pop3.New(pop3.Options{Log: b.log, Metrics: reg, UIDL: uidl, Capabilities: []string{"SASL PLAIN LOGIN", "STLS"}})
 	b.lmtp = lmtp.New(lmtp.Options{Store: b, Hostname: b.cfg.Hostname, Log: b.log, Metrics: reg, MaxMessage: b.cfg.MaxMessageBytes, Accounts: b.account, Draining: b.mux.Draining()})
 	b.routes()
 	return nil
@@ -348,9 +354,10 @@ func (b *Server) account(u director.User) (disabled, known bool) {
 	return a.Disabled, known
 }
 
-func (b *Server) limit(u director.User) mailbox.Limit {
-	a, _, _ := b.cache.Account(u)
-	return mailbox.Limit{Bytes: a.QuotaBytes, Messages: a.QuotaMessages}
+// limit is a user's quota; ok is false for an account that is not known.
+func (b *Server) limit(u director.User) (l mailbox.Limit, ok bool) {
+	a, _, ok := b.cache.Account(u)
+	return mailbox.Limit{Bytes: a.QuotaBytes, Messages: a.QuotaMessages}, ok
 }
 
 // Stage implements mailbox.Store.

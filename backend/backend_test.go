@@ -307,3 +307,44 @@ func TestUncleanStop(t *testing.T) {
 		t.Error("the mark stays after a recovery and a clean stop")
 	}
 }
+
+// TestBrokenMailboxEndsSessions: a mailbox that is closed under a session, for
+// want of a sync, ends it; it does not linger, answering errors for ever.
+func TestBrokenMailboxEndsSessions(t *testing.T) {
+	r := newRig(t, "b1")
+	rec := r.create("b1")
+	box, err := r.nodes["b1"].Open(context.Background(), alice, "b1", rec.Epoch)
+	r.must(err)
+	defer box.Close()
+	u := r.nodes["b1"].use(alice)
+	defer r.nodes["b1"].release(u)
+	u.mu.Lock()
+	err = u.closeAccount()
+	u.mu.Unlock()
+	r.must(err)
+	select {
+	case <-box.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("the session goes on")
+	}
+	r.must(r.deliver("b1", rec.Epoch, "d1", "x\r\n"))
+}
+
+// TestRefusedWhileServing: a fence that contradicts the directory serves
+// nobody, not even who asks at its very epoch (R4).
+func TestRefusedWhileServing(t *testing.T) {
+	r := newRig(t, "b1", "b2")
+	rec := r.create("b1")
+	r.must(r.deliver("b1", rec.Epoch, "d1", "x\r\n"))
+	// A directory that went wrong: another home without a freeze.
+	wrong := director.Record{Home: "b2", Epoch: rec.Epoch + 2, State: director.Active}
+	_, _, err := r.store.Commit(context.Background(), nil, []director.Op{{Key: director.LocationKey(alice), Value: wrong.Encode()}})
+	r.must(err)
+	eventually(t, "b1 refuses", func() error {
+		if err := r.deliver("b1", rec.Epoch, "d2", "x\r\n"); !errors.Is(err, mailbox.ErrRefused) {
+			return errors.Join(errors.New("not yet"), err)
+		}
+		return nil
+	})
+	r.fenceIs("b1", serving(rec.Epoch))
+}

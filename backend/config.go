@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"waypost/backend/pop3"
 	"waypost/director"
 )
 
@@ -39,6 +40,10 @@ type Config struct {
 	// CreateFolders makes the folder of user+folder@ when it is missing;
 	// otherwise such mail goes to INBOX.
 	CreateFolders bool `toml:"create_folders"`
+	// POP3UIDL is the format of POP3's unique ids, in Dovecot's letters: "%g"
+	// (the message's name for life, the default), or "%08Xu%08Xv" as Dovecot's
+	// own default, for mailboxes whose clients know those.
+	POP3UIDL string `toml:"pop3_uidl_format"`
 	// MaxSessions bounds open sessions; 20,000 by default.
 	MaxSessions int `toml:"max_sessions"`
 	// OpenUsers bounds the mailboxes kept open without a session; 2,000.
@@ -89,6 +94,9 @@ func (c Config) Validate() error {
 	}
 	if c.Weight < 0 || c.CapacityBytes < 0 || c.MaxMessageBytes < 0 || c.MaxSessions < 0 || c.OpenUsers < 0 {
 		bad("weight, capacity_bytes, max_message_bytes, max_sessions, open_users: not below 0")
+	}
+	if _, err := pop3.ParseUIDL(c.POP3UIDL); c.POP3UIDL != "" && err != nil {
+		bad("pop3_uidl_format: %w", err)
 	}
 	if c.BusyLimit < 0 || c.OwnerGrace < 0 || c.TrashGrace < 0 {
 		bad("busy_limit, owner_grace, trash_grace: not below 0")

@@ -142,6 +142,17 @@ func (b *Server) session(ctx context.Context, c net.Conn, r *bufio.Reader, h wir
 			return &refusedError{wire.StatusInUse, errors.New("another session holds the maildrop")}
 		}
 		defer unlock()
+		// A session that only sends its last message on, because the user is
+		// being moved, can delete no more: it must not keep the next one out.
+		release := make(chan struct{})
+		defer close(release)
+		go func() {
+			select {
+			case <-box.Done():
+				unlock()
+			case <-release:
+			}
+		}()
 	}
 	if err := wire.Write(c, wire.Welcome{Status: wire.StatusOK}); err != nil {
 		return err

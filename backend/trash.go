@@ -13,6 +13,7 @@ import (
 
 	"waypost/backend/control"
 	"waypost/backend/fence"
+	"waypost/backend/maildir"
 	"waypost/backend/manifest"
 	"waypost/director"
 	"waypost/internal/cluster"
@@ -26,6 +27,7 @@ import (
 type janitor struct {
 	b      *Server
 	signal chan struct{}
+	swept  time.Time // when litter was last looked for
 }
 
 func newJanitor(b *Server) *janitor { return &janitor{b: b, signal: make(chan struct{}, 1)} }
@@ -46,6 +48,10 @@ func (j *janitor) run(ctx context.Context) {
 		if err := j.round(ctx); err != nil && ctx.Err() == nil {
 			j.b.log.Error("trash", "error", err)
 		}
+		if time.Since(j.swept) >= litterEvery {
+			j.swept = time.Now()
+			j.litter(ctx)
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -53,6 +59,46 @@ func (j *janitor) run(ctx context.Context) {
 		case <-j.signal:
 		}
 	}
+}
+
+// litterEvery is how often the live trees are looked through for files that
+// killed deliveries left in tmp.
+const litterEvery = 12 * time.Hour
+
+// litter removes what is older than 36 hours, as Maildirs have it.
+func (j *janitor) litter(ctx context.Context) {
+	j.b.users.mu.Lock()
+	var names []director.User
+	for name, f := range j.b.users.fences {
+		if f.State == fence.Serving {
+			names = append(names, name)
+		}
+	}
+	j.b.users.mu.Unlock()
+	removed := 0
+	for _, name := range names {
+		n, err := j.removeLitter(name)
+		if err != nil {
+			j.b.log.Warn("litter", "user", name, "error", err)
+		}
+		removed += n
+		pause(ctx, recoverPace)
+		if ctx.Err() != nil {
+			return
+		}
+	}
+	j.b.log.Info("litter removed", "mailboxes", len(names), "files", removed)
+}
+
+func (j *janitor) removeLitter(name director.User) (int, error) {
+	u := j.b.use(name)
+	defer j.b.release(u)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.fence.State != fence.Serving {
+		return 0, nil
+	}
+	return maildir.RemoveLitter(j.b.disk.live(name), time.Now())
 }
 
 func (j *janitor) round(ctx context.Context) error {

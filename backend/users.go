@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"waypost/backend/fence"
@@ -27,6 +28,8 @@ type user struct {
 	acct  *maildir.Account
 	// left is closed when the fence leaves the epoch it serves.
 	left chan struct{}
+	// lastLimit is the quota as last known.
+	lastLimit atomic.Pointer[mailbox.Limit]
 	// uncertain: the disk failed under acct; the next opening recovers.
 	uncertain bool
 	// alarm is why requests are refused, empty when they are not.
@@ -104,7 +107,7 @@ func (b *Server) release(u *user) {
 	if err := victim.closeAccount(); err != nil {
 		b.log.Error("close mailbox", "user", victim.name, "error", err)
 	}
-	keep := victim.uncertain
+	keep := victim.uncertain || victim.alarm != ""
 	victim.mu.Unlock()
 	t.mu.Lock()
 	switch {
@@ -119,7 +122,7 @@ func (b *Server) release(u *user) {
 // Enter implements maildir.Guard: R1, under the user's lock.
 func (u *user) Enter(epoch director.Epoch) (leave func(), err error) {
 	u.mu.Lock()
-	if u.fence.State == fence.Serving && u.fence.Epoch == epoch {
+	if u.fence.State == fence.Serving && u.fence.Epoch == epoch && u.alarm == "" {
 		u.mend()
 		return u.mu.Unlock, nil
 	}
@@ -161,7 +164,9 @@ func (u *user) setFence(f fence.Fence) error {
 		return err
 	}
 	u.b.log.Info("fence changed", "user", u.name, "from", u.fence.String(), "to", f.String())
-	wasServing := u.fence.State == fence.Serving
+	if u.fence.State == fence.Serving {
+		u.hangUp()
+	}
 	u.fence = f
 	if f.State == fence.Serving || f.State == fence.Gone {
 		u.b.digests.forget(u.name)
@@ -170,10 +175,6 @@ func (u *user) setFence(f fence.Fence) error {
 	t.mu.Lock()
 	t.fences[u.name] = f
 	t.mu.Unlock()
-	if wasServing {
-		close(u.left)
-		u.left = make(chan struct{})
-	}
 	return nil
 }
 
@@ -185,7 +186,7 @@ func (u *user) account() (*maildir.Account, error) {
 	a, err := maildir.Open(maildir.Options{
 		Root:                   u.b.disk.live(u.name),
 		Guard:                  u,
-		Limit:                  func() mailbox.Limit { return u.b.limit(u.name) },
+		Limit:                  u.limit,
 		Log:                    u.b.log.With("user", u.name),
 		Now:                    time.Now,
 		Host:                   u.b.cfg.Hostname,
@@ -200,14 +201,34 @@ func (u *user) account() (*maildir.Account, error) {
 	return a, nil
 }
 
-// closeAccount closes the live tree's files. After an error the next opening
-// recovers. Called under mu.
+// limit is the user's quota, the last known one while the account is not.
+func (u *user) limit() mailbox.Limit {
+	if l, ok := u.b.limit(u.name); ok {
+		u.lastLimit.Store(&l)
+		return l
+	}
+	if l := u.lastLimit.Load(); l != nil {
+		return *l
+	}
+	return mailbox.Limit{}
+}
+
+// hangUp ends the sessions of this user: what they were opened for is no more.
+// Called under mu.
+func (u *user) hangUp() {
+	close(u.left)
+	u.left = make(chan struct{})
+}
+
+// closeAccount closes the live tree's files, and with them whatever was opened
+// on them. After an error the next opening recovers. Called under mu.
 func (u *user) closeAccount() error {
 	if u.acct == nil {
 		return nil
 	}
 	err := u.acct.Close()
 	u.acct = nil
+	u.hangUp()
 	if err != nil {
 		u.uncertain = true
 		u.b.doubtful()
