@@ -31,9 +31,12 @@ func (d *Directory) Init(ctx context.Context, newEra func() string) error {
 			if string(es[0].Value) != SchemaVersion {
 				return fmt.Errorf("directory schema is %q, this waypost reads %q: run the version that wrote it: %w", es[0].Value, SchemaVersion, ErrInvalid)
 			}
-			if es[1].Rev != 0 {
-				return nil
+			if es[1].Rev == 0 {
+				// Both are written in one transaction: somebody has taken the
+				// era away, and is restoring (R10).
+				return fmt.Errorf("the directory has no era: it is being restored: %w", ErrUnavailable)
 			}
+			return nil
 		}
 		_, _, err = d.store.Commit(ctx,
 			[]Guard{{keySchema, es[0].Rev}, {keyEra, es[1].Rev}},

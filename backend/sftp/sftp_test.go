@@ -142,12 +142,11 @@ func TestPasses(t *testing.T) {
 		t.Errorf("second pass sent %+v", again)
 	}
 	cur := filepath.Join(r.source, "Maildir/cur")
-	old := filepath.Join(cur, "17000007.M1P1.b1,S=6,W=7:2,")
 	es, err := os.ReadDir(cur)
 	if err != nil {
 		t.Fatal(err)
 	}
-	old = filepath.Join(cur, es[7].Name())
+	old := filepath.Join(cur, es[7].Name())
 	if err := os.Rename(old, old+"S"); err != nil {
 		t.Fatal(err)
 	}
