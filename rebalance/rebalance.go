@@ -168,7 +168,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	serveCtx, stop := context.WithCancel(ctx)
 	defer stop()
 	wg.Go(func() {
-		if err := s.mux.Serve(serveCtx); err != nil {
+		if err := s.mux.Serve(serveCtx); err != nil && !errors.Is(err, cluster.ErrMuxClosed) {
 			s.log.Error("node listener", "error", err)
 		}
 	})

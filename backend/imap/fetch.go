@@ -99,7 +99,7 @@ func (s *session) markSeen(v *view, spans []span) (map[mailbox.UID]bool, error) 
 	}
 	msgs, err := v.folder.SetFlags(unseen, mailbox.FlagsAdd, mailbox.Flags{System: mailbox.Seen})
 	if err != nil {
-		if fenced(err) {
+		if fenced(err) || renumbered(err) {
 			return nil, s.fail("FETCH", err)
 		}
 		s.log.Warn("imap messages not marked as seen", "folder", v.name, "error", err)

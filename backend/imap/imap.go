@@ -9,10 +9,11 @@
 //     that succeeded says. A folder that cannot be read makes nobody delete
 //     anything.
 //   - When the mailbox is fenced (mailbox.ErrStale, ErrFrozen, ErrRefused, or
-//     Done), the session ends with a BYE between two commands, never with a NO.
+//     Done) or closed (mailbox.ErrClosed), or the folder numbered anew, the session ends with a BYE between two commands, never with a NO.
 //     A FETCH of a message that was begun is finished.
 //   - Memory per session is bounded: messages stream in both directions, input
-//     is framed by conn, structures are bounded by package mime.
+//     is framed by conn, structures are bounded by package mime. So is the time
+//     that LIST takes to match names.
 //
 // A crash loses open sessions and nothing else. RFCs: 3501, 2177 (IDLE), 2342
 // (NAMESPACE), 3691 (UNSELECT), 4315 (UIDPLUS), 4731 (ESEARCH), 5161 (ENABLE),

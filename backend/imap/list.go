@@ -10,6 +10,10 @@ import (
 	"waypost/backend/mailbox"
 )
 
+// maxPattern bounds the patterns of one LIST, together and with the reference
+// before each, in bytes: the time that matching takes grows with them.
+const maxPattern = 1024
+
 // listed is a name that LIST may give.
 type listed struct {
 	mailbox.FolderInfo
@@ -29,6 +33,13 @@ func (s *session) List(w *imapserver.ListWriter, ref string, patterns []string, 
 	if o.SelectSpecialUse {
 		return nil // there are none
 	}
+	length := 0
+	for _, p := range patterns {
+		length += len(ref) + len(p)
+	}
+	if length > maxPattern {
+		return bad("mailbox pattern too long")
+	}
 	names, err := s.names(o.SelectSubscribed)
 	if err != nil {
 		return s.fail("LIST", err)
@@ -37,7 +48,10 @@ func (s *session) List(w *imapserver.ListWriter, ref string, patterns []string, 
 		patterns[i] = folderName(ref + p)
 	}
 	lsub := s.c.in.verb() == "LSUB"
-	for _, l := range selectNames(names, patterns, o, lsub) {
+	for _, l := range selectNames(names, patterns, o, lsub, s.stopping) {
+		if s.stopping() {
+			break
+		}
 		data := l.data(o, lsub)
 		if o.ReturnStatus != nil && !l.missing && !l.NoSelect {
 			if data.Status, err = s.status(l.Name); fenced(err) {
@@ -48,8 +62,14 @@ func (s *session) List(w *imapserver.ListWriter, ref string, patterns []string, 
 			return err
 		}
 	}
+	if s.stopping() {
+		return s.end(s.c.ending())
+	}
 	return nil
 }
+
+// stopping reports that the session must end.
+func (s *session) stopping() bool { return s.c.ending() != endNone }
 
 // names gives the folders, and with missing also those that are subscribed to
 // only.
@@ -79,10 +99,11 @@ func (s *session) names(missing bool) ([]listed, error) {
 	return out, nil
 }
 
-// selectNames picks what patterns and selection options ask for.
-func selectNames(names []listed, patterns []string, o *imap.ListOptions, lsub bool) []listed {
+// selectNames picks what patterns and selection options ask for. Once stop says
+// so, nothing matches any more.
+func selectNames(names []listed, patterns []string, o *imap.ListOptions, lsub bool, stop func() bool) []listed {
 	matches := func(name string) bool {
-		return slices.ContainsFunc(patterns, func(p string) bool { return matchName(p, name) })
+		return !stop() && slices.ContainsFunc(patterns, func(p string) bool { return matchName(p, name) })
 	}
 	if !o.SelectSubscribed {
 		return slices.DeleteFunc(names, func(l listed) bool { return !matches(l.Name) })

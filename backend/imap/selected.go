@@ -89,7 +89,7 @@ func (s *session) Poll(w *imapserver.UpdateWriter, allowExpunge bool) error {
 	case err == nil:
 	case fenced(err):
 		s.c.end(endMoving)
-	case errors.Is(err, errView), errors.Is(err, mailbox.ErrNoFolder):
+	case renumbered(err), errors.Is(err, mailbox.ErrNoFolder):
 		s.c.end(endFolder)
 	default:
 		s.srv.metrics.failures.Inc()
@@ -145,7 +145,7 @@ func (s *session) idleOnce(w *imapserver.UpdateWriter, stop <-chan struct{}) (ch
 		return s.view.folder.Changed(s.view.version), nil, nil
 	case fenced(err):
 		s.c.end(endMoving)
-	case errors.Is(err, errView), errors.Is(err, mailbox.ErrNoFolder):
+	case renumbered(err), errors.Is(err, mailbox.ErrNoFolder):
 		s.c.end(endFolder)
 	default:
 		s.log.Warn("imap view not brought up to date", "folder", s.view.name, "error", err)
@@ -184,7 +184,8 @@ func (s *session) Expunge(_ *imapserver.ExpungeWriter, uids *imap.UIDSet) error 
 	if len(doomed) == 0 {
 		return nil
 	}
-	if _, err := v.folder.Expunge(doomed); err != nil {
+	// Who takes a flag away meanwhile has been told OK: the store looks again.
+	if _, err := v.folder.ExpungeDeleted(doomed); err != nil {
 		return s.fail("EXPUNGE", err)
 	}
 	return nil

@@ -106,7 +106,13 @@ func bad(text string) error {
 
 // fenced reports that the mailbox is not this session's any more.
 func fenced(err error) bool {
-	return errors.Is(err, mailbox.ErrStale) || errors.Is(err, mailbox.ErrFrozen) || errors.Is(err, mailbox.ErrRefused)
+	return errors.Is(err, mailbox.ErrStale) || errors.Is(err, mailbox.ErrFrozen) ||
+		errors.Is(err, mailbox.ErrRefused) || errors.Is(err, mailbox.ErrClosed)
+}
+
+// renumbered reports that the UIDs the client knows are not the folder's.
+func renumbered(err error) bool {
+	return errors.Is(err, errView) || errors.Is(err, mailbox.ErrRenumbered)
 }
 
 // end says BYE and gives the error for the library. Not while a response is
@@ -125,10 +131,14 @@ func (s *session) fail(op string, err error) error {
 		return err
 	case fenced(err):
 		return s.end(endMoving)
+	case renumbered(err):
+		return s.end(endFolder)
 	case errors.Is(err, mailbox.ErrNoFolder):
 		return no(imap.ResponseCodeNonExistent, "no such mailbox")
 	case errors.Is(err, mailbox.ErrFolderExists):
 		return no(imap.ResponseCodeAlreadyExists, "mailbox exists already")
+	case errors.Is(err, mailbox.ErrTooManyFolders):
+		return no(imap.ResponseCodeLimit, "too many mailboxes")
 	case errors.Is(err, mailbox.ErrBadName):
 		return no(imap.ResponseCodeCannot, "mailbox name not possible")
 	case errors.Is(err, mailbox.ErrOverQuota):
@@ -218,7 +228,7 @@ func (s *session) Rename(from, to string, _ *imap.RenameOptions) error {
 		return nil
 	}
 	// The selected folder has another name now; its UIDs are the same if its
-	// UIDVALIDITY is, which the next sync looks at.
+	// UIDVALIDITY is.
 	folder, err := s.box.Folder(to + rest)
 	if err != nil {
 		s.view.dead = true
@@ -226,6 +236,10 @@ func (s *session) Rename(from, to string, _ *imap.RenameOptions) error {
 	}
 	s.dropBody()
 	s.view.folder, s.view.name = folder, to+rest
+	// From its Snapshot on the new handle knows which UIDs it may take.
+	if snap, err := folder.Snapshot(); err != nil || snap.UIDValidity != s.view.uidValidity {
+		s.c.end(endFolder)
+	}
 	return nil
 }
 

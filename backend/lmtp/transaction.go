@@ -113,13 +113,15 @@ func (s *session) recipient(args string) reply {
 // admit opens the box and asks it. What an mx has accepted before is neither
 // disabled nor over quota any more.
 func (s *session) admit(user director.User, folder string, p rcptParams) reply {
-	if disabled, known := s.srv.opt.Accounts(user); known && disabled && !p.accepted {
-		return replyDisabled
-	}
 	box, err := s.srv.opt.Store.Open(s.ctx, user, p.home, p.epoch)
 	if err != nil {
 		s.unexpected("open", user, err)
 		return errReply(err)
+	}
+	// After Open: only where the user lives is it said for good.
+	if disabled, known := s.srv.opt.Accounts(user); known && disabled && !p.accepted {
+		box.Close()
+		return replyDisabled
 	}
 	if !p.accepted {
 		if err := box.Fits(s.tx.size); err != nil {

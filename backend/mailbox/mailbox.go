@@ -5,7 +5,8 @@
 // Each operation takes the user's lock and checks the fence there (R1): once
 // the fence has left that epoch, every operation of the handle fails with
 // ErrStale, ErrFrozen or ErrRefused, and Done is closed so that the session
-// says BYE. A write that returned nil is durable as its method promises; one
+// says BYE. When the backend has closed the mailbox under the handle, it is
+// ErrClosed, which means the same to a session. A write that returned nil is durable as its method promises; one
 // that returned an error has changed nothing a client can see.
 //
 // backend/maildir is the implementation. Handles are safe for concurrent use.
@@ -22,7 +23,8 @@ import (
 )
 
 // Errors a protocol turns into its own answers. All but ErrOverQuota,
-// ErrNoFolder, ErrFolderExists, ErrBadName and ErrNoMessage are temporary.
+// ErrNoFolder, ErrFolderExists, ErrTooManyFolders, ErrBadName and ErrNoMessage
+// are temporary.
 var (
 	// ErrStale: the request's epoch is not the fence's. The sender re-reads
 	// the directory.
@@ -31,12 +33,21 @@ var (
 	ErrFrozen = errors.New("busy: the user is being moved")
 	// ErrRefused: this backend cannot serve the user and must not guess.
 	ErrRefused = errors.New("refused: the user cannot be served here now")
+	// ErrClosed: the backend has closed the mailbox; end the session, the
+	// client finds it again when it reconnects.
+	ErrClosed = errors.New("mailbox closed")
+	// ErrRenumbered: the folder has another UIDVALIDITY than in the handle's
+	// last Snapshot, so that UIDs from there name other messages by now. Nothing
+	// was done; end the session.
+	ErrRenumbered = errors.New("the folder's messages were numbered anew")
 	// ErrOverQuota: the write does not fit the user's quota.
 	ErrOverQuota = errors.New("over quota")
 	// ErrNoFolder: there is no such folder.
 	ErrNoFolder = errors.New("no such folder")
 	// ErrFolderExists: there is such a folder already.
 	ErrFolderExists = errors.New("folder exists already")
+	// ErrTooManyFolders: the user has as many folders as are allowed.
+	ErrTooManyFolders = errors.New("too many folders")
 	// ErrBadName: a folder name that cannot be stored, or may not be changed.
 	ErrBadName = errors.New("folder name not possible")
 	// ErrNoMessage: the message has been expunged meanwhile.
@@ -80,6 +91,7 @@ type Box interface {
 
 	// Folders lists all folders, INBOX first, the rest by name. Reads names only.
 	Folders() ([]FolderInfo, error)
+	// CreateFolder makes a folder: ErrFolderExists, ErrBadName, ErrTooManyFolders.
 	CreateFolder(name string) error
 	// DeleteFolder removes a folder and its messages; INBOX cannot be.
 	DeleteFolder(name string) error
@@ -100,7 +112,7 @@ type Box interface {
 	Fits(size int64) error
 
 	// Deliver puts a staged message into folder ("" or a name that does not
-	// exist: INBOX, unless create), and remembers id in the same durable
+	// exist and is not made: INBOX), and remembers id in the same durable
 	// step; delivering an id again is a no-op that returns nil. It is durable
 	// when it returns nil. force skips the quota (the message was accepted by
 	// an mx before).
@@ -207,7 +219,9 @@ const (
 	FlagsRemove
 )
 
-// Folder is an open folder.
+// Folder is an open folder. All that takes UIDs fails with ErrRenumbered, and
+// does nothing, when the UIDVALIDITY is another than in the last Snapshot of this
+// handle; a handle that has had none takes UIDs as they are now.
 type Folder interface {
 	Name() string
 	// Snapshot brings the folder up to date with the disk and gives it. New
@@ -229,6 +243,9 @@ type Folder interface {
 	SetFlags(uids []UID, op FlagOp, flags Flags) ([]Message, error)
 	// Expunge removes messages and returns those that were there. Durable.
 	Expunge(uids []UID) ([]UID, error)
+	// ExpungeDeleted is Expunge for those of uids that have Deleted at that very
+	// moment: who took the flag away in time keeps the message.
+	ExpungeDeleted(uids []UID) ([]UID, error)
 	// Copy copies into an existing folder of the same user, all or none, and
 	// returns the pairs in order. Move removes them here as well.
 	Copy(uids []UID, to string) (CopyResult, error)

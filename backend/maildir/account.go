@@ -26,7 +26,7 @@ const (
 )
 
 // ErrClosed: the handle or its Account has been closed.
-var ErrClosed = errors.New("mailbox closed")
+var ErrClosed = mailbox.ErrClosed
 
 // ErrUncertain: a sync failed, so that it is not known what a crash would leave.
 // The Account takes no more writes; close it and open it again with Recover.
@@ -39,8 +39,8 @@ type Guard interface {
 	Enter(epoch director.Epoch) (leave func(), err error)
 }
 
-// Options say what an Account is made of. All but Host, Recover and
-// CreateFolderOnDelivery must be set.
+// Options say what an Account is made of. All but Host, Recover,
+// CreateFolderOnDelivery and MaxFolders must be set.
 type Options struct {
 	// Root is the user's folder, which Create has made.
 	Root  string
@@ -57,7 +57,13 @@ type Options struct {
 	// CreateFolderOnDelivery makes folders that a delivery names; otherwise
 	// such a message goes to INBOX.
 	CreateFolderOnDelivery bool
+	// MaxFolders bounds the folders beside INBOX that may come to be; 0 stands
+	// for DefaultMaxFolders. Those there already are served, however many.
+	MaxFolders int
 }
+
+// DefaultMaxFolders is how many folders a user may have beside INBOX.
+const DefaultMaxFolders = 1000
 
 // Account is one user's mailbox in this process. It is safe for concurrent use.
 type Account struct {
@@ -92,6 +98,9 @@ type Account struct {
 // (fs.ErrNotExist). The caller holds the user's lock, and has no other Account
 // of the user open.
 func Open(o Options) (*Account, error) {
+	if o.MaxFolders == 0 {
+		o.MaxFolders = DefaultMaxFolders
+	}
 	a := &Account{
 		o: o, maildir: filepath.Join(o.Root, maildirName),
 		names:   name.NewGenerator(o.Host, os.Getpid(), o.Now),

@@ -79,7 +79,7 @@ func syncFile(path string) error {
 
 // lettersFor are the letters of flags in a file name of the folder.
 func (f *folder) lettersFor(flags mailbox.Flags) (string, error) {
-	words, err := f.letters(flags.Keywords, true)
+	words, err := f.letters(flags.Keywords, true, new(claims))
 	if err != nil {
 		return "", err
 	}

@@ -81,13 +81,13 @@ func (a *Account) deliveryFolder(folder string) (rel string, err error) {
 		return "", nil
 	}
 	rel, _, err = a.lookup(folder)
-	switch {
-	case errors.Is(err, mailbox.ErrBadName):
-		return "", nil
-	case errors.Is(err, mailbox.ErrNoFolder) && a.o.CreateFolderOnDelivery:
-		return a.makeFolder(folder)
-	case errors.Is(err, mailbox.ErrNoFolder):
-		return "", nil
+	if errors.Is(err, mailbox.ErrNoFolder) && a.o.CreateFolderOnDelivery {
+		rel, err = a.makeFolder(folder)
+	}
+	for _, inbox := range []error{mailbox.ErrBadName, mailbox.ErrNoFolder, mailbox.ErrTooManyFolders} {
+		if errors.Is(err, inbox) {
+			return "", nil
+		}
 	}
 	return rel, err
 }

@@ -12,6 +12,7 @@ import (
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/name"
+	"waypost/backend/maildir/uidlist"
 	"waypost/internal/durable"
 )
 
@@ -170,9 +171,34 @@ func (a *Account) completeFolder(rel string) error {
 			}
 			continue
 		}
+		if sub == "cur" {
+			if err := notLost(dir); err != nil {
+				return err
+			}
+		}
 		if err := durable.MkdirAll(path, 0o700); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// notLost tells apart a folder that never had a cur from one that had messages
+// there and has lost it: taken for empty, that one would let clients forget
+// all their copies.
+func notLost(dir string) error {
+	if _, err := os.Stat(filepath.Join(dir, "cur")); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	_, entries, err := uidlist.Load(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err == nil && len(entries) > 0 {
+		err = fmt.Errorf("%d messages are numbered: %w", len(entries), errLostCur)
+	}
+	return err
+}
+
+// errLostCur: a folder lacks cur, though its uidlist has messages.
+var errLostCur = errors.New("cur is missing")

@@ -25,7 +25,7 @@
 //
 // A Staged message is a synced file in the incoming folder. Delivering it is:
 //
-//	1  link into tmp, sync tmp        a crash leaves litter
+//	1  link into tmp, sync tmp        a crash leaves litter; recovery removes it
 //	2  append the id to deliveries    from here on the message is delivered
 //	3  rename tmp → new, sync new     a crash before it: recovery does it
 //	4  add to the quota log           a crash before it: recovery counts anew

@@ -35,27 +35,32 @@ func (f *folder) setWords(data []byte, file stamp) {
 	clear(f.meaning)
 }
 
+// claims are letters that an operation has given out, and no file may carry yet.
+type claims [keywords.Max]bool
+
 // letters gives the letters of keywords. With add, those that have none get
-// one, durably; without, they are left out.
-func (f *folder) letters(list []string, add bool) (string, error) {
+// one, durably; without, they are left out. Letters that are in given, where
+// the result's are added, are not given to other words.
+func (f *folder) letters(list []string, add bool, given *claims) (string, error) {
 	var b []byte
 	words, grown := f.words, false
-	var used *[keywords.Max]bool
+	var used *claims
 	for _, word := range list {
 		if l := words.Letter(word); l != 0 || !add {
 			if l != 0 {
 				b = append(b, l)
+				given[l-'a'] = true
 			}
 			continue
 		}
 		if used == nil {
 			used = f.lettersInUse()
 		}
-		l, _, err := words.Add(word, func(l byte) bool { return used[l-'a'] })
+		l, _, err := words.Add(word, func(l byte) bool { return used[l-'a'] || given[l-'a'] })
 		if err != nil {
 			return "", fmt.Errorf("folder %q: %w", f.name, err)
 		}
-		used[l-'a'] = true
+		given[l-'a'] = true
 		grown = true
 		b = append(b, l)
 	}
@@ -74,9 +79,9 @@ func (f *folder) letters(list []string, add bool) (string, error) {
 	return string(b), nil
 }
 
-func (f *folder) lettersInUse() *[keywords.Max]bool {
-	var used [keywords.Max]bool
-	for _, m := range f.msgs {
+func (f *folder) lettersInUse() *claims {
+	var used claims
+	for _, m := range slices.Concat(f.msgs, f.fresh) {
 		for _, l := range []byte(m.letters()) {
 			if l >= 'a' && l <= 'z' {
 				used[l-'a'] = true
@@ -133,7 +138,7 @@ func (f *folder) unknown(letters string) string {
 // SetFlags is mailbox.Folder's.
 func (h *handle) SetFlags(uids []mailbox.UID, op mailbox.FlagOp, flags mailbox.Flags) (changed []mailbox.Message, err error) {
 	err = h.b.change("set flags", func() error {
-		if err := h.f.sync(); err != nil {
+		if err := h.sync(); err != nil {
 			return err
 		}
 		changed, err = h.setFlags(uids, op, flags)
@@ -144,7 +149,7 @@ func (h *handle) SetFlags(uids []mailbox.UID, op mailbox.FlagOp, flags mailbox.F
 
 func (h *handle) setFlags(uids []mailbox.UID, op mailbox.FlagOp, flags mailbox.Flags) ([]mailbox.Message, error) {
 	f := h.f
-	words, err := f.letters(flags.Keywords, op != mailbox.FlagsRemove)
+	words, err := f.letters(flags.Keywords, op != mailbox.FlagsRemove, new(claims))
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +253,9 @@ func (r *renames) undo() {
 			r.f.a.o.Log.Warn("maildir: flags not set back", "root", r.f.a.o.Root, "folder", r.f.name, "error", err)
 			continue
 		}
-		if m := r.f.find(d.uid); m != nil {
+		// After an ErrRenumbered the UID may be another's.
+		m := r.f.find(d.uid)
+		if n, _ := name.Parse(d.was); m != nil && m.baseName() == n.Base {
 			m.file, m.isNew = d.was, d.wasNew
 		}
 	}

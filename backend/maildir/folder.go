@@ -52,6 +52,9 @@ type folder struct {
 	// with the disk whatever the times say.
 	loaded, stale bool
 
+	// measured: sizes were found that the uidlist lacks.
+	measured bool
+
 	list  *uidlist.List
 	msgs  []*message // ascending by UID
 	fresh []*message // without UID yet
@@ -237,8 +240,11 @@ func (f *folder) number() error {
 		f.fresh = nil
 		f.newVersion()
 	}
-	if f.list.Untidy() {
-		return f.settle(f.list.Rewrite(f.live()))
+	if f.list.Untidy() || f.measured {
+		if err := f.settle(f.list.Rewrite(f.live())); err != nil {
+			return err
+		}
+		f.measured = false
 	}
 	return nil
 }
@@ -298,10 +304,12 @@ func (f *folder) where(m *message) string {
 
 // chase runs do on the file of the message with that UID. If the file is not
 // there, somebody else may have renamed it: the folder is scanned, and do tried
-// once more. It returns nil for a message that is gone for good. Pointers to
-// messages do not outlive it.
+// once more; the error is ErrRenumbered if UIDs name other messages then. It
+// returns nil for a message that is gone for good. Pointers to messages do not
+// outlive it.
 func (f *folder) chase(uid mailbox.UID, do func(m *message) error) (*message, error) {
 	var err error
+	validity := f.list.Header().Validity
 	for range 2 {
 		m := f.find(uid)
 		if m == nil {
@@ -313,6 +321,9 @@ func (f *folder) chase(uid mailbox.UID, do func(m *message) error) (*message, er
 		f.stale = true
 		if err := f.sync(); err != nil {
 			return nil, err
+		}
+		if f.list.Header().Validity != validity {
+			return nil, fmt.Errorf("folder %q: %w", f.name, mailbox.ErrRenumbered)
 		}
 	}
 	if f.find(uid) == nil {

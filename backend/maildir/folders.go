@@ -101,8 +101,15 @@ func (a *Account) makeFolder(folder string) (rel string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if rel, err = directoryOf(folder); err != nil {
+	if rel, err = newDirectory(folder); err != nil {
 		return "", err
+	}
+	rels, err := a.directories()
+	if err != nil {
+		return "", err
+	}
+	if len(rels) >= a.o.MaxFolders {
+		return "", fmt.Errorf("folder %q: %d there already: %w", folder, len(rels), mailbox.ErrTooManyFolders)
 	}
 	hidden := a.dir(hiddenPrefix + "new." + a.names.Next())
 	if err := a.furnish(hidden); err != nil {
@@ -138,27 +145,42 @@ func (a *Account) furnish(dir string) error {
 // DeleteFolder is mailbox.Box's. A folder with children stays as their parent,
 // without messages (RFC 9051, Section 6.3.5).
 func (b *box) DeleteFolder(folder string) error {
-	return b.change("delete folder", func() error { return b.a.deleteFolder(folder) })
-}
-
-func (a *Account) deleteFolder(folder string) error {
-	rel, _, err := a.lookup(folder)
+	var hidden string
+	err := b.change("delete folder", func() (err error) {
+		hidden, err = b.a.deleteFolder(folder)
+		return err
+	})
 	if err != nil {
 		return err
 	}
+	// Many files take long to remove. Nobody looks at the hidden name, so that
+	// the user's lock need not wait for it.
+	if err := os.RemoveAll(hidden); err != nil {
+		b.a.o.Log.Warn("maildir: deleted folder not removed; the next recovery does it", "root", b.a.o.Root, "error", err)
+	}
+	return nil
+}
+
+// deleteFolder gives a folder a hidden name, durably, under which the caller
+// removes it.
+func (a *Account) deleteFolder(folder string) (hidden string, err error) {
+	rel, _, err := a.lookup(folder)
+	if err != nil {
+		return "", err
+	}
 	if rel == "" {
-		return fmt.Errorf("folder %q: %w", mailbox.Inbox, mailbox.ErrBadName)
+		return "", fmt.Errorf("folder %q: %w", mailbox.Inbox, mailbox.ErrBadName)
 	}
 	if err := a.finishPending(); err != nil {
-		return err
+		return "", err
 	}
 	held, err := countFolder(a.dir(rel))
 	if err != nil {
-		return err
+		return "", err
 	}
-	hidden := a.dir(hiddenPrefix + "deleted." + a.names.Next())
+	hidden = a.dir(hiddenPrefix + "deleted." + a.names.Next())
 	if err := os.Rename(a.dir(rel), hidden); err != nil {
-		return err
+		return "", err
 	}
 	if f := a.folders[rel]; f != nil {
 		f.gone = true
@@ -166,13 +188,10 @@ func (a *Account) deleteFolder(folder string) error {
 		delete(a.folders, rel)
 	}
 	if err := durable.SyncDir(a.maildir); err != nil {
-		return a.doubt(err)
+		return "", a.doubt(err)
 	}
 	a.addUsage(-held.Bytes, -held.Messages)
-	if err := os.RemoveAll(hidden); err != nil {
-		a.o.Log.Warn("maildir: deleted folder not removed; the next recovery does it", "root", a.o.Root, "error", err)
-	}
-	return nil
+	return hidden, nil
 }
 
 // RenameFolder is mailbox.Box's.
@@ -267,7 +286,7 @@ func (a *Account) renameSteps(from, to string) ([]renameStep, error) {
 		if !ok || rest != "" && rest[0] != mailbox.Separator {
 			continue
 		}
-		target, err := directoryOf(to + rest)
+		target, err := newDirectory(to + rest)
 		if err != nil {
 			return nil, err
 		}
@@ -314,7 +333,7 @@ func (b *box) Subscribe(folder string, on bool) error {
 			if folder, err = canonical(folder); err != nil {
 				return err
 			}
-			if _, err := directoryOf(folder); err != nil {
+			if _, _, err := b.a.lookup(folder); err != nil && !errors.Is(err, mailbox.ErrNoFolder) {
 				return err
 			}
 		}

@@ -1,6 +1,7 @@
 package maildir
 
 import (
+	"fmt"
 	"os"
 	"slices"
 	"time"
@@ -14,9 +15,10 @@ type handle struct {
 	b    *box
 	f    *folder
 	name string
-	// recent are the messages, under validity, that this handle saw first.
-	recent   map[mailbox.UID]struct{}
+	// validity is the UIDVALIDITY of the last Snapshot, 0 before the first;
+	// recent are the messages, under it, that this handle saw first.
 	validity uint32
+	recent   map[mailbox.UID]struct{}
 	// own is the shared view with Recent set; nil when it is to be made.
 	own *mailbox.Snapshot
 }
@@ -38,6 +40,22 @@ func (h *handle) Snapshot() (s mailbox.Snapshot, err error) {
 		return nil
 	})
 	return s, err
+}
+
+// sync brings the folder up to date for an operation that takes UIDs, and makes
+// sure that they are still those that this handle has shown.
+func (h *handle) sync() error {
+	if err := h.f.sync(); err != nil {
+		return err
+	}
+	return h.current()
+}
+
+func (h *handle) current() error {
+	if now := h.f.list.Header().Validity; h.validity != 0 && now != h.validity {
+		return fmt.Errorf("folder %q: UIDVALIDITY is %d, was %d: %w", h.name, now, h.validity, mailbox.ErrRenumbered)
+	}
+	return nil
 }
 
 // collect moves messages from new to cur. It is not synced: after a crash they
@@ -213,6 +231,9 @@ func (h *handle) file(what string, uid mailbox.UID, do func(path string, m *mess
 			if err := f.sync(); err != nil {
 				return err
 			}
+		}
+		if err := h.current(); err != nil {
+			return err
 		}
 		m, err := f.chase(uid, func(m *message) error { return do(f.where(m), m) })
 		if err == nil && m == nil {

@@ -11,9 +11,12 @@ import (
 	"waypost/backend/maildir/mutf7"
 )
 
-// maxDirectory bounds the encoded name of a folder in bytes; file systems take
-// 255, and ours must leave room for foreign tools' suffixes.
-const maxDirectory = 200
+// maxDirectory bounds the encoded name of a folder that we make, in bytes; file
+// systems take maxName, and ours must leave room for foreign tools' suffixes.
+const (
+	maxDirectory = 200
+	maxName      = 255
+)
 
 // hiddenPrefix begins the directories of folders that are being made or
 // deleted. Its first part is empty, so no folder can have such a name.
@@ -51,10 +54,16 @@ func directoryOf(folder string) (string, error) {
 		}
 		b.WriteString("." + coded)
 	}
-	if b.Len() > maxDirectory {
+	return b.String(), nil
+}
+
+// newDirectory is directoryOf for a folder that is to come to be.
+func newDirectory(folder string) (string, error) {
+	rel, err := directoryOf(folder)
+	if err == nil && len(rel) > maxDirectory {
 		return "", fmt.Errorf("folder %.40q…: too long: %w", folder, mailbox.ErrBadName)
 	}
-	return b.String(), nil
+	return rel, err
 }
 
 // folderOf is the name of a directory. One that is not in modified UTF-7, as
@@ -100,7 +109,7 @@ func (a *Account) lookup(folder string) (rel, name string, err error) {
 	raw := "." + strings.ReplaceAll(name, string(mailbox.Separator), ".")
 	for _, candidate := range []string{rel, raw} {
 		// The raw spelling is this folder's only if it decodes to nothing else.
-		if back, ok := folderOf(candidate); !ok || back != name {
+		if back, ok := folderOf(candidate); !ok || back != name || len(candidate) > maxName {
 			continue
 		}
 		found, err := isDirectory(a.dir(candidate))
@@ -110,6 +119,9 @@ func (a *Account) lookup(folder string) (rel, name string, err error) {
 		if found {
 			return candidate, name, nil
 		}
+	}
+	if _, err := newDirectory(name); err != nil {
+		return "", "", err
 	}
 	return "", "", fmt.Errorf("folder %q: %w", name, mailbox.ErrNoFolder)
 }

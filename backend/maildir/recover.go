@@ -4,14 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"waypost/backend/maildir/deliveries"
 	"waypost/backend/maildir/name"
+	"waypost/internal/durable"
 )
 
 // LitterAge is the age at which a file in tmp is a crash's, as Maildir has
@@ -53,8 +56,10 @@ func removeHidden(maildir string, old func(fs.FileInfo) bool) error {
 	return nil
 }
 
-// finishLogged finishes deliveries that are in the log and still in tmp. The log
-// is read only if there is something in some tmp.
+// finishLogged finishes deliveries that are in the log and still in tmp, and
+// removes what else of ours is there: a delivery, append or copy that was killed
+// before anybody was told of it. The log is read only if there is something in
+// some tmp.
 func (a *Account) finishLogged() error {
 	rels, err := a.directories()
 	if err != nil {
@@ -92,8 +97,30 @@ func (a *Account) finishLogged() error {
 		}
 		err = a.finishOne(e)
 	}
+	if err == nil {
+		err = a.removeUnlogged(waiting)
+	}
 	if err != nil {
 		return fmt.Errorf("finish deliveries: %w", err)
+	}
+	return nil
+}
+
+// removeUnlogged removes files in tmp (file → folder) that we have made. Left
+// there they would keep the bytes of messages that are expunged. Without a log,
+// which Create makes, it is not known what was delivered: nothing is removed.
+func (a *Account) removeUnlogged(files map[string]string) error {
+	if _, err := os.Stat(filepath.Join(a.o.Root, deliveriesName)); err != nil {
+		a.o.Log.Warn("maildir: no delivery log; files in tmp stay", "root", a.o.Root, "files", len(files), "error", err)
+		return nil
+	}
+	for file, rel := range files {
+		if !name.Generated(file) {
+			continue
+		}
+		if err := os.Remove(filepath.Join(a.dir(rel), "tmp", file)); err != nil && !isGone(err) {
+			return err
+		}
 	}
 	return nil
 }
@@ -123,8 +150,9 @@ func (a *Account) finishOne(e deliveries.Entry) error {
 
 // RemoveLitter removes what crashes have left in the tree at root: files in tmp
 // that have been there for LitterAge, unless they are logged deliveries, which
-// recovery finishes; and folders half made or half deleted. It may run while
-// the user is being served. It returns how many files in tmp were removed.
+// recovery finishes; temporary files of package durable as old as that; and
+// folders half made or half deleted. It may run while the user is being served.
+// It returns how many files were removed.
 func RemoveLitter(root string, now time.Time) (removed int, err error) {
 	maildir := filepath.Join(root, maildirName)
 	old := func(info fs.FileInfo) bool { return now.Sub(changeTime(info)) >= LitterAge }
@@ -135,10 +163,14 @@ func RemoveLitter(root string, now time.Time) (removed int, err error) {
 	if err == nil && len(litter) > 0 {
 		err = spareLogged(filepath.Join(root, deliveriesName), litter)
 	}
+	var temps []string
+	if err == nil {
+		temps, err = oldTemps(root, old)
+	}
 	if err != nil {
 		return 0, fmt.Errorf("remove litter of %s: %w", root, err)
 	}
-	for _, path := range litter {
+	for _, path := range slices.AppendSeq(temps, maps.Values(litter)) {
 		if err := os.Remove(path); err != nil && !isGone(err) {
 			return removed, fmt.Errorf("remove litter of %s: %w", root, err)
 		}
@@ -168,6 +200,34 @@ func litterIn(maildir string, old func(fs.FileInfo) bool) (map[string]string, er
 		}
 	}
 	return litter, nil
+}
+
+// oldTemps lists old files of package durable in root and all folders.
+func oldTemps(root string, old func(fs.FileInfo) bool) (temps []string, err error) {
+	maildir := filepath.Join(root, maildirName)
+	rels, err := directories(maildir)
+	if err != nil {
+		return nil, err
+	}
+	dirs := []string{root, maildir}
+	for _, rel := range rels {
+		dirs = append(dirs, filepath.Join(maildir, rel))
+	}
+	for _, dir := range dirs {
+		entries, err := os.ReadDir(dir)
+		if err != nil && !isGone(err) {
+			return nil, err
+		}
+		for _, e := range entries {
+			if !strings.HasPrefix(e.Name(), durable.TempPrefix) || !e.Type().IsRegular() {
+				continue // a folder may have such a name
+			}
+			if info, err := e.Info(); err == nil && old(info) {
+				temps = append(temps, filepath.Join(dir, e.Name()))
+			}
+		}
+	}
+	return temps, nil
 }
 
 // spareLogged takes logged deliveries out of litter.

@@ -308,9 +308,12 @@ func (f *folder) newMessage(x found, e uidlist.Entry) *message {
 		return m
 	}
 	m.size, m.wire = count.Size, count.Wire
-	// Dovecot, too, keeps sizes there that the name does not tell.
+	// Dovecot, too, keeps sizes there that the name does not tell. A line that
+	// is in the file already is written anew, or each login would read the
+	// message again.
 	e.Fields = withField(e, 'S', m.size)
 	m.fields = withField(e, 'W', m.wire)
+	f.measured = f.measured || e.UID != 0
 	return m
 }
 
@@ -323,11 +326,10 @@ func sizeField(e uidlist.Entry, key byte) int64 {
 	return int64(n)
 }
 
+// withField gives the fields with one set, in place of what it was.
 func withField(e uidlist.Entry, key byte, n int64) string {
-	if _, has := e.Field(key); has {
-		return e.Fields
-	}
-	return strings.TrimSpace(fmt.Sprintf("%s %c%d", e.Fields, key, n))
+	fields := slices.DeleteFunc(strings.Fields(e.Fields), func(f string) bool { return f[0] == key })
+	return strings.Join(append(fields, fmt.Sprintf("%c%d", key, n)), " ")
 }
 
 // measure reads a file for its sizes.

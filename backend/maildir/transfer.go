@@ -3,6 +3,7 @@ package maildir
 import (
 	"errors"
 	"os"
+	"slices"
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/name"
@@ -11,18 +12,28 @@ import (
 
 // Expunge is mailbox.Folder's. If a file cannot be removed, those before it are
 // gone nevertheless; the result names them.
-func (h *handle) Expunge(uids []mailbox.UID) (removed []mailbox.UID, err error) {
+func (h *handle) Expunge(uids []mailbox.UID) ([]mailbox.UID, error) {
+	return h.expunge(uids, func(*message) bool { return true })
+}
+
+// ExpungeDeleted is mailbox.Folder's.
+func (h *handle) ExpungeDeleted(uids []mailbox.UID) ([]mailbox.UID, error) {
+	return h.expunge(uids, func(m *message) bool { return h.f.flags(m.letters()).Has(mailbox.Deleted) })
+}
+
+func (h *handle) expunge(uids []mailbox.UID, doomed func(*message) bool) (removed []mailbox.UID, err error) {
 	err = h.b.change("expunge", func() error {
-		if err := h.f.sync(); err != nil {
+		if err := h.sync(); err != nil {
 			return err
 		}
-		removed, err = h.f.expunge(uids)
+		removed, err = h.f.expunge(uids, doomed)
 		return err
 	})
 	return removed, err
 }
 
-func (f *folder) expunge(uids []mailbox.UID) (removed []mailbox.UID, err error) {
+// expunge removes those of uids that are doomed when their turn comes.
+func (f *folder) expunge(uids []mailbox.UID, doomed func(*message) bool) (removed []mailbox.UID, err error) {
 	open, err := f.a.openDirectories(f.path(), "cur", "new")
 	if err != nil {
 		return nil, err
@@ -33,11 +44,17 @@ func (f *folder) expunge(uids []mailbox.UID) (removed []mailbox.UID, err error) 
 	touched := 1
 	for _, uid := range f.pick(uids) {
 		var m *message
-		m, err = f.chase(uid, func(m *message) error { return os.Remove(f.where(m)) })
+		remove := false
+		m, err = f.chase(uid, func(m *message) error {
+			if remove = doomed(m); !remove {
+				return nil
+			}
+			return os.Remove(f.where(m))
+		})
 		if err != nil {
 			break
 		}
-		if m == nil {
+		if m == nil || !remove {
 			continue
 		}
 		if m.isNew {
@@ -70,7 +87,7 @@ func (h *handle) Copy(uids []mailbox.UID, to string) (result mailbox.CopyResult,
 
 // destination gives the folder to, and brings both folders up to date.
 func (h *handle) destination(to string) (*folder, error) {
-	if err := h.f.sync(); err != nil {
+	if err := h.sync(); err != nil {
 		return nil, err
 	}
 	return h.b.a.synced(to)
@@ -87,10 +104,11 @@ func (f *folder) copyTo(g *folder, uids []mailbox.UID) (mailbox.CopyResult, erro
 	}
 	var all []arrival
 	var sources []mailbox.UID
+	var given claims
 	for _, uid := range uids {
 		in := arrival{}
 		m, err := f.chase(uid, func(m *message) (err error) {
-			in, err = f.linkInto(g, m)
+			in, err = f.linkInto(g, m, &given)
 			return err
 		})
 		if err != nil {
@@ -104,8 +122,8 @@ func (f *folder) copyTo(g *folder, uids []mailbox.UID) (mailbox.CopyResult, erro
 }
 
 // linkInto gives m a second name in the tmp of g.
-func (f *folder) linkInto(g *folder, m *message) (arrival, error) {
-	letters, err := f.translate(g, m.letters())
+func (f *folder) linkInto(g *folder, m *message, given *claims) (arrival, error) {
+	letters, err := f.translate(g, m.letters(), given)
 	if err != nil {
 		return arrival{}, err
 	}
@@ -138,7 +156,7 @@ func (f *folder) take(all []arrival, sources []mailbox.UID) (mailbox.CopyResult,
 
 // translate gives the letters that mean in g what letters mean here. Capitals
 // mean the same everywhere; small letters without a meaning are left behind.
-func (f *folder) translate(g *folder, letters string) (string, error) {
+func (f *folder) translate(g *folder, letters string, given *claims) (string, error) {
 	if f == g {
 		return letters, nil
 	}
@@ -148,7 +166,7 @@ func (f *folder) translate(g *folder, letters string) (string, error) {
 			capitals = append(capitals, l)
 		}
 	}
-	words, err := g.letters(f.flags(letters).Keywords, true)
+	words, err := g.letters(f.flags(letters).Keywords, true, given)
 	return name.Letters(string(capitals) + words), err
 }
 
@@ -177,14 +195,15 @@ func (f *folder) moveTo(g *folder, uids []mailbox.UID) (mailbox.CopyResult, erro
 	}
 	defer closeAll(open)
 	taken := map[string]bool{}
-	for _, m := range g.msgs {
+	for _, m := range slices.Concat(g.msgs, g.fresh) {
 		taken[m.baseName()] = true
 	}
 	var all []arrival
 	var moved []*message
+	var given claims
 	for _, uid := range sources {
 		m := f.find(uid)
-		letters, err := f.translate(g, m.letters())
+		letters, err := f.translate(g, m.letters(), &given)
 		if err != nil {
 			return mailbox.CopyResult{}, err
 		}

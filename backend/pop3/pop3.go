@@ -7,8 +7,8 @@
 //     and UIDLs do not change in it. STAT, LIST and UIDL open no message.
 //   - Only QUIT removes messages (RFC 1939, Section 6). A connection that ends
 //     otherwise, by the client, an idle time-out or us, removes nothing.
-//   - A move is never an error: once the Box is done or refuses by its fence,
-//     no further command is answered and the connection is closed, after a
+//   - A move is never an error: once the Box is done, closed, or refuses by its
+//     fence, or the inbox's UIDs are others than the session was told, no further command is answered and the connection is closed, after a
 //     message that is being sent has been sent whole.
 //   - Memory per session does not depend on the size of messages.
 //
@@ -39,7 +39,8 @@ import (
 // How a session can end other than by QUIT, beside errors of the connection.
 // An errors.Is io.EOF is a client that hung up.
 var (
-	// ErrMoved: the Box was done or stale; the session was ended by us.
+	// ErrMoved: the Box was done, closed or stale, or the inbox numbered anew;
+	// the session was ended by us.
 	ErrMoved = errors.New("the mailbox is no longer served here")
 	// ErrIdle: the client was silent for too long.
 	ErrIdle = errors.New("idle for too long")

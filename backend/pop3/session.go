@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 
 	"waypost/backend/mailbox"
 )
@@ -96,13 +97,17 @@ func (s *session) finish(err error) {
 }
 
 // moved makes ErrMoved of what a fence says, or of any failure once the fence
-// has left: whatever goes wrong then is the move's doing.
+// has left: whatever goes wrong then is the move's doing. A mailbox that was
+// closed under the session, or a folder numbered anew, is the same to it: what
+// it was told does not hold any more.
 func (s *session) moved(err error) error {
 	if err == nil || errors.Is(err, ErrMoved) {
 		return err
 	}
-	fence := errors.Is(err, mailbox.ErrStale) || errors.Is(err, mailbox.ErrFrozen) || errors.Is(err, mailbox.ErrRefused)
-	if fence || errors.Is(s.link.stopped(), ErrMoved) {
+	over := slices.ContainsFunc([]error{
+		mailbox.ErrStale, mailbox.ErrFrozen, mailbox.ErrRefused, mailbox.ErrClosed, mailbox.ErrRenumbered,
+	}, func(end error) bool { return errors.Is(err, end) })
+	if over || errors.Is(s.link.stopped(), ErrMoved) {
 		return fmt.Errorf("%w: %w", ErrMoved, err)
 	}
 	return err

@@ -104,7 +104,7 @@ func (k *killer) run(r *rand.Rand, l *load) {
 	wg.Go(func() { k.answer(stop) })
 	defer wg.Wait()
 	defer close(stop)
-	deadline := time.Now().Add(8 * time.Minute)
+	deadline := time.Now().Add(20 * time.Minute)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {

@@ -88,7 +88,7 @@ func (b *base) node(control http.Handler, serve func(context.Context) error, shu
 		nodeCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 		defer stop()
 		wg.Go(func() {
-			if err := mux.Serve(nodeCtx); err != nil {
+			if err := mux.Serve(nodeCtx); err != nil && !errors.Is(err, cluster.ErrMuxClosed) {
 				b.log.Error("node listener", "error", err)
 			}
 		})

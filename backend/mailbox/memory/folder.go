@@ -90,6 +90,18 @@ type handle struct {
 	snap   mailbox.Snapshot // of snap.Version
 }
 
+// lockUIDs is lock for what takes UIDs: they must still be what Snapshot said.
+func (h *handle) lockUIDs(op string) error {
+	if err := h.lock(op); err != nil {
+		return err
+	}
+	if v := h.snap.UIDValidity; v != 0 && v != h.folder.uidValidity {
+		h.unlock()
+		return fmt.Errorf("%s %q of %s: %w", op, h.folder.name, h.box.user.name, mailbox.ErrRenumbered)
+	}
+	return nil
+}
+
 func (h *handle) lock(op string) error {
 	if err := h.box.lock(op); err != nil {
 		return err
@@ -117,6 +129,9 @@ func (h *handle) Snapshot() (mailbox.Snapshot, error) {
 	f := h.folder
 	if h.snap.Version == f.version {
 		return h.snap, nil
+	}
+	if h.snap.UIDValidity != f.uidValidity {
+		clear(h.recent)
 	}
 	for i := len(f.msgs) - 1; i >= 0 && f.msgs[i].UID >= f.recentFrom; i-- {
 		h.recent[f.msgs[i].UID] = true
@@ -170,7 +185,7 @@ func (h *handle) Changed(version uint64) <-chan struct{} {
 }
 
 func (h *handle) InternalDate(uid mailbox.UID) (time.Time, error) {
-	if err := h.lock("date in"); err != nil {
+	if err := h.lockUIDs("date in"); err != nil {
 		return time.Time{}, err
 	}
 	defer h.unlock()
@@ -186,7 +201,7 @@ func (h *handle) noMessage(op string, uid mailbox.UID) error {
 }
 
 func (h *handle) Open(uid mailbox.UID) (mailbox.Body, error) {
-	if err := h.lock("open message in"); err != nil {
+	if err := h.lockUIDs("open message in"); err != nil {
 		return nil, err
 	}
 	defer h.unlock()
@@ -199,7 +214,7 @@ func (h *handle) Open(uid mailbox.UID) (mailbox.Body, error) {
 }
 
 func (h *handle) SetFlags(uids []mailbox.UID, op mailbox.FlagOp, flags mailbox.Flags) ([]mailbox.Message, error) {
-	if err := h.lock("flags in"); err != nil {
+	if err := h.lockUIDs("flags in"); err != nil {
 		return nil, err
 	}
 	defer h.unlock()
@@ -242,11 +257,25 @@ func apply(old mailbox.Flags, op mailbox.FlagOp, f mailbox.Flags) mailbox.Flags 
 }
 
 func (h *handle) Expunge(uids []mailbox.UID) ([]mailbox.UID, error) {
-	if err := h.lock("expunge in"); err != nil {
+	if err := h.lockUIDs("expunge in"); err != nil {
 		return nil, err
 	}
 	defer h.unlock()
 	return h.folder.remove(uids), nil
+}
+
+func (h *handle) ExpungeDeleted(uids []mailbox.UID) ([]mailbox.UID, error) {
+	if err := h.lockUIDs("expunge in"); err != nil {
+		return nil, err
+	}
+	defer h.unlock()
+	var marked []mailbox.UID
+	for _, uid := range uids {
+		if i := h.folder.find(uid); i >= 0 && h.folder.msgs[i].Flags.Has(mailbox.Deleted) {
+			marked = append(marked, uid)
+		}
+	}
+	return h.folder.remove(marked), nil
 }
 
 // remove takes messages out and returns those that were there.
@@ -272,7 +301,7 @@ func (f *folder) remove(uids []mailbox.UID) []mailbox.UID {
 }
 
 func (h *handle) Copy(uids []mailbox.UID, to string) (mailbox.CopyResult, error) {
-	if err := h.lock("copy in"); err != nil {
+	if err := h.lockUIDs("copy in"); err != nil {
 		return mailbox.CopyResult{}, err
 	}
 	defer h.unlock()
@@ -280,7 +309,7 @@ func (h *handle) Copy(uids []mailbox.UID, to string) (mailbox.CopyResult, error)
 }
 
 func (h *handle) Move(uids []mailbox.UID, to string) (mailbox.CopyResult, error) {
-	if err := h.lock("move in"); err != nil {
+	if err := h.lockUIDs("move in"); err != nil {
 		return mailbox.CopyResult{}, err
 	}
 	defer h.unlock()

@@ -99,6 +99,28 @@ func (s *Store) Fail(u director.User, err error) {
 	}
 }
 
+// Renumber gives a folder a new UIDVALIDITY and its messages new UIDs, from 1: a
+// disk whose UID list was lost.
+func (s *Store) Renumber(u director.User, folder string) {
+	usr := s.user(u)
+	if usr == nil {
+		return
+	}
+	usr.mu.Lock()
+	defer usr.mu.Unlock()
+	f := usr.folders[folder]
+	if f == nil {
+		return
+	}
+	usr.uidValidity++
+	f.uidValidity, f.uidNext, f.recentFrom = usr.uidValidity, 1, 1
+	old := f.msgs
+	f.msgs = nil
+	for _, m := range old {
+		f.add(m)
+	}
+}
+
 func (s *Store) user(u director.User) *user {
 	s.mu.Lock()
 	defer s.mu.Unlock()

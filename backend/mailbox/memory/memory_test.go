@@ -121,3 +121,36 @@ func TestLimits(t *testing.T) {
 		t.Fatalf("stage: %v", err)
 	}
 }
+
+func TestExpungeDeletedAndRenumber(t *testing.T) {
+	s := New()
+	s.Serve(user1, "b1", 1)
+	b := open(t, s, 1)
+	for range 3 {
+		if _, _, err := b.Append("INBOX", stage(t, s, "x"), mailbox.Flags{System: mailbox.Deleted}, time.Time{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, _ := b.Folder("INBOX")
+	if _, err := f.Snapshot(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.SetFlags([]mailbox.UID{2}, mailbox.FlagsRemove, mailbox.Flags{System: mailbox.Deleted}); err != nil {
+		t.Fatal(err)
+	}
+	gone, err := f.ExpungeDeleted([]mailbox.UID{1, 2})
+	if err != nil || len(gone) != 1 || gone[0] != 1 {
+		t.Fatalf("expunged %v %v", gone, err)
+	}
+	s.Renumber(user1, "INBOX")
+	if _, err := f.Expunge([]mailbox.UID{2}); !errors.Is(err, mailbox.ErrRenumbered) {
+		t.Fatal(err)
+	}
+	snap, err := f.Snapshot()
+	if err != nil || len(snap.Messages) != 2 || snap.Messages[0].UID != 1 {
+		t.Fatalf("%+v %v", snap, err)
+	}
+	if _, err := f.Open(1); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -5,7 +5,8 @@
 // percent-encoded and the folder of INBOX is ".". A line is durable when Append
 // returns nil. A line that a crash left torn was never acknowledged; it is cut
 // off before the next append. Lines older than Keep are dropped when they have
-// become many; no id is forgotten earlier.
+// become many; no id is forgotten earlier. A clock that has jumped ahead makes
+// nothing old: an age is that at the newest line, a day added, at most.
 //
 // In memory a Log holds eight bytes and a bit per id; a hit is confirmed in the
 // file. A Log is not safe for concurrent use; the user's lock serialises it.
@@ -36,6 +37,9 @@ const Keep = 32 * 24 * time.Hour
 // compactAfter is how many expired lines are left alone.
 const compactAfter = 1024
 
+// leap is how much later than the newest line it is believed to be.
+const leap = 24 * time.Hour
+
 // maxLine bounds a line in bytes.
 const maxLine = 4096
 
@@ -65,6 +69,7 @@ type Log struct {
 	// lines counts the whole lines, and expired those older than Keep when they
 	// were counted last.
 	lines, expired, sinceCount int
+	newest                     time.Time // of all lines
 	broken                     bool
 }
 
@@ -74,9 +79,7 @@ func Open(path string, now time.Time) (*Log, error) {
 	l := &Log{path: path, seed: maphash.MakeSeed(), ids: map[uint64]struct{}{}}
 	err := l.scan(func(e Entry) bool {
 		l.ids[l.hash(e.ID)] = struct{}{}
-		if now.Sub(e.At) > Keep {
-			l.expired++
-		}
+		l.count(e, now)
 		return true
 	})
 	if err != nil {
@@ -84,6 +87,17 @@ func Open(path string, now time.Time) (*Log, error) {
 	}
 	return l, l.compactIfWorth(now)
 }
+
+func (l *Log) count(e Entry, now time.Time) {
+	if e.At.After(l.newest) {
+		l.newest = e.At
+	}
+	if now.Sub(e.At) > Keep {
+		l.expired++
+	}
+}
+
+func (l *Log) worth() bool { return l.expired >= compactAfter && l.expired*2 >= l.lines }
 
 func (l *Log) hash(id string) uint64 { return maphash.String(l.seed, id) }
 
@@ -197,23 +211,44 @@ func (l *Log) Append(e Entry) error {
 		if err := l.recount(e.At); err != nil {
 			return err
 		}
+		if err := l.compactIfWorth(e.At); err != nil {
+			return err
+		}
 	}
 	if err := l.append(e.line()); err != nil {
 		return fmt.Errorf("append to delivery log: %w", err)
 	}
 	l.ids[l.hash(e.ID)] = struct{}{}
+	if e.At.After(l.newest) {
+		l.newest = e.At
+	}
 	l.lines++
 	l.sinceCount++
 	return nil
 }
 
-func (l *Log) append(line string) (err error) {
+func (l *Log) append(line string) error {
 	f, err := l.openForAppend()
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	_, err = f.WriteAt([]byte(line), l.size)
+	return l.write(f, line)
+}
+
+// appendFile is what write needs of an *os.File.
+type appendFile interface {
+	io.WriterAt
+	Fd() uintptr
+	Truncate(size int64) error
+	Sync() error
+	Close() error
+}
+
+// write writes a line at the log's end, and closes f. What was synced is
+// there, whatever Close says.
+func (l *Log) write(f appendFile, line string) error {
+	defer func() { _ = f.Close() }()
+	_, err := f.WriteAt([]byte(line), l.size)
 	if err == nil {
 		err = unix.Fdatasync(int(f.Fd()))
 	}
@@ -255,23 +290,24 @@ func (l *Log) openForAppend() (*os.File, error) {
 	return f, nil
 }
 
+// recount finds how many lines are expired at a time that is believed.
 func (l *Log) recount(now time.Time) error {
 	l.sinceCount, l.expired = 0, 0
-	err := l.Each(func(e Entry) bool {
-		if now.Sub(e.At) > Keep {
-			l.expired++
-		}
+	return l.Each(func(e Entry) bool {
+		l.count(e, now)
 		return true
 	})
-	if err != nil {
-		return err
-	}
-	return l.compactIfWorth(now)
 }
 
 // compactIfWorth drops the expired lines when they are many and at least half.
 func (l *Log) compactIfWorth(now time.Time) error {
-	if l.expired < compactAfter || l.expired*2 < l.lines {
+	if limit := l.newest.Add(leap); l.worth() && now.After(limit) {
+		now = limit
+		if err := l.recount(now); err != nil {
+			return err
+		}
+	}
+	if !l.worth() {
 		return nil
 	}
 	ids := map[uint64]struct{}{}

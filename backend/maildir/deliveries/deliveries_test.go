@@ -98,6 +98,53 @@ func TestShrunkFileIsNotGuessedAt(t *testing.T) {
 	}
 }
 
+// badClose is a file whose Close fails, as on network file systems.
+type badClose struct{ *os.File }
+
+func (b badClose) Close() error { return errors.Join(b.File.Close(), os.ErrDeadlineExceeded) }
+
+func TestCloseErrorIsNoFailure(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "deliveries")
+	l := open(t, path, day0)
+	f, err := l.openForAppend()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.write(badClose{f}, "1700000000 a . f\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Append(Entry{At: day0, ID: "b", File: "g"}); err != nil {
+		t.Fatal(err)
+	}
+	if got, _ := os.ReadFile(path); string(got) != "1700000000 a . f\n1700000000 b . g\n" {
+		t.Fatalf("file %q", got)
+	}
+}
+
+func TestClockJumpForgetsNothing(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "deliveries")
+	var text strings.Builder
+	for i := range 2 * compactAfter {
+		fmt.Fprintf(&text, "%d id%d . f%d\n", day0.Unix()+int64(i), i, i)
+	}
+	if err := os.WriteFile(path, []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	far := day0.AddDate(20, 0, 0)
+	l := open(t, path, far)
+	if l.lines != 2*compactAfter {
+		t.Fatalf("%d lines left", l.lines)
+	}
+	// Nor while it runs: the count comes before the line of the wrong time.
+	l.sinceCount = compactAfter
+	if err := l.Append(Entry{At: far, ID: "far", File: "g"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok, err := l.Find("id0"); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add("1700000000 id . file\n1 x%20y .A%2Fb f g\ntorn")
 	f.Fuzz(func(t *testing.T, text string) {

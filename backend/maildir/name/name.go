@@ -164,6 +164,26 @@ func (g *Generator) Next() string {
 	return fmt.Sprintf("%d.M%dP%dQ%d.%s", micro/1e6, micro%1e6, g.pid, count, g.host)
 }
 
+// Generated tells whether a base is one that WithSizes makes of a Generator's unique
+// part, on whichever host. Other programs' files get their sizes only after
+// they have left tmp.
+func Generated(base string) bool {
+	rest := Unique(base)
+	if size, wire := Sizes(base); size < 0 || wire < 0 || base != WithSizes(rest, size, wire) {
+		return false
+	}
+	for _, mark := range []string{"", ".M", "P", "Q"} {
+		after, ok := strings.CutPrefix(rest, mark)
+		if !ok {
+			return false
+		}
+		if _, rest = leadingNumber(after); rest == after {
+			return false
+		}
+	}
+	return len(rest) > 1 && rest[0] == '.'
+}
+
 // cleanHost writes the characters with a meaning in file names as Dovecot does.
 func cleanHost(host string) string {
 	var b strings.Builder

@@ -77,3 +77,17 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+func TestGenerated(t *testing.T) {
+	g := NewGenerator("mail.example.test", 7, time.Now)
+	ours := WithSizes(g.Next(), 5, 6)
+	for base, want := range map[string]bool{
+		ours: true, "1.M2P3Q4.h,S=5,W=6": true,
+		"": false, g.Next(): false, ours + ",X": false, "1.M2P3Q4,S=5,W=6": false, "1.M2P3Q4.,S=5,W=6": false,
+		"1.M2P3.h,S=5,W=6": false, "1.MP3Q4.h,S=5,W=6": false, "1.M2P3Q4.h,S=5": false, "1.M2P3Q4V5I6.h,S=5,W=6": false,
+	} {
+		if got := Generated(base); got != want {
+			t.Errorf("%q: %v", base, got)
+		}
+	}
+}
