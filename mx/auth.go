@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/emersion/go-sasl"
 	"github.com/emersion/go-smtp"
@@ -19,6 +20,7 @@ var (
 	replyAuthBad       = answer(535, "5.7.8", "Authentication failed")
 	replyAuthDenied    = answer(535, "5.7.8", "This account may not submit mail")
 	replyAuthLater     = answer(454, "4.7.0", "Authentication is not possible now, try again later")
+	replyLoginAgain    = answer(421, "4.7.0", "The account has changed, log in again")
 	replyAuthMalformed = answer(501, "5.5.2", "Malformed authentication")
 )
 
@@ -72,7 +74,28 @@ func (s *session) login(authzid, authcid, password string) error {
 		return reply
 	}
 	s.srv.met.logins.WithLabelValues("ok").Inc()
-	s.user = director.User(acct.User)
+	s.user, s.version = director.User(acct.User), acct.Version
+	return nil
+}
+
+// stillMay looks again at who is logged in, since a session may outlive the
+// account or its right. A change of any other kind wants a new login.
+func (s *session) stillMay() *smtp.SMTPError {
+	a, version, known := s.srv.dir.Account(s.user)
+	if !known { // gone, or so new that the memory has not heard of it
+		ctx, cancel := context.WithTimeout(s.ctx, s.srv.cfg.DirectoryTimeout)
+		defer cancel()
+		var err error
+		if _, a, known, err = s.srv.dir.FreshUser(ctx, s.user); err != nil && !errors.Is(err, director.ErrNotFound) {
+			return replyLater
+		}
+	}
+	switch {
+	case !known || version > s.version:
+		return replyLoginAgain
+	case a.Disabled || len(a.Services) > 0 && !slices.Contains(a.Services, string(submission)):
+		return replyAuthDenied
+	}
 	return nil
 }
 

@@ -34,9 +34,12 @@ type Config struct {
 	MaxRecipients int `toml:"max_recipients"`
 	// MaxUsers is how many mailboxes those may expand to. 5,000.
 	MaxUsers int `toml:"max_users"`
-	// MaxConnections bounds clients; MaxConnectionsPerIP those of one address
-	// (IPv6: one /64). 2,000 and 50.
-	MaxConnections      int `toml:"max_connections"`
+	// MaxConnections bounds the inbound service's clients; MaxConnectionsPerIP those of one address
+	// (IPv6: one /64) of all services. 2,000 and 50.
+	MaxConnections int `toml:"max_connections"`
+	// MaxSubmissions bounds the clients of the submission service, which do not
+	// count against MaxConnections. 500.
+	MaxSubmissions      int `toml:"max_submissions"`
 	MaxConnectionsPerIP int `toml:"max_connections_per_ip"`
 	// MaxRefused is how many refused recipients end a connection. 100.
 	MaxRefused int `toml:"max_refused"`
@@ -47,6 +50,10 @@ type Config struct {
 	// CommandTimeout is how long a command line may take to come; 5m
 	// (RFC 5321, Section 4.5.3.2.7).
 	CommandTimeout time.Duration `toml:"command_timeout"`
+	// IdleTimeout and IdleCommands bound how long, and for how many commands, a
+	// connection may be open without sending a message. 10m, 100.
+	IdleTimeout  time.Duration `toml:"idle_timeout"`
+	IdleCommands int           `toml:"idle_commands"`
 	// DataTimeout is how long the next bytes of a message may take; 3m.
 	DataTimeout time.Duration `toml:"data_timeout"`
 	// MinRate is the least bytes per second of a message, on average after
@@ -64,7 +71,8 @@ type Config struct {
 	// StallTimeout is how long a backend may take no bytes of a message before
 	// it is dropped and its recipients are spooled. 5s.
 	StallTimeout time.Duration `toml:"stall_timeout"`
-	// CommitTimeout is how long it may take to answer after the message. 30s.
+	// CommitTimeout is how long it may take, after the message, to give all its
+	// answers. 1m; the sender waits for them, and need not for more than 10m.
 	CommitTimeout time.Duration `toml:"commit_timeout"`
 	// DirectoryTimeout bounds each linearizable read of the directory. 3s.
 	DirectoryTimeout time.Duration `toml:"directory_timeout"`
@@ -95,6 +103,9 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.MaxUsers, 5000)
 	setDefault(&c.MaxConnections, 2000)
 	setDefault(&c.MaxConnectionsPerIP, 50)
+	setDefault(&c.MaxSubmissions, 500)
+	setDefault(&c.IdleTimeout, 10*time.Minute)
+	setDefault(&c.IdleCommands, 100)
 	setDefault(&c.MaxRefused, 100)
 	setDefault(&c.MemoryBytes, 256<<10)
 	setDefault(&c.CommandTimeout, 5*time.Minute)
@@ -105,7 +116,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.RcptTimeout, 5*time.Second)
 	setDefault(&c.BusyWait, 1500*time.Millisecond)
 	setDefault(&c.StallTimeout, 5*time.Second)
-	setDefault(&c.CommitTimeout, 30*time.Second)
+	setDefault(&c.CommitTimeout, time.Minute)
 	setDefault(&c.DirectoryTimeout, 3*time.Second)
 	setDefault(&c.DrainTimeout, 30*time.Second)
 	setDefault(&c.SpoolConcurrency, 16)
@@ -143,7 +154,7 @@ func (c Config) Validate() error {
 		bad("max_message_bytes: want 0 to 4294967295") // larger SIZEs are not parsed
 	}
 	for name, n := range map[string]int{"max_recipients": c.MaxRecipients, "max_users": c.MaxUsers, "max_connections": c.MaxConnections,
-		"max_connections_per_ip": c.MaxConnectionsPerIP, "max_refused": c.MaxRefused, "memory_bytes": c.MemoryBytes, "min_rate": c.MinRate,
+		"max_submissions": c.MaxSubmissions, "idle_commands": c.IdleCommands, "max_connections_per_ip": c.MaxConnectionsPerIP, "max_refused": c.MaxRefused, "memory_bytes": c.MemoryBytes, "min_rate": c.MinRate,
 		"spool_concurrency": c.SpoolConcurrency, "spool_max_entries": c.SpoolMaxEntries} {
 		if n < 0 {
 			bad("%s: not below 0", name)
@@ -152,7 +163,7 @@ func (c Config) Validate() error {
 	for name, d := range map[string]time.Duration{"command_timeout": c.CommandTimeout, "data_timeout": c.DataTimeout, "rate_grace": c.RateGrace,
 		"dial_timeout": c.DialTimeout, "rcpt_timeout": c.RcptTimeout, "busy_wait": c.BusyWait, "stall_timeout": c.StallTimeout,
 		"commit_timeout": c.CommitTimeout, "directory_timeout": c.DirectoryTimeout, "drain_timeout": c.DrainTimeout,
-		"spool_min_backoff": c.SpoolMinBackoff, "spool_max_backoff": c.SpoolMaxBackoff} {
+		"idle_timeout": c.IdleTimeout, "spool_min_backoff": c.SpoolMinBackoff, "spool_max_backoff": c.SpoolMaxBackoff} {
 		if d < 0 {
 			bad("%s: not below 0", name)
 		}

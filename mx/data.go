@@ -12,7 +12,6 @@ import (
 
 	"github.com/emersion/go-smtp"
 
-	"waypost/director"
 	"waypost/internal/lmtp"
 	"waypost/mx/spool"
 )
@@ -60,11 +59,21 @@ func (t *transaction) deliver(r io.Reader, bare func() bool) (reply *smtp.SMTPEr
 		return fault.reply, fault.poison
 	}
 	streamed := time.Now()
+	// Before any home can commit: a message that will not fit into the spool
+	// is then nobody's, and the sender's next try makes no duplicates.
+	held, err := t.reserve(draft)
+	if err != nil {
+		for l := range live {
+			l.abort()
+		}
+		t.join()
+		return t.noSpace(draft, 0, err), false
+	}
 	for l := range live {
 		l.finish()
 	}
 	t.collect()
-	reply = t.settle(draft)
+	reply = t.settle(draft, held)
 	t.srv.met.seconds.WithLabelValues("stream").Observe(streamed.Sub(start).Seconds())
 	t.srv.met.seconds.WithLabelValues("commit").Observe(time.Since(streamed).Seconds())
 	return reply, false
@@ -201,7 +210,7 @@ func (t *transaction) judge(r *recipient, reply lmtp.Reply) {
 
 // settle gives the answer to the message, and makes it true: whoever has it
 // not is in the spool before the sender hears 250.
-func (t *transaction) settle(draft *spool.Draft) *smtp.SMTPError {
+func (t *transaction) settle(draft *spool.Draft, held *reservation) *smtp.SMTPError {
 	var left []*recipient
 	var never *recipient
 	delivered, waiting := 0, 0
@@ -212,12 +221,17 @@ func (t *transaction) settle(draft *spool.Draft) *smtp.SMTPError {
 		case r.status == later:
 			waiting++
 			left = append(left, r)
+		case r.dead != "":
+			left = append(left, r)
 		case r.leg != nil: // refused after it was accepted at RCPT
 			never = r
 			left = append(left, r)
 		}
 	}
 	size := draft.Size()
+	if delivered+waiting == 0 {
+		held.cancel(t)
+	}
 	if delivered+waiting == 0 && never == nil {
 		return replyNoMail
 	}
@@ -227,47 +241,14 @@ func (t *transaction) settle(draft *spool.Draft) *smtp.SMTPError {
 		return never.reply
 	}
 	if len(left) > 0 {
-		if err := t.spool(draft, left); err != nil {
-			t.srv.met.messages.WithLabelValues("no_space").Inc()
-			t.log.Error("message cannot be spooled: the sender keeps it", "bytes", size, "delivered", delivered, "err", err)
-			return replyNoSpace
+		if err := t.spool(draft, held, left); err != nil {
+			return t.noSpace(draft, delivered, err)
 		}
 	}
 	t.srv.met.messages.WithLabelValues("accepted").Inc()
 	t.srv.met.bytes.Add(float64(size))
 	t.log.Info("message accepted", "from", t.sender, "client", t.from.addr.String(), "rcpts", len(t.rcpts), "bytes", size, "delivered", delivered, "spooled", len(left))
 	return answer(250, "2.0.0", "Accepted as "+t.id)
-}
-
-// firstRetry is how soon a spooled message is tried first: most of what hinders
-// a delivery is a move's short busy time.
-const firstRetry = time.Second
-
-func (t *transaction) spool(draft *spool.Draft, left []*recipient) error {
-	e := spool.Envelope{
-		ID: t.id, Sender: t.sender, Received: t.trace.date, Client: t.from.addr.String(), Helo: t.from.helo,
-		EightBit: t.eightBit, UTF8: t.utf8,
-	}
-	for _, r := range left {
-		if r.status == refused {
-			// Others have the message, so the sender gets 250, and after that
-			// nothing is refused any more.
-			r.reason = "refused_late"
-		}
-		e.Recipients = append(e.Recipients, spool.Recipient{User: r.user, Folder: r.folder, Home: r.home, AccountCreated: r.created, Error: r.cause})
-	}
-	if err := t.srv.spool.Add(draft, e, firstRetry); err != nil {
-		return err
-	}
-	for _, r := range left {
-		t.srv.met.deferred.WithLabelValues(r.reason).Inc()
-		t.log.Info("recipient spooled", "user", r.user, "home", r.home, "reason", r.reason, "err", r.cause)
-		// The change that it waits for may have come before it was spooled.
-		if rec, known, _ := t.srv.dir.Location(r.user); known && r.reason == "busy" && rec.State == director.Active {
-			t.srv.spool.Wake(r.user)
-		}
-	}
-	return nil
 }
 
 // traceInfo is what the Received line tells of the connection.

@@ -293,10 +293,10 @@ func TestServer_lists(t *testing.T) {
 	if m := r.b2.WaitMessages(1); len(m[0].Rcpts) != 1 {
 		t.Errorf("%+v", m)
 	}
-	if e := r.spooled(1)[0]; len(e.Recipients) != 1 || e.Recipients[0].User != "disk@x.test" {
+	if e := r.spooled(1)[0]; len(e.Recipients) != 2 || e.Recipients[0].User != "full@x.test" || e.Recipients[1].User != "disk@x.test" {
 		t.Errorf("%+v", e)
 	}
-	if r.metric("list_members_refused_total") != 1 {
+	if r.metric("list_members_refused_total") != 0 {
 		t.Error("not counted")
 	}
 }
@@ -331,7 +331,10 @@ func TestServer_deadLetter(t *testing.T) {
 	id := r.one("250 ", "u1@x.test", "u3@x.test")
 	r.spooled(1)
 	r.live.set("b1", true)
-	r.dir.do(func() { r.dir.accounts["u3@x.test"] = director.Account{Created: first.Add(time.Hour)} })
+	r.dir.do(func() {
+		r.dir.accounts["u3@x.test"] = director.Account{Created: first.Add(time.Hour)}
+		r.dir.records["u3@x.test"] = activeRecord("b1", 9)
+	})
 	r.dir.set("u1@x.test", director.Record{Home: "b1", Epoch: 8, State: director.Deleted})
 	r.eventually("dead letters", func() bool { return r.metric("dead_letters_total") == 2 })
 	r.eventually("no queue", func() bool { return r.metric("spool_entries") == 0 })

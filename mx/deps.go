@@ -20,7 +20,8 @@ type Directory interface {
 	Location(u director.User) (r director.Record, known, stale bool)
 	Account(u director.User) (a director.Account, version int64, known bool)
 	Backend(id director.BackendID) (director.Backend, bool)
-	Fresh(ctx context.Context, u director.User) (director.Record, error)
+	// FreshUser reads location and account at one moment.
+	FreshUser(ctx context.Context, u director.User) (r director.Record, a director.Account, exists bool, err error)
 	WaitChange(ctx context.Context, u director.User, after director.Epoch) (director.Record, error)
 	Subscribe(fn func(director.Change)) (cancel func())
 }

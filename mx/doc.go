@@ -15,9 +15,12 @@
 //     refused or expired; a user who is gone by then leaves a dead letter.
 //   - One delivery id per message: whatever is sent again carries the id that
 //     was sent before, so that a backend delivers once (I3).
-//   - If the spool cannot be written the sender gets 452, even where some homes
-//     have delivered: those then get the sender's next try as a new message.
-//     It is allowed because the sender had no 250.
+//   - If the spool cannot be written the sender gets 452. Who is known to need
+//     it at the message's end is there before any home commits; only when a home
+//     falters after that, and the disk with it, may others have delivered, who
+//     get the sender's next try as a new message.
+//   - A list's member that cannot be served is no silence: one over quota gets
+//     the mail from the spool, one refused for good leaves a dead letter.
 //   - A message holds at most Config.MemoryBytes and a few buffers in memory,
 //     whatever its size, and each home gets it once however many recipients.
 //   - Bare CR or bare LF anywhere in a message is refused and the connection

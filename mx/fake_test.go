@@ -40,18 +40,22 @@ type fakeDir struct {
 	records  map[director.User]director.Record // what is known from memory
 	truth    map[director.User]director.Record // what a fresh read brings; else records
 	accounts map[director.User]director.Account
-	backends map[director.BackendID]director.Backend
-	down     bool
-	changed  chan struct{} // closed at each change
-	subs     map[int]func(director.Change)
-	fresh    int
+	// true accounts, where the memory's are others
+	trueAccounts map[director.User]director.Account
+	version      int64 // of all accounts
+	backends     map[director.BackendID]director.Backend
+	down         bool
+	changed      chan struct{} // closed at each change
+	subs         map[int]func(director.Change)
+	fresh        int
 }
 
 func newFakeDir() *fakeDir {
 	return &fakeDir{
 		domains: map[string]bool{"x.test": true}, aliases: map[string][]string{}, records: map[director.User]director.Record{},
-		truth: map[director.User]director.Record{}, accounts: map[director.User]director.Account{},
-		backends: map[director.BackendID]director.Backend{}, changed: make(chan struct{}), subs: map[int]func(director.Change){},
+		truth: map[director.User]director.Record{}, accounts: map[director.User]director.Account{}, version: 1,
+		trueAccounts: map[director.User]director.Account{},
+		backends:     map[director.BackendID]director.Backend{}, changed: make(chan struct{}), subs: map[int]func(director.Change){},
 	}
 }
 
@@ -93,7 +97,7 @@ func (d *fakeDir) Account(u director.User) (director.Account, int64, bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	a, ok := d.accounts[u]
-	return a, 1, ok
+	return a, d.version, ok
 }
 
 func (d *fakeDir) Backend(id director.BackendID) (director.Backend, bool) {
@@ -120,6 +124,17 @@ func (d *fakeDir) Fresh(_ context.Context, u director.User) (director.Record, er
 	}
 	d.set(u, r)
 	return r, nil
+}
+
+func (d *fakeDir) FreshUser(ctx context.Context, u director.User) (director.Record, director.Account, bool, error) {
+	r, err := d.Fresh(ctx, u)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	a, ok := d.trueAccounts[u]
+	if !ok {
+		a, ok = d.accounts[u]
+	}
+	return r, a, ok && err == nil, err
 }
 
 func (d *fakeDir) WaitChange(ctx context.Context, u director.User, after director.Epoch) (director.Record, error) {
@@ -224,7 +239,7 @@ func (fakeAuth) Login(_ context.Context, a login.Attempt) (login.Account, error)
 	case a.Name != "u1@x.test" || a.Password != "secret" || a.Service != "submission" || !a.Remote.IsLoopback():
 		return login.Account{}, login.ErrBadCredentials
 	}
-	return login.Account{User: a.Name}, nil
+	return login.Account{User: a.Name, Version: 1}, nil
 }
 
 // rig is an mx with two scripted homes: u1 and u3 live on b1, u2 on b2.
@@ -252,6 +267,7 @@ func newRig(t *testing.T, change func(*Config)) *rig {
 	for u, home := range map[director.User]director.BackendID{"u1@x.test": "b1", "u2@x.test": "b2", "u3@x.test": "b1", "postmaster@x.test": "b1"} {
 		r.dir.records[u] = director.Record{Home: home, Epoch: 7, State: director.Active}
 	}
+	r.dir.accounts["u1@x.test"] = director.Account{}
 	cert, key := selfSigned(t)
 	cfg := Config{
 		ID: "mx1", Listen: []string{"127.0.0.1:0"}, Submission: []string{"127.0.0.1:0"}, Hostname: "mx.test", SpoolDir: filepath.Join(t.TempDir(), "spool"),

@@ -25,7 +25,8 @@ import (
 //     sees the stream before it and remembers bare CR and LF;
 //   - has no minimum rate, and no deadline inside a message;
 //   - hides the connection under STARTTLS: a guard does STARTTLS itself. It
-//     reads line by line until the first message, so it knows what is a command.
+//     reads line by line until the first message, so it knows what is a command,
+//     and from each later MAIL on that came by itself.
 //
 // Read, Write and what they call are for the connection's own goroutine; mu
 // protects what others touch.
@@ -36,6 +37,7 @@ type guard struct {
 	check lineCheck
 	rest  []byte // of a line that was read and did not fit
 	lines bool   // line by line: no message has begun yet
+	alone bool   // what was given last is one MAIL command, and nothing else
 
 	mu       sync.Mutex
 	conn     net.Conn // raw or tls
@@ -52,6 +54,8 @@ type guard struct {
 	draining bool
 	waited   time.Duration // for bytes of the message
 	got      int64
+	active   time.Time // when the last message ended
+	answers  int       // to commands since then, outside of transactions
 	closed   bool
 }
 
@@ -63,6 +67,8 @@ type guardOptions struct {
 	minRate        int
 	rateGrace      time.Duration
 	onClose        func()
+	idleTimeout    time.Duration
+	idleCommands   int
 }
 
 // Errors of a guard's Read.
@@ -85,7 +91,8 @@ func (errDraining) Temporary() bool { return true }
 func newGuard(c net.Conn, o guardOptions) *guard {
 	g := &guard{raw: c, conn: c, o: o, lines: true}
 	g.r = bufio.NewReaderSize(paced{g}, 4096)
-	g.deadline = time.Now().Add(o.commandTimeout)
+	g.active = time.Now()
+	g.deadline = g.active.Add(o.commandTimeout)
 	return g
 }
 
@@ -141,6 +148,9 @@ func (g *guard) arm() (net.Conn, error) {
 		return nil, g.err
 	}
 	d := g.deadline
+	if idle := g.active.Add(g.o.idleTimeout); !g.inTx && idle.Before(d) {
+		d = idle
+	}
 	if g.inData {
 		d = time.Now().Add(g.o.dataTimeout)
 	}
@@ -167,8 +177,14 @@ func (g *guard) Read(p []byte) (int, error) {
 	}
 	n, err := g.r.Read(p)
 	g.inspect(p[:n])
+	g.alone = n > 5 && bytes.IndexByte(p[:n], '\n') == n-1 && bytes.EqualFold(p[:5], []byte("MAIL "))
 	return n, err
 }
+
+// byLine reads line by line again, if the MAIL that is being executed is all
+// that go-smtp has: else a part of a chunk may come next. It is for the
+// connection's own goroutine.
+func (g *guard) byLine() { g.lines = g.lines || g.alone }
 
 func (g *guard) failed() error {
 	g.mu.Lock()
@@ -269,6 +285,9 @@ func (g *guard) Write(p []byte) (int, error) {
 	g.mu.Lock()
 	conn, offer := g.conn, g.o.tls != nil && !g.tls && g.lines
 	muted := g.muted
+	if !muted && g.err == nil && g.idles(p) {
+		g.err, p = errGone, idleReply
+	}
 	g.muted = g.err != nil
 	g.mu.Unlock()
 	if muted {
@@ -283,6 +302,16 @@ func (g *guard) Write(p []byte) (int, error) {
 		}
 	}
 	return conn.Write(p)
+}
+
+var idleReply = []byte("421 4.7.0 Too many commands without a message, closing\r\n")
+
+// idles counts the last lines of replies outside of transactions; mu is held.
+func (g *guard) idles(p []byte) bool {
+	if !g.inTx && len(p) > 3 && p[3] == ' ' {
+		g.answers++
+	}
+	return g.answers > g.o.idleCommands
 }
 
 // SetReadDeadline takes go-smtp's deadline of a whole command line.
@@ -365,6 +394,9 @@ func (g *guard) begin() bool {
 func (g *guard) end(chunked bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if g.inData {
+		g.active, g.answers = time.Now(), 0
+	}
 	g.inTx, g.inData = false, false
 	if chunked {
 		g.bare = false

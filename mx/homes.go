@@ -155,13 +155,20 @@ func mailParams(kind, delivery string, size int64, eightBit, utf8 bool) lmtp.Mai
 	return p
 }
 
+// mailboxAddress is a user's address with a sub-address, unless that is empty
+// or cannot be written: better into the INBOX than nowhere.
+func mailboxAddress(u director.User, folder string) string {
+	if folder != "" {
+		if to := u.Local() + "+" + folder + "@" + u.Domain(); lmtp.CheckAddress(to) == nil {
+			return to
+		}
+	}
+	return string(u)
+}
+
 // rcptTo is a recipient at a home.
 func rcptTo(kind string, u director.User, folder string, rec director.Record, accepted bool) lmtp.Recipient {
-	to := string(u)
-	if folder != "" {
-		to = u.Local() + "+" + folder + "@" + u.Domain()
-	}
-	r := lmtp.Recipient{To: to}
+	r := lmtp.Recipient{To: mailboxAddress(u, folder)}
 	if kind != director.KindWaypost {
 		return r
 	}

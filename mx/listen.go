@@ -26,7 +26,7 @@ func (l gate) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		ip := clientNet(c.RemoteAddr())
-		g, reason := l.srv.admit(c, ip)
+		g, reason := l.srv.admit(c, ip, l.service)
 		l.srv.met.connections.WithLabelValues(string(l.service), reason).Inc()
 		if g != nil {
 			return g, nil
@@ -58,33 +58,40 @@ type clients struct {
 	mu       sync.Mutex
 	open     map[*guard]netip.Prefix
 	byNet    map[netip.Prefix]int
+	byKind   map[service]int
 	draining bool
 }
 
-func (srv *Server) admit(c net.Conn, from netip.Prefix) (g *guard, reason string) {
+func (srv *Server) admit(c net.Conn, from netip.Prefix, sv service) (g *guard, reason string) {
+	limit := srv.cfg.MaxConnections
+	if sv == submission {
+		limit = srv.cfg.MaxSubmissions
+	}
 	cl := &srv.clients
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
 	switch {
 	case cl.draining:
 		return nil, "draining"
-	case len(cl.open) >= srv.cfg.MaxConnections:
+	case cl.byKind[sv] >= limit:
 		return nil, "full"
 	case cl.byNet[from] >= srv.cfg.MaxConnectionsPerIP:
 		return nil, "full_for_ip"
 	}
 	g = newGuard(c, guardOptions{
 		tls: srv.tls, hostname: srv.cfg.Hostname, commandTimeout: srv.cfg.CommandTimeout, dataTimeout: srv.cfg.DataTimeout,
-		minRate: srv.cfg.MinRate, rateGrace: srv.cfg.RateGrace, onClose: func() { srv.left(g) },
+		minRate: srv.cfg.MinRate, rateGrace: srv.cfg.RateGrace, onClose: func() { srv.left(g, sv) },
+		idleTimeout: srv.cfg.IdleTimeout, idleCommands: srv.cfg.IdleCommands,
 	})
 	cl.open[g] = from
 	cl.byNet[from]++
+	cl.byKind[sv]++
 	srv.conns.Add(1)
 	srv.met.open.Inc()
 	return g, "accepted"
 }
 
-func (srv *Server) left(g *guard) {
+func (srv *Server) left(g *guard, sv service) {
 	cl := &srv.clients
 	cl.mu.Lock()
 	defer cl.mu.Unlock()
@@ -93,6 +100,7 @@ func (srv *Server) left(g *guard) {
 		return
 	}
 	delete(cl.open, g)
+	cl.byKind[sv]--
 	if cl.byNet[from]--; cl.byNet[from] == 0 {
 		delete(cl.byNet, from)
 	}

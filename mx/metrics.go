@@ -63,7 +63,7 @@ func (m *metrics) begin() {
 	for _, reason := range []string{"unknown", "disabled", "over_quota", "relay", "too_many", "expansion", "directory", "temporary", "other"} {
 		m.refused.WithLabelValues(reason)
 	}
-	for _, reason := range []string{"busy", "stale", "away", "refused", "refused_late", "dropped", "commit", "directory", "temporary"} {
+	for _, reason := range []string{"busy", "stale", "away", "refused", "refused_late", "over_quota", "member", "dropped", "commit", "directory", "temporary"} {
 		m.deferred.WithLabelValues(reason)
 	}
 }

@@ -36,13 +36,14 @@ var (
 	replyTooManyUsers = answer(452, "4.5.3", "Too many recipients")
 	replyLater        = answer(451, "4.3.0", "Try again later")
 	replyShutdown     = answer(421, "4.3.2", "Shutting down, try again later")
-	replyOver         = answer(421, "4.7.0", "This connection has ended")
 	replyRefusals     = answer(421, "4.7.0", "Too many unknown recipients, closing")
 	replyHello        = answer(503, "5.5.1", "EHLO first")
 	replyNested       = answer(503, "5.5.1", "One message at a time: RSET first")
 	replyNoMail       = answer(503, "5.5.1", "MAIL and RCPT first")
 	replyNeedTLS      = answer(530, "5.7.0", "STARTTLS first")
 	replyNeedAuth     = answer(530, "5.7.0", "Authentication required")
+	replyBadMailbox   = answer(553, "5.1.3", "Recipient address is not usable")
+	replyMaybeOff     = answer(450, "4.2.1", "Mailbox may be disabled, try again later")
 	replyBadSender    = answer(553, "5.1.7", "Sender address is not usable")
 	replyNeedUTF8     = answer(553, "5.6.7", "Address needs SMTPUTF8")
 	replyBare         = answer(554, "5.6.0", "Bare CR or LF in the message (RFC 5321, Section 2.3.8), closing")
@@ -56,6 +57,7 @@ var (
 // backend's own may tell too much.
 var texts = map[string]string{
 	"5.1.1": "No such user here",
+	"5.1.3": "Recipient address is not usable",
 	"5.2.1": "Mailbox disabled",
 	"5.2.2": "Mailbox full",
 	"4.2.2": "Mailbox full, try again later",

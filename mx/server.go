@@ -63,7 +63,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	}
 	srv := &Server{cfg: cfg, dir: deps.Directory, auth: deps.Authenticator, log: deps.Log.With("mx", cfg.ID), live: deps.Liveness,
 		down: make(chan struct{}), ended: make(chan struct{}), slots: newSlots(cfg.SpoolConcurrency)}
-	srv.clients = clients{open: map[*guard]netip.Prefix{}, byNet: map[netip.Prefix]int{}}
+	srv.clients = clients{open: map[*guard]netip.Prefix{}, byNet: map[netip.Prefix]int{}, byKind: map[service]int{}}
 	srv.homes = &homes{dir: deps.Directory, dial: deps.Dialer, live: deps.Liveness, cfg: cfg, idle: map[director.BackendID][]idleConn{}}
 	srv.ctx, srv.cancel = context.WithCancel(context.Background())
 	if err := srv.open(deps); err != nil {
@@ -156,7 +156,8 @@ func (srv *Server) Serve(ctx context.Context) error {
 	failed := make(chan error, len(srv.servers))
 	for i, s := range srv.servers {
 		srv.serving.Go(func() {
-			if err := s.Serve(srv.listeners[i]); err != nil {
+			err := s.Serve(srv.listeners[i])
+			if err != nil && !(errors.Is(err, net.ErrClosed) && srv.draining()) {
 				failed <- fmt.Errorf("mx: %w", err)
 			}
 		})
@@ -187,6 +188,8 @@ func (srv *Server) drain() {
 	srv.clients.mu.Lock()
 	srv.clients.draining = true
 	srv.clients.mu.Unlock()
+	// Ours, not go-smtp's: its Shutdown closes only those whose Serve has begun.
+	srv.closeListeners()
 	srv.clients.each((*guard).drain)
 	ctx, cancel := context.WithTimeout(srv.ctx, srv.cfg.DrainTimeout)
 	defer cancel()
@@ -204,6 +207,12 @@ func (srv *Server) drain() {
 	srv.clients.each((*guard).abort)
 	srv.conns.Wait()
 	srv.messages.Wait()
+}
+
+func (srv *Server) draining() bool {
+	srv.clients.mu.Lock()
+	defer srv.clients.mu.Unlock()
+	return srv.clients.draining
 }
 
 // beginMessage counts a message; false when it is too late for one.

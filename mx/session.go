@@ -14,6 +14,7 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"waypost/director"
+	"waypost/internal/lmtp"
 	"waypost/internal/telemetry"
 )
 
@@ -38,6 +39,7 @@ type session struct {
 	cancel  context.CancelFunc
 
 	user    director.User // who is logged in
+	version int64         // of its account then
 	refused int           // recipients
 
 	mu      sync.Mutex // protects what follows
@@ -85,14 +87,22 @@ func (s *session) Mail(from string, opts *smtp.MailOptions) error {
 		return replyNeedTLS
 	case s.service == submission && s.user == "":
 		return replyNeedAuth
-	case strings.ContainsFunc(from, unicode.IsControl):
+	case strings.ContainsFunc(from, unicode.IsControl) || lmtp.CheckAddress(from) != nil:
 		return replyBadSender
 	case !opts.UTF8 && !ascii(from):
 		return replyNeedUTF8
 	}
+	if s.service == submission {
+		if reply := s.stillMay(); reply != nil {
+			s.log.Info("submission refused: the account has changed", "login", string(s.user), "reply", reply.Code)
+			s.g.poison(false)
+			return reply
+		}
+	}
 	if !s.g.begin() {
 		return replyShutdown
 	}
+	s.g.byLine()
 	id := telemetry.NewID()
 	tx := &transaction{
 		srv: s.srv, id: id, log: s.log.With("delivery", id),

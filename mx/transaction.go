@@ -48,17 +48,27 @@ type recipient struct {
 	user    director.User
 	folder  string
 	home    director.BackendID
-	created time.Time // of the account, if known
+	created time.Time      // of the account, if known
+	epoch   director.Epoch // of the record that it was accepted by
 	status  status
 	reply   *smtp.SMTPError // refused
 	reason  string          // later: a label of recipients_deferred_total
 	cause   string          // later: for the log and the operator
 	leg     *leg            // accepted
+	// dead: refused as a member of a list that others took; why it is a dead
+	// letter.
+	dead string
 }
 
 // rcpt decides one RCPT TO. It is refused only if nobody it leads to takes the
 // mail, now or later.
 func (t *transaction) rcpt(ctx context.Context, address string, relay *smtp.SMTPError) *smtp.SMTPError {
+	if err := lmtp.CheckAddress(address); err != nil {
+		// No home could be told of it, and after 250 nothing is refused.
+		t.srv.met.refused.WithLabelValues("other").Inc()
+		t.log.Info("recipient refused", "err", err)
+		return replyBadMailbox
+	}
 	res, err := t.resolve(ctx, address)
 	if err != nil {
 		return t.resolveError(address, err, relay)
@@ -149,15 +159,21 @@ func refusalReason(r *smtp.SMTPError) string {
 	return "temporary"
 }
 
-// member deals with the refusal of a list's member whose list was accepted: a
-// temporary one is tried again from the spool.
+// member deals with the refusal of a list's member whose list was accepted, so
+// that the sender will not hear of it: what is temporary or a matter of quota
+// is delivered from the spool, all else becomes a dead letter there.
 func (t *transaction) member(address string, r *recipient) {
-	if !permanent(r.reply) {
+	switch {
+	case r.dead != "":
+	case !permanent(r.reply):
 		t.setLater(r, "temporary", r.reply)
-		return
+	case refusalReason(r.reply) == "over_quota":
+		t.setLater(r, "over_quota", r.reply)
+	default:
+		r.dead, r.reason, r.cause = "as a member of "+address+": "+r.reply.Message, "member", r.reply.Error()
+		t.srv.met.lostMembers.Inc()
+		t.log.Warn("a member of a list refuses its mail", "address", address, "user", r.user, "err", r.reply)
 	}
-	t.srv.met.lostMembers.Inc()
-	t.log.Warn("a member of a list refuses its mail", "address", address, "user", r.user, "err", r.reply)
 }
 
 // place finds a recipient's home and asks it. wait bounds the waiting for a
@@ -180,7 +196,7 @@ const maxAsks = 6
 
 func (t *transaction) ask(ctx, wait context.Context, r *recipient) {
 	var staleAt director.Record
-	rec, err := t.locate(ctx, r.user)
+	rec, err := t.locate(ctx, r)
 	for range maxAsks {
 		switch {
 		case errors.Is(err, director.ErrNotFound), err == nil && rec.State == director.Deleted:
@@ -190,7 +206,7 @@ func (t *transaction) ask(ctx, wait context.Context, r *recipient) {
 			t.setLater(r, "directory", err)
 			return
 		}
-		r.home = rec.Home
+		r.home, r.epoch = rec.Home, rec.Epoch
 		if rec.State == director.Busy {
 			if rec, err = t.srv.dir.WaitChange(wait, r.user, rec.Epoch); err != nil {
 				t.setLater(r, "busy", err)
@@ -207,7 +223,9 @@ func (t *transaction) ask(ctx, wait context.Context, r *recipient) {
 				return
 			}
 			staleAt = rec
-			rec, err = t.fresh(ctx, r.user)
+			rec, err = t.fresh(ctx, r)
+		case wordMoved:
+			rec, err = t.locate(ctx, r)
 		case wire.WordBusy:
 			if rec, err = t.srv.dir.WaitChange(wait, r.user, rec.Epoch); err != nil {
 				t.setLater(r, "busy", err)
@@ -220,18 +238,28 @@ func (t *transaction) ask(ctx, wait context.Context, r *recipient) {
 	t.setLater(r, "busy", errors.New("the record keeps changing"))
 }
 
-func (t *transaction) locate(ctx context.Context, u director.User) (director.Record, error) {
-	if rec, known, _ := t.srv.dir.Location(u); known {
+func (t *transaction) locate(ctx context.Context, r *recipient) (director.Record, error) {
+	if rec, known, _ := t.srv.dir.Location(r.user); known {
 		return rec, nil
 	}
-	return t.fresh(ctx, u)
+	return t.fresh(ctx, r)
 }
 
-func (t *transaction) fresh(ctx context.Context, u director.User) (director.Record, error) {
+// fresh reads linearizably who the user is, too: what the memory said of the
+// account may have been another person's.
+func (t *transaction) fresh(ctx context.Context, r *recipient) (director.Record, error) {
 	ctx, cancel := context.WithTimeout(ctx, t.srv.cfg.DirectoryTimeout)
 	defer cancel()
-	return t.srv.dir.Fresh(ctx, u)
+	rec, a, exists, err := t.srv.dir.FreshUser(ctx, r.user)
+	if err == nil && exists {
+		r.created = a.Created
+	}
+	return rec, err
 }
+
+// wordMoved is askHome's own: the record changed while a home was asked that
+// has no fence.
+const wordMoved = "moved"
 
 // askHome sends the RCPT, and sets what becomes of r, unless it returns the
 // word that wants another look at the directory.
@@ -252,10 +280,30 @@ func (t *transaction) askHome(ctx context.Context, r *recipient, rec director.Re
 	case reply.Code == 421:
 		t.lose(l, errors.New(reply.String()))
 		t.away(r, errors.New(reply.String()))
+	case l.kind != director.KindWaypost && permanent(passOn(reply)):
+		return t.foreignRefusal(ctx, r, rec, reply)
 	default:
 		r.status, r.reply = refused, passOn(reply)
 		t.log.Info("a home refused", "user", r.user, "home", rec.Home, "reply", reply.String())
 	}
+	return ""
+}
+
+// foreignRefusal deals with a permanent refusal of a home that has no fence: it
+// counts only if the user lives there still, which a stale memory cannot tell.
+func (t *transaction) foreignRefusal(ctx context.Context, r *recipient, rec director.Record, reply lmtp.Reply) (word string) {
+	now, err := t.fresh(ctx, r)
+	switch {
+	case errors.Is(err, director.ErrNotFound):
+		r.status, r.reply = refused, replyNoUser
+	case err != nil:
+		r.status, r.reply = refused, replyDirectory
+	case now != rec:
+		return wordMoved
+	default:
+		r.status, r.reply = refused, passOn(reply)
+	}
+	t.log.Info("a foreign home refused", "user", r.user, "home", rec.Home, "reply", reply.String(), "err", err)
 	return ""
 }
 
@@ -268,6 +316,9 @@ func (t *transaction) sendRcpt(ctx context.Context, r *recipient, rec director.R
 	if l := t.legs[rec.Home]; l != nil {
 		to := rcptTo(l.kind, r.user, r.folder, rec, false)
 		reply, err := l.Rcpt(to.To, to.Params...)
+		if errors.Is(err, lmtp.ErrSyntax) { // nothing was sent
+			return l, replyUnwritable, nil
+		}
 		if err != nil {
 			t.lose(l, err)
 		}
@@ -284,6 +335,9 @@ func (t *transaction) sendRcpt(ctx context.Context, r *recipient, rec director.R
 	return l, reply, err
 }
 
+// replyUnwritable stands for a home's, which cannot be told of the address.
+var replyUnwritable = lmtp.Reply{Code: 553, Enhanced: "5.1.3"}
+
 func (t *transaction) open(ctx context.Context, r *recipient, rec director.Record, fresh bool) (*leg, lmtp.Reply, error) {
 	c, err := t.srv.homes.get(ctx, rec.Home, t.from, fresh)
 	if err != nil {
@@ -293,9 +347,9 @@ func (t *transaction) open(ctx context.Context, r *recipient, rec director.Recor
 	to := rcptTo(c.kind, r.user, r.folder, rec, false)
 	mail, rcpt, err := c.MailRcpt(t.sender, mailParams(c.kind, t.id, t.size, t.eightBit, t.utf8), []lmtp.Recipient{to})
 	switch {
-	case errors.Is(err, lmtp.ErrSyntax):
-		c.Close()
-		return l, lmtp.Reply{Code: 553, Enhanced: "5.1.7"}, nil
+	case errors.Is(err, lmtp.ErrSyntax): // nothing was sent
+		t.srv.homes.put(c)
+		return l, replyUnwritable, nil
 	case err != nil:
 		c.Close()
 		return l, lmtp.Reply{}, err
@@ -319,13 +373,18 @@ func (t *transaction) lose(l *leg, why error) {
 }
 
 // away is for a user whose home cannot be asked: it exists, so its mail is
-// accepted, unless the directory itself says that it is disabled.
+// accepted, unless the directory itself says that it is disabled; for good only
+// if its memory is not stale.
 func (t *transaction) away(r *recipient, why error) {
-	if a, _, ok := t.srv.dir.Account(r.user); ok && a.Disabled {
-		r.status, r.reply = refused, replyDisabled
+	a, _, ok := t.srv.dir.Account(r.user)
+	if !ok || !a.Disabled {
+		t.setLater(r, "away", why)
 		return
 	}
-	t.setLater(r, "away", why)
+	r.status, r.reply = refused, replyDisabled
+	if _, _, stale := t.srv.dir.Location(r.user); stale {
+		r.reply = replyMaybeOff
+	}
 }
 
 func (t *transaction) setLater(r *recipient, reason string, why error) {

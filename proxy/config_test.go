@@ -3,6 +3,7 @@ package proxy
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -102,9 +103,68 @@ func TestLookup(t *testing.T) {
 	}
 }
 
+// countedAccounts counts the reads of a store that can change.
+type countedAccounts struct {
+	accounts fakeAccounts
+	reads    int
+}
+
+func (c *countedAccounts) Account(ctx context.Context, u director.User) (director.Versioned[director.Account], error) {
+	c.reads++
+	return c.accounts.Account(ctx, u)
+}
+
+func TestLookupRemembersUnknownNames(t *testing.T) {
+	memory, store := newFakeDirectory(), &countedAccounts{accounts: fakeAccounts{}}
+	lookup := Lookup(memory, store)
+	want := func(what string, err error, reads int) {
+		t.Helper()
+		if _, got := lookup(t.Context(), "new@example.test"); !errors.Is(got, err) || store.reads != reads {
+			t.Errorf("%s: %v after %d reads, want %v after %d", what, got, store.reads, err, reads)
+		}
+	}
+	for range 5 {
+		want("unknown", login.ErrUnknownUser, 1)
+	}
+	memory.away = true
+	want("a memory that is behind proves nothing", login.ErrUnknownUser, 2)
+	memory.away = false
+	store.accounts["new@example.test"] = director.Account{Hash: "x"}
+	memory.setAccount("new@example.test", director.Account{Hash: "x"}, false)
+	want("created", nil, 2)
+	delete(memory.accounts, "new@example.test")
+	want("the watch told of it", nil, 3)
+	// Disabled in memory is asked of the store.
+	memory.accounts["new@example.test"] = director.Account{Hash: "x", Disabled: true}
+	if a, err := lookup(t.Context(), "new@example.test"); err != nil || a.Disabled || store.reads != 4 {
+		t.Errorf("enabled again: %+v, %v after %d reads", a, err, store.reads)
+	}
+}
+
+func TestUnknownNamesAreBounded(t *testing.T) {
+	now := time.Unix(0, 0)
+	n := newUnknownNames(func() time.Time { return now })
+	for i := range 2*unknownMost + 1 {
+		n.add(director.User(fmt.Sprintf("u%d@example.test", i)))
+	}
+	last := director.User(fmt.Sprintf("u%d@example.test", 2*unknownMost))
+	if len(n.until) != unknownMost || !n.has(last) || n.has("u0@example.test") {
+		t.Errorf("%d names, the last one %v", len(n.until), n.has(last))
+	}
+	n.watch(director.Change{})
+	if n.has(last) {
+		t.Error("kept over a reload")
+	}
+	n.add(last)
+	now = now.Add(unknownFor)
+	if n.has(last) {
+		t.Error("kept for too long")
+	}
+}
+
 func TestObserveLogins(t *testing.T) {
 	reg := prometheus.NewRegistry()
-	observe := ObserveLogins(reg)
+	observe := ObserveLogins(reg, "proxy")
 	observe(login.OutcomeRemembered)
 	h := &house{t: t, reg: reg}
 	if n := h.metric("login_decisions_total"); n != 1 {

@@ -2,8 +2,6 @@ package proxy
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -63,46 +61,10 @@ func ClusterDialer(id *cluster.Identity) Dialer {
 	}
 }
 
-// AccountReader reads accounts linearizably; *director.Directory is one.
-type AccountReader interface {
-	Account(ctx context.Context, u director.User) (director.Versioned[director.Account], error)
-}
-
-// AccountCache answers from memory; *cache.Client is one.
-type AccountCache interface {
-	Account(u director.User) (acct director.Account, version int64, known bool)
-}
-
-// Lookup is the login.Lookup of a proxy. What the memory does not know is read
-// linearizably before it is called unknown, so that a user can log in as soon
-// as it was added; known users need no store.
-func Lookup(memory AccountCache, store AccountReader) login.Lookup {
-	return func(ctx context.Context, name string) (login.Account, error) {
-		u, err := director.ParseUser(name)
-		if err != nil {
-			return login.Account{}, fmt.Errorf("%w: %w", login.ErrUnknownUser, err)
-		}
-		acct, version, known := memory.Account(u)
-		if !known {
-			v, err := store.Account(ctx, u)
-			switch {
-			case errors.Is(err, director.ErrNotFound):
-				return login.Account{}, login.ErrUnknownUser
-			case err != nil:
-				return login.Account{}, err
-			}
-			acct, version = v.Value, v.Rev
-		}
-		return login.Account{
-			User: string(u), Hash: acct.Hash, Version: version, Disabled: acct.Disabled, Services: acct.Services,
-		}, nil
-	}
-}
-
 // ObserveLogins counts a Guard's outcomes, "remembered" among them, for
 // login.Options.Observe.
-func ObserveLogins(reg prometheus.Registerer) func(login.Outcome) {
-	decisions := telemetry.NewMetrics(reg, "proxy").CounterVec("login_decisions_total",
+func ObserveLogins(reg prometheus.Registerer, role string) func(login.Outcome) {
+	decisions := telemetry.NewMetrics(reg, role).CounterVec("login_decisions_total",
 		"Decisions about names and passwords by how they came about.", "outcome")
 	return func(o login.Outcome) { decisions.WithLabelValues(string(o)).Inc() }
 }

@@ -11,8 +11,9 @@
 //     (home, epoch), and a backend that refuses them is believed (R1). There is
 //     no default home: a user whose home is not known is told to come back.
 //   - A busy user's login waits, and goes on at the new home. A login refused
-//     twice at the same (home, epoch) holds, re-reads with jitter, and is
-//     counted for an alarm (R11). No login waits longer than login_wait.
+//     twice at the same (home, epoch) holds: it re-reads and tries again every
+//     few seconds, with jitter, and is counted for an alarm if the home
+//     contradicts the directory (R11). No login waits longer than login_wait.
 //   - A password is checked by the login.Guard before any backend hears of it,
 //     and never logged. What the client pipelined behind its login reaches the
 //     backend as it was sent.

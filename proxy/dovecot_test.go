@@ -436,5 +436,36 @@ func TestForeignAnswers(t *testing.T) {
 	}
 }
 
+// A Dovecot that the user has left does not know the password any more: what
+// the store says counts, before the client is told.
+func TestForeignDenial(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		moved bool
+		away  bool
+		want  string
+	}{
+		{"moved", true, false, "S: a OK ..."},
+		{"the password is wrong there", false, false, "S: a NO [AUTHENTICATIONFAILED] ..."},
+		{"nobody knows", false, true, "S: a NO [UNAVAILABLE] ..."},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			addr, done := scripted(t, "S: * OK [CAPABILITY SASL-IR] hi\nC: A ...\nS: A NO [AUTHENTICATIONFAILED] no")
+			h := newHouse(t)
+			h.add(newFakeBackend(t, "b1"))
+			h.dovecot(director.Dovecot{IMAP: addr})
+			if c.moved {
+				h.dir.store[alice] = active("b1", 3)
+			}
+			h.dir.away = c.away
+			h.start()
+			h.dial("imap").Run(nil, "S: * OK ...\nC: a LOGIN alice@example.test secret\n"+c.want)
+			if wrong := <-done; wrong != "" {
+				t.Error(wrong)
+			}
+		})
+	}
+}
+
 // errAny stands for any error that does not say what the client did wrong.
 var errAny = errors.New("any")

@@ -17,6 +17,8 @@ import (
 const (
 	// rereadEvery is how often held work reads the record by itself (R11).
 	rereadEvery = 3 * time.Second
+	// refusedEvery paces attempts on a home that refuses what the directory says.
+	refusedEvery = 2 * time.Second
 	// retryEvery paces attempts on a backend that does not answer.
 	retryEvery = 300 * time.Millisecond
 	// stillEvery is how often a waiting IMAP client is told so.
@@ -70,9 +72,12 @@ type opening struct {
 	q         request
 	lastStill time.Time
 	held      bool
-	// refusedAt counts refusals at this (home, epoch).
+	// refusals counts those at this (home, epoch); confirmed is set once the
+	// store said after the first one that the record stands.
 	refusedAt director.Record
 	refusals  int
+	confirmed bool
+	alarmed   bool
 	// deadSince is when the first attempt began that this home did not answer.
 	deadHome  director.BackendID
 	deadSince time.Time
@@ -84,7 +89,12 @@ func (o *opening) run(ctx context.Context) (*upstream, error) {
 	for err == nil {
 		switch rec.State {
 		case director.Deleted:
-			return nil, fmt.Errorf("%s is deleted: %w", o.q.user, prelogin.ErrAuth)
+			// The memory may be behind: a user of that name may be there again.
+			rec, err = o.fresh(ctx)
+			if err == nil && rec.State == director.Deleted {
+				err = fmt.Errorf("%s is deleted: %w", o.q.user, prelogin.ErrAuth)
+			}
+			continue
 		case director.Busy:
 			rec, err = o.hold(ctx, rec)
 			continue
@@ -95,6 +105,8 @@ func (o *opening) run(ctx context.Context) (*upstream, error) {
 		switch {
 		case err == nil:
 			return up, nil
+		case errors.Is(err, prelogin.ErrAuth), errors.Is(err, prelogin.ErrDisabled):
+			rec, err = o.afterDenial(ctx, rec, err)
 		case final(err):
 			return nil, err
 		case errors.Is(err, errStale), errors.Is(err, errBusy), errors.Is(err, errRefused):
@@ -120,6 +132,10 @@ func (o *opening) locate(ctx context.Context) (director.Record, error) {
 	if rec, known, _ := o.dir.Location(o.q.user); known {
 		return rec, nil
 	}
+	return o.fresh(ctx)
+}
+
+func (o *opening) fresh(ctx context.Context) (director.Record, error) {
 	rec, err := o.dir.Fresh(ctx, o.q.user)
 	return rec, directoryError(err)
 }
@@ -153,23 +169,41 @@ func (o *opening) attempt(ctx context.Context, rec director.Record) (*upstream, 
 	return nil, fmt.Errorf("backend %s is of unknown kind %q", rec.Home, b.Kind)
 }
 
-// afterRefusal re-reads the directory once, and holds when the backend had
-// refused the same (home, epoch) before (R11).
+// afterDenial: a backend of kind dovecot knows no epoch, so a home that the user
+// has left looks like a wrong password. The client is told so only of the home
+// that the store names.
+func (o *opening) afterDenial(ctx context.Context, rec director.Record, why error) (director.Record, error) {
+	next, err := o.fresh(ctx)
+	if err == nil && next == rec {
+		err = why
+	}
+	return next, err
+}
+
+// afterRefusal re-reads the directory once and tries again; a login that is
+// refused the same (home, epoch) once more is held, with attempts far apart: the
+// home may recover without a new epoch (R11).
 func (o *opening) afterRefusal(ctx context.Context, rec director.Record, why error) (director.Record, error) {
 	o.metrics.refusals.WithLabelValues(string(rec.Home), answer(why)).Inc()
+	o.deadHome = "" // it does answer
 	if o.refusedAt != rec {
-		o.refusedAt, o.refusals = rec, 0
+		o.refusedAt, o.refusals, o.confirmed, o.alarmed = rec, 0, false, false
 	}
-	if o.refusals++; o.refusals < 2 {
+	if o.refusals++; o.refusals == 1 {
 		next, err := o.dir.Fresh(ctx, o.q.user)
 		if !errors.Is(err, director.ErrUnavailable) || ctx.Err() != nil {
+			o.confirmed = err == nil && next == rec
 			return next, directoryError(err)
 		}
-		return o.hold(ctx, rec)
 	}
-	o.metrics.refusedTwice.WithLabelValues(string(rec.Home)).Inc()
-	o.log.Error("refused twice at the same home and epoch: login held", "session", o.q.session, "user", string(o.q.user),
-		"home", string(rec.Home), "epoch", uint64(rec.Epoch), "answer", why.Error())
+	// "Refused" says that the home cannot now, not that it knows better than the
+	// directory: too many sessions, or etcd out of its reach.
+	if o.refusals > 1 && o.confirmed && !o.alarmed && !errors.Is(why, errRefused) {
+		o.alarmed = true
+		o.metrics.refusedTwice.WithLabelValues(string(rec.Home)).Inc()
+		o.log.Error("refused twice at the same home and epoch: login held", "session", o.q.session, "user", string(o.q.user),
+			"home", string(rec.Home), "epoch", uint64(rec.Epoch), "answer", why.Error())
+	}
 	return o.hold(ctx, rec)
 }
 
@@ -202,7 +236,9 @@ func (o *opening) afterSilence(ctx context.Context, rec director.Record, why err
 	return rec, nil // the next attempt, or the end of ctx there, decides
 }
 
-// hold waits until the record has another epoch than rec's.
+// hold waits until the record is another than rec. An active rec it returns
+// again after a while, for one more attempt: also when the store cannot be
+// asked, for the home's own fence decides.
 func (o *opening) hold(ctx context.Context, rec director.Record) (director.Record, error) {
 	if !o.held {
 		o.held = true
@@ -210,8 +246,12 @@ func (o *opening) hold(ctx context.Context, rec director.Record) (director.Recor
 		o.metrics.heldTotal.Inc()
 		o.log.Info("login held", "session", o.q.session, "user", string(o.q.user), "record", rec.String())
 	}
+	pause := rereadEvery
+	if rec.State == director.Active {
+		pause = refusedEvery
+	}
 	for {
-		next, err := o.waitChange(ctx, rec, jitter(rereadEvery))
+		next, err := o.waitChange(ctx, rec, jitter(pause))
 		if err == nil {
 			return next, nil
 		}
@@ -220,13 +260,18 @@ func (o *opening) hold(ctx context.Context, rec director.Record) (director.Recor
 		}
 		next, err = o.dir.Fresh(ctx, o.q.user)
 		switch {
-		case err == nil && next.Epoch > rec.Epoch:
+		case err == nil && next != rec:
 			return next, nil
+		case err == nil:
+			o.confirmed = true
 		case errors.Is(err, director.ErrNotFound):
 			return rec, directoryError(err)
 		}
 		if err := o.tellStill(); err != nil {
 			return rec, fmt.Errorf("%w: client: %w", prelogin.ErrTemporary, err)
+		}
+		if rec.State == director.Active {
+			return rec, nil
 		}
 	}
 }

@@ -38,7 +38,7 @@ var pagedOn = map[string][]string{
 
 // pagedOnce is what appears with the first event of its kind.
 var pagedOnce = map[string][]string{
-	"mx": {`waypost_mx_logins_total{result="ok"}`, `waypost_proxy_login_decisions_total`},
+	"mx": {`waypost_mx_logins_total{result="ok"}`, `waypost_mx_login_decisions_total`},
 	"p":  {"waypost_proxy_backend_errors_total", "waypost_proxy_login_decisions_total"},
 	"r":  {`waypost_rebalance_moves_total{result="done"}`, "waypost_rebalance_busy_seconds"},
 }

@@ -15,6 +15,7 @@
 //	    ca.crt, gossip.key            the same on all nodes
 //	    <role>-<id>-tls.crt, .key     mx and proxy: what clients see, self-signed
 //	DIR/nodes/etcd-<id>/              an etcd server's certificate and configuration
+//	    auth.sh                       the first one's: switches on etcd's access control
 //
 // The folders of several nodes on one machine may be copied into one.
 //

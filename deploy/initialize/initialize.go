@@ -219,7 +219,7 @@ func makeEtcd(dir string, ca *cluster.Authority, p Plan) error {
 	if err != nil {
 		return err
 	}
-	for _, s := range servers {
+	for i, s := range servers {
 		folder := nodeDir(dir, "etcd-"+s.ID)
 		if err := ca.IssueTo(folder, s.peer(), etcdCertHosts(s.Host)); err != nil {
 			return err
@@ -228,16 +228,25 @@ func makeEtcd(dir string, ca *cluster.Authority, p Plan) error {
 		if err != nil {
 			return err
 		}
-		if err := createAll(folder, []file{{cluster.AuthorityCert, ca.CertPEM(), 0o644}, {"etcd-" + s.ID + ".yml", config, 0o644}}); err != nil {
+		files := []file{{cluster.AuthorityCert, ca.CertPEM(), 0o644}, {"etcd-" + s.ID + ".yml", config, 0o644}}
+		if i == 0 { // once is enough for all
+			script, err := p.renderAuth()
+			if err != nil {
+				return err
+			}
+			files = append(files, file{"auth.sh", script, 0o755})
+		}
+		if err := createAll(folder, files); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// etcdCertHosts have the loopback names too, for etcdctl on the server itself.
+// etcdCertHosts have the loopback names too, for etcdctl on the server itself,
+// and the name that lets a server in at the others' peer ports.
 func etcdCertHosts(host string) []string {
-	hosts := []string{"localhost", "127.0.0.1", "::1"}
+	hosts := []string{"localhost", "127.0.0.1", "::1", etcdPeerName}
 	if !slices.Contains(hosts, host) {
 		hosts = append(hosts, host)
 	}

@@ -109,7 +109,15 @@ type etcdServer struct {
 	ListenClient      string
 	ListenPeer        string
 	InitialCluster    string
+	PeerName          string
 }
+
+// etcdPeerName is a name in the certificates of etcd servers, and of nobody
+// else: their peer ports ask for it.
+const etcdPeerName = "etcd-peer.waypost"
+
+// etcdPrefix is what all keys of Waypost begin with: director/etcd's default.
+const etcdPrefix = "/waypost/"
 
 // etcdServers are the servers behind the https endpoints, one per host.
 func (p *Plan) etcdServers() ([]etcdServer, error) {
@@ -120,7 +128,7 @@ func (p *Plan) etcdServers() ([]etcdServer, error) {
 	servers := make([]etcdServer, len(hosts))
 	members := make([]string, len(hosts))
 	for i, host := range hosts {
-		s := etcdServer{Cluster: p.Cluster, ID: fmt.Sprintf("etcd%d", i+1), Host: host}
+		s := etcdServer{Cluster: p.Cluster, ID: fmt.Sprintf("etcd%d", i+1), Host: host, PeerName: etcdPeerName}
 		s.Client = p.endpointOf(host)
 		port := portOf(s.Client)
 		s.Peer = "https://" + join(host, port+1) // 2379 and 2380, as everywhere
@@ -158,14 +166,33 @@ func portOf(endpoint string) int {
 	return port
 }
 
-func (s etcdServer) render() ([]byte, error) {
-	t, err := template.New("").ParseFS(templates, "template/etcd.tmpl")
+func (s etcdServer) render() ([]byte, error) { return renderEtcd("etcd.tmpl", s) }
+
+// renderAuth gives the script that switches on etcd's access control.
+func (p *Plan) renderAuth() ([]byte, error) {
+	var endpoints []string
+	for _, e := range p.Etcd {
+		if strings.HasPrefix(e, "https:") {
+			endpoints = append(endpoints, strings.ReplaceAll(e, "'", `'\''`)) // in single quotes there
+		}
+	}
+	admin := cluster.Peer{Role: cluster.RoleAdmin, ID: AdminID}
+	return renderEtcd("auth.tmpl", struct {
+		Cluster, Endpoints, Prefix string
+		Admin                      cluster.Peer
+		AdminStem                  string
+		Nodes                      []Node
+	}{p.Cluster, strings.Join(endpoints, ","), etcdPrefix, admin, strings.TrimSuffix(cluster.CertPath("", admin), ".crt"), p.Nodes})
+}
+
+func renderEtcd(name string, data any) ([]byte, error) {
+	t, err := template.New("").ParseFS(templates, "template/"+name)
 	if err != nil {
 		return nil, err
 	}
 	var b bytes.Buffer
-	if err := t.ExecuteTemplate(&b, "etcd.tmpl", s); err != nil {
-		return nil, fmt.Errorf("configuration of etcd %s: %w", s.ID, err)
+	if err := t.ExecuteTemplate(&b, name, data); err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
 	}
 	return b.Bytes(), nil
 }

@@ -299,7 +299,7 @@ func (b *base) guard() (*login.Guard, error) {
 	}
 	g, err := login.New(login.Options{
 		Lookup: proxy.Lookup(b.cache, b.dir), Hasher: auth.NewHasher(l.MaxHashes, max(l.MaxHashMemory, auth.MaxMemoryBytes)), RememberFor: l.Remember,
-		MaxPerUser: l.MaxPerUser, MaxPerAddress: l.MaxPerAddress, MaxPerUserAddress: l.MaxPerUserAddress, Observe: proxy.ObserveLogins(b.reg),
+		MaxPerUser: l.MaxPerUser, MaxPerAddress: l.MaxPerAddress, MaxPerUserAddress: l.MaxPerUserAddress, Observe: proxy.ObserveLogins(b.reg, string(b.role)),
 	})
 	if err != nil {
 		return nil, err

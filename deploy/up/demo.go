@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"waypost/director"
@@ -15,7 +16,7 @@ import (
 const (
 	demoDomain   = "example.test"
 	demoPassword = "waypost"
-	demoWithin   = 30 * time.Second
+	demoWithin   = time.Minute
 )
 
 var demoUsers = []string{"alice@example.test", "bob@example.test", "carol@example.test"}
@@ -34,10 +35,22 @@ func (l layout) demo(ctx context.Context) error {
 	if err := backendsKnown(ctx, c); err != nil {
 		return err
 	}
-	if _, err := c.CreateDomain(ctx, demoDomain); err != nil && !errors.Is(err, director.ErrExists) {
+	known, err := c.Domains(ctx)
+	if err != nil {
 		return err
 	}
+	if !slices.ContainsFunc(known, func(d admin.Domain) bool { return d.Domain == demoDomain }) {
+		if _, err := c.CreateDomain(ctx, demoDomain); err != nil && !errors.Is(err, director.ErrExists) {
+			return err
+		}
+	}
 	for _, u := range demoUsers {
+		if _, err := c.User(ctx, director.User(u)); !errors.Is(err, director.ErrNotFound) {
+			if err != nil {
+				return err
+			}
+			continue
+		}
 		_, err := c.CreateUser(ctx, admin.CreateUser{User: u, Password: demoPassword, QuotaBytes: 1 << 30})
 		if err != nil && !errors.Is(err, director.ErrExists) {
 			return err

@@ -148,9 +148,20 @@ func (l layout) addProxies(add adder) {
 	}
 }
 
-// etcdOptions is the embedded etcd: loopback, mutual TLS by the cluster's CA.
-func (l layout) etcdOptions() embedded.EmbedOptions {
-	return embedded.EmbedOptions{Dir: l.etcd(), ClientAddr: l.addr(portEtcd), PeerAddr: l.addr(portEtcdPeer),
+// etcdOptions is the embedded etcd: loopback, mutual TLS by the cluster's CA,
+// and access by certificate: what faces the internet only reads.
+func (l layout) etcdOptions(us []Unit) embedded.EmbedOptions {
+	var readers, writers []string
+	for _, u := range us {
+		switch u.Peer.Role {
+		case cluster.RoleMX, cluster.RoleProxy:
+			readers = append(readers, u.Peer.String())
+		default:
+			writers = append(writers, u.Peer.String())
+		}
+	}
+	return embedded.EmbedOptions{Readers: readers, Writers: writers,
+		Dir: l.etcd(), ClientAddr: l.addr(portEtcd), PeerAddr: l.addr(portEtcdPeer),
 		CAFile: filepath.Join(l.pki(), cluster.AuthorityCert), CertFile: cluster.CertPath(l.pki(), etcdPeer), KeyFile: cluster.KeyPath(l.pki(), etcdPeer)}
 }
 

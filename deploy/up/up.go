@@ -65,9 +65,9 @@ func Run(ctx context.Context, o Options) error {
 	if err := l.issue(us); err != nil {
 		return err
 	}
-	o2 := l.etcdOptions()
-	o2.Log = log
-	store, err := embedded.StartEmbedded(ctx, o2)
+	etcd := l.etcdOptions(us)
+	etcd.Log = log
+	store, err := embedded.StartEmbedded(ctx, etcd)
 	if err != nil {
 		return err
 	}
@@ -309,7 +309,7 @@ func (r *runner) stopAll() error {
 func Plan(dir string, offset int) ([]Unit, embedded.EmbedOptions, error) {
 	l := layout{dir, offset}
 	us := l.units()
-	return us, l.etcdOptions(), l.issue(us)
+	return us, l.etcdOptions(us), l.issue(us)
 }
 
 // announce prints what listens where, how to log in, and `ready`.

@@ -531,3 +531,45 @@ func TestMetrics(t *testing.T) {
 	c2 := open(t, s, Options{Metrics: reg}) // Close has taken them away
 	must(t, c2.Close())
 }
+
+// TestFreshUser: record and account are of one moment, whatever the watch has
+// brought.
+func TestFreshUser(t *testing.T) {
+	f := newFixture(t)
+	const ann = "ann@example.test"
+	if _, _, _, err := f.FreshUser(f.ctx, ann); !errors.Is(err, director.ErrNotFound) {
+		t.Fatalf("absent: %v", err)
+	}
+	first, second := time.Unix(10, 0).UTC(), time.Unix(20, 0).UTC()
+	create := func(e director.Epoch, at time.Time) {
+		t.Helper()
+		must(t, f.dir.CreateUser(f.ctx, ann, director.Record{Home: "b1", Epoch: e, State: director.Active}, director.Account{Created: at}))
+	}
+	create(1, first)
+	f.settle()
+	f.store.PauseWatches(true)
+	if _, err := f.dir.DeleteUser(f.ctx, ann); err != nil {
+		t.Fatal(err)
+	}
+	r, _, exists, err := f.FreshUser(f.ctx, ann)
+	if err != nil || exists || r.State != director.Deleted {
+		t.Fatalf("tombstone: %v, %v, %v", r, exists, err)
+	}
+	create(3, second)
+	r, a, exists, err := f.FreshUser(f.ctx, ann)
+	if err != nil || !exists || r.Epoch != 3 || !a.Created.Equal(second) {
+		t.Fatalf("%v, %+v, %v, %v", r, a, exists, err)
+	}
+	if have, known, _ := f.Location(ann); !known || have != r {
+		t.Fatalf("the memory has %v", have)
+	}
+	f.store.PauseWatches(false)
+	f.settle()
+	if have, _, _ := f.Account(ann); !have.Created.Equal(second) {
+		t.Fatalf("the memory has %+v", have)
+	}
+	f.store.SetDown(true)
+	if _, _, _, err := f.FreshUser(f.ctx, ann); !errors.Is(err, director.ErrUnavailable) {
+		t.Fatalf("store down: %v", err)
+	}
+}

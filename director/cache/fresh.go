@@ -56,6 +56,43 @@ func (c *Client) Fresh(ctx context.Context, u director.User) (director.Record, e
 	return director.Record{}, fmt.Errorf("fresh location of %s: the era keeps changing: %w", u, director.ErrUnavailable)
 }
 
+// FreshUser reads a user's record and account linearizably, as they were at one
+// moment: who that record is of. The record is brought into the memory and is
+// never older than what any call has returned before; the account is left to
+// the watch to bring. exists is whether there is an account. A tombstone is a
+// record. Errors as of Fresh.
+func (c *Client) FreshUser(ctx context.Context, u director.User) (r director.Record, a director.Account, exists bool, err error) {
+	fail := func(err error) (director.Record, director.Account, bool, error) {
+		return director.Record{}, director.Account{}, false, fmt.Errorf("fresh user %s: %w", u, err)
+	}
+	for range eraTries {
+		st, es, err := c.readAll(ctx, []string{director.LocationKey(u), director.AccountKey(u)})
+		if err != nil {
+			return fail(err)
+		}
+		r, err := c.learn(st, u, es[0])
+		if c.st.Load() != st {
+			continue // an era ended meanwhile
+		}
+		if err != nil {
+			return fail(err)
+		}
+		if es[0].Rev != 0 {
+			if read, err := director.DecodeRecord(es[0].Value); err != nil || read != r {
+				continue // the watch was faster: the account may be of before
+			}
+		}
+		if es[1].Rev == 0 {
+			return r, director.Account{}, false, nil
+		}
+		if a, err = director.DecodeAccount(es[1].Value); err != nil {
+			return fail(err)
+		}
+		return r, a, true, nil
+	}
+	return fail(fmt.Errorf("it keeps changing: %w", director.ErrUnavailable))
+}
+
 // learn takes what was read of a user into the memory and gives what is newest:
 // the watch may have been faster than the read.
 func (c *Client) learn(st *state, u director.User, e director.Entry) (director.Record, error) {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -23,6 +24,12 @@ const (
 	// take the places of nodes.
 	DefaultMaxConns      = 16384
 	defaultMaxHandshakes = 512
+
+	// Half of the handshakes are for whoever comes; the rest only for addresses
+	// that have few under way, so that one silent caller cannot shut everybody
+	// out, and a proxy may open many sessions at once.
+	freeHandshakes       = defaultMaxHandshakes / 2
+	handshakesPerAddress = 64
 
 	// abortWait is how long Shutdown and Close wait for handlers whose
 	// connections they have closed.
@@ -70,6 +77,7 @@ type Mux struct {
 	servers     []*http.Server
 	conns       map[net.Conn]bool // true once the peer is known
 	handshakes  int
+	handshaking map[netip.Addr]int // the same by source address
 	established int
 	maxConns    int
 	refusedAt   time.Time
@@ -91,7 +99,7 @@ func (id *Identity) Listen(addr string, log *slog.Logger) (*Mux, error) {
 	}
 	m := &Mux{
 		id: id, ln: ln, log: log, handshakeTimeout: handshakeTimeout,
-		routes: map[string]route{}, conns: map[net.Conn]bool{}, maxConns: DefaultMaxConns,
+		routes: map[string]route{}, conns: map[net.Conn]bool{}, handshaking: map[netip.Addr]int{}, maxConns: DefaultMaxConns,
 	}
 	m.base, m.abort = context.WithCancel(context.Background())
 	m.drain, m.stop = context.WithCancel(m.base)
@@ -171,12 +179,15 @@ func pause(a, b context.Context, d time.Duration) {
 // admit starts the goroutine of a new connection, or closes it when there are
 // too many.
 func (m *Mux) admit(c net.Conn) {
+	from := source(c)
 	m.mu.Lock()
 	closing := m.drain.Err() != nil
-	full := m.handshakes >= defaultMaxHandshakes || m.established >= m.maxConns
+	full := m.handshakes >= defaultMaxHandshakes || m.established >= m.maxConns ||
+		m.handshakes >= freeHandshakes && m.handshaking[from] >= handshakesPerAddress
 	if !closing && !full {
 		m.conns[c] = false
 		m.handshakes++
+		m.handshaking[from]++
 		m.wg.Add(1)
 	}
 	m.mu.Unlock()
@@ -266,7 +277,7 @@ func (m *Mux) establish(raw net.Conn, proto string, from Peer) (r route, refusal
 		return r, "shutting down"
 	}
 	m.conns[raw] = true
-	m.handshakes--
+	m.handshakeOver(raw)
 	m.established++
 	return r, ""
 }
@@ -278,9 +289,26 @@ func (m *Mux) forget(raw net.Conn) {
 	if m.conns[raw] {
 		m.established--
 	} else {
-		m.handshakes--
+		m.handshakeOver(raw)
 	}
 	delete(m.conns, raw)
+}
+
+// handshakeOver uncounts a handshake; the caller holds mu.
+func (m *Mux) handshakeOver(raw net.Conn) {
+	m.handshakes--
+	from := source(raw)
+	if m.handshaking[from]--; m.handshaking[from] == 0 {
+		delete(m.handshaking, from)
+	}
+}
+
+// source is the address that a connection comes from.
+func source(c net.Conn) netip.Addr {
+	if a, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		return a.AddrPort().Addr().Unmap().WithZone("")
+	}
+	return netip.Addr{}
 }
 
 // Shutdown stops accepting, ends handshakes and idle HTTP connections, and waits

@@ -182,6 +182,29 @@ func TestMuxSlowHello(t *testing.T) {
 	log.waitFor(t, "handshake took too long")
 }
 
+// One address full of silent callers leaves room for the others.
+func TestMuxSilentFlood(t *testing.T) {
+	tc := newTestCluster(t, "prod")
+	m, log := startMux(t, tc.identity(RoleBackend, "b1"), func(m *Mux) { m.Handle(ProtoLMTP, []Role{RoleMX}, echo) })
+	flooder := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 2)}}
+	for range defaultMaxHandshakes {
+		c, err := flooder.DialContext(t.Context(), "tcp", m.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+	}
+	log.waitFor(t, "too many")
+	if err := probe(t, tc.identity(RoleMX, "mx1"), m.Addr().String(), Peer{RoleBackend, "b1"}, ProtoLMTP); err != nil {
+		t.Errorf("another address: %v", err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.handshakes > freeHandshakes+1 || len(m.handshaking) > 2 {
+		t.Errorf("%d handshakes of %v", m.handshakes, m.handshaking)
+	}
+}
+
 func errIsTimeout(err error) bool {
 	var ne net.Error
 	return errors.As(err, &ne) && ne.Timeout()

@@ -19,8 +19,9 @@ type Options struct {
 	// Timeout bounds each write, and the wait for each reply but those after
 	// the message. Default 30 s.
 	Timeout time.Duration
-	// DataTimeout bounds the wait for each reply after the message (RFC 5321,
-	// Section 4.5.3.2.6). Default 10 min.
+	// DataTimeout bounds the wait for all replies after the message together
+	// (RFC 5321, Section 4.5.3.2.6): a sender waits for the last one. Default
+	// 10 min.
 	DataTimeout time.Duration
 	// MaxReplyBytes bounds one reply. Default 16 KiB.
 	MaxReplyBytes int

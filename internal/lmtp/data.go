@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 )
 
 // chunkBytes is the size of a BDAT chunk.
@@ -114,8 +115,9 @@ func (d *DataWriter) Finish() ([]Reply, error) {
 	}
 	d.c.accepted = 0
 	replies := make([]Reply, 0, want)
+	until := time.Now().Add(d.c.o.DataTimeout)
 	for range want {
-		r, err := d.c.replyWithin(d.c.o.DataTimeout)
+		r, err := d.c.replyWithin(time.Until(until))
 		if err != nil {
 			return replies, fmt.Errorf("end of message: %w", err)
 		}

@@ -10,9 +10,10 @@
 //     of the accepted RCPTs, the same address given twice included.
 //   - Every write and every reply has a deadline, and a reply is limited in size.
 //   - Nothing that the caller passes as an address or parameter can end a
-//     command early: control characters are refused (ErrSyntax).
+//     command early: control characters are refused (ErrSyntax);
+//     nothing was sent then, and the connection is as it was.
 //
-// A negative reply is a Reply, not an error. An error means that the
+// A negative reply is a Reply, not an error. Any other error means that the
 // connection is of no more use: the outcome of what was sent is not known, and
 // the Client must be closed. A Client is for one goroutine at a time; Close may
 // be called from any.

@@ -3,16 +3,32 @@ package lmtp
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // Param is an ESMTP parameter, KEY or KEY=Value.
 type Param struct{ Key, Value string }
+
+// maxPath bounds a path: what RFC 5321, Section 4.5.3.1.3 allows, and room for
+// sub-addresses, brackets included. Backends take no more.
+const maxPath = 902
+
+// CheckAddress reports whether a command can carry the address, without
+// brackets and quotes; ErrSyntax if not. The empty one is the null
+// reverse-path. Whoever accepts mail for later checks before it does.
+func CheckAddress(address string) error {
+	_, err := path(address)
+	return err
+}
 
 // path writes address as a path (RFC 5321, Section 4.1.2), its local part
 // quoted where it must be. The empty address is the null reverse-path "<>".
 func path(address string) (string, error) {
 	if address == "" {
 		return "<>", nil
+	}
+	if !utf8.ValidString(address) {
+		return "", fmt.Errorf("address %q: %w", address, ErrSyntax)
 	}
 	for _, r := range address {
 		if r < ' ' || r == 0x7f {
@@ -27,7 +43,11 @@ func path(address string) (string, error) {
 	if local == "" || strings.ContainsAny(domain, " <>") {
 		return "", fmt.Errorf("address %q: %w", address, ErrSyntax)
 	}
-	return "<" + quoteLocal(local) + domain + ">", nil
+	p := "<" + quoteLocal(local) + domain + ">"
+	if len(p) > maxPath {
+		return "", fmt.Errorf("address of %d bytes: %w", len(address), ErrSyntax)
+	}
+	return p, nil
 }
 
 // quoteLocal gives a Dot-string as it is, and all else as a Quoted-string.

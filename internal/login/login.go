@@ -29,7 +29,9 @@
 //
 // The counters are sized so that one network alone can never fill the counter
 // of an account (it is stopped by its own before), and so cannot lock the user
-// out elsewhere. An address from which the user logged in lately is judged by
+// out elsewhere. While its address or network is blocked a name is not even
+// looked up, unless it is, but for case and outer blanks, the canonical name of
+// a user who logged in from there lately. An address from which the user logged in lately is judged by
 // its own counter with that user alone: strangers, whether in the same network
 // or in many, do not lock it out. Even when that one is full, the remembered
 // password passes from there; a stranger sharing the address could try
@@ -179,7 +181,12 @@ func (g *Guard) decide(ctx context.Context, a Attempt) (Account, Outcome, error)
 	if !plausible(a) {
 		return Account{}, OutcomeBadPassword, ErrBadCredentials
 	}
-	c, err := g.claim(ctx, a)
+	where := g.nets.place(a.Remote)
+	if now := g.now(); g.throttle.placeBlocked(where, now) && !g.remembered.trusts(canonical(a.Name), where.addr, now) {
+		// Whoever is stopped anyway does not cost the directory a read either.
+		return Account{}, OutcomeThrottled, ErrThrottled
+	}
+	c, err := g.claim(ctx, a, where)
 	if err != nil {
 		return Account{}, OutcomeUnavailable, err
 	}
@@ -203,8 +210,11 @@ func plausible(a Attempt) bool {
 		!strings.Contains(a.Name, "\x00") && !strings.Contains(a.Password, "\x00")
 }
 
-func (g *Guard) claim(ctx context.Context, a Attempt) (claim, error) {
-	c := claim{known: true, password: a.Password, where: g.nets.place(a.Remote)}
+// canonical is what the name of a user mostly is that has not been looked up.
+func canonical(name string) string { return strings.ToLower(strings.TrimSpace(name)) }
+
+func (g *Guard) claim(ctx context.Context, a Attempt, where place) (claim, error) {
+	c := claim{known: true, password: a.Password, where: where}
 	var err error
 	c.account, err = g.lookup(ctx, a.Name)
 	if errors.Is(err, ErrUnknownUser) {

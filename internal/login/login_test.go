@@ -143,6 +143,42 @@ const (
 	homeIPv6 = "2001:db8:1:1::1"
 )
 
+// An account without a hash is like any wrong password: no error that clients
+// would retry, as slow, and throttled.
+func TestEmptyHash(t *testing.T) {
+	b := newBench(t, Options{})
+	b.set("empty", Account{User: "empty", Version: 1})
+	b.want(t, b.try("empty", "right", home), ErrBadCredentials, 1)
+	if b.hasher.burned.Load() != 1 || b.count(OutcomeBadPassword) != 1 {
+		t.Errorf("%d burned, outcomes %v", b.hasher.burned.Load(), b.outcomes)
+	}
+	if looked := b.fail(t, 20, "empty", home); looked != 5 {
+		t.Errorf("%d looked at, want 5", looked)
+	}
+}
+
+// A blocked address costs the directory nothing, except for a user whose own
+// address it is.
+func TestBlockedAddressIsNotLookedUp(t *testing.T) {
+	b := newBench(t, Options{})
+	b.want(t, b.try("alice", "right", home), nil, 1)
+	for i := range 51 {
+		b.fail(t, 1, fmt.Sprint("nobody", i), home)
+	}
+	b.lookErr = ErrUnavailable
+	if err := b.try("nobody99", "x", home); !errors.Is(err, ErrThrottled) {
+		t.Errorf("a stranger: %v", err)
+	}
+	if err := b.try(" Alice", "right", home); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("alice was not looked up: %v", err)
+	}
+	if err := b.try("nobody99", "x", far); !errors.Is(err, ErrUnavailable) {
+		t.Errorf("elsewhere: %v", err)
+	}
+	b.lookErr = nil
+	b.want(t, b.try("alice", "right", home), nil, 52)
+}
+
 func TestRememberedLoginCostsNoHash(t *testing.T) {
 	b := newBench(t, Options{})
 	b.want(t, b.try("alice", "right", home), nil, 1)

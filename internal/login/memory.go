@@ -91,6 +91,11 @@ func (m *memory) recall(user string, s seal, addr netip.Prefix, now time.Time) r
 	return known
 }
 
+// trusts reports whether the user logged in from the address lately.
+func (m *memory) trusts(user string, addr netip.Prefix, now time.Time) bool {
+	return m.recall(user, seal{}, addr, now).address
+}
+
 // verified remembers a login that was just verified by its hash.
 func (m *memory) verified(user string, s seal, addr netip.Prefix, now time.Time) {
 	m.mu.Lock()

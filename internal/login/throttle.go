@@ -124,6 +124,13 @@ func (t *throttle) state(user string, where place, s seal, trusted bool, now tim
 	return state
 }
 
+// placeBlocked tells of what strangers at a place did, whoever the user is.
+func (t *throttle) placeBlocked(where place, now time.Time) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return blocked(t.address, key{net: where.addr}, now) || blocked(t.network, key{net: where.net}, now)
+}
+
 func blocked(counters *table[*counter], k key, now time.Time) bool {
 	c, found := counters.get(k, now)
 	return found && now.Before(c.until)

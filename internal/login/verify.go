@@ -101,7 +101,8 @@ func (g *Guard) lead(ctx context.Context, c claim, f *flight) (bool, error) {
 }
 
 func (g *Guard) hash(ctx context.Context, c claim) (right bool, err error) {
-	if c.known {
+	// An account without a hash has no password that could be right.
+	if c.known && c.account.Hash != "" {
 		right, err = g.hasher.Verify(ctx, c.account.Hash, c.password)
 	} else {
 		err = g.hasher.Burn(ctx, c.password)

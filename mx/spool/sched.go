@@ -124,7 +124,7 @@ func split(e Envelope, res Result) (next, dead Envelope) {
 	next.Recipients, dead.Recipients = nil, nil
 	for _, r := range e.Recipients {
 		if why, ok := res.Dead[r.User]; ok {
-			r.Error = why
+			r.Error, r.Refused = why, "" // revived by the operator it is delivered
 			dead.Recipients = append(dead.Recipients, r)
 			continue
 		}

@@ -61,6 +61,11 @@ type Recipient struct {
 	// AccountCreated tells the person from a later one of the same name
 	// (R12). Zero: not known.
 	AccountCreated time.Time `json:"account_created,omitzero"`
+	// Epoch is of the record by which it was accepted (R12). Zero: not known.
+	Epoch director.Epoch `json:"epoch,omitempty"`
+	// Refused, if set, is why this recipient must be called dead: its home
+	// refused it for good, and the sender was not told.
+	Refused string `json:"refused,omitempty"`
 	// Error is what the last attempt said, or why it is dead.
 	Error string `json:"error,omitempty"`
 }
@@ -211,10 +216,28 @@ func (s *Spool) Close() error { return s.lock.Unlock() }
 // crash may yet show it: the sender was told nothing, so that is no harm. The
 // draft is used up in either case. An entry with that id must not exist.
 func (s *Spool) Add(d *Draft, e Envelope, delay time.Duration) error {
+	r, err := s.Reserve(d, e)
+	if err != nil {
+		return err
+	}
+	return r.Commit(nil, delay)
+}
+
+// Reservation is an entry that is durable and not tried yet, since more may be
+// added to it or all of it be taken back. It must end by Commit or Cancel; a
+// crash before leaves the entry.
+type Reservation struct {
+	s *Spool
+	e Envelope
+}
+
+// Reserve makes an entry of a draft and its envelope, as Add does, for Commit
+// or Cancel to decide. It is listed from Commit on.
+func (s *Spool) Reserve(d *Draft, e Envelope) (*Reservation, error) {
 	defer d.Discard()
 	e.Version, e.Size = envelopeVersion, d.Size()
 	if !validID(e.ID) || len(e.Recipients) == 0 {
-		return fmt.Errorf("spool %q: not a usable envelope", e.ID)
+		return nil, fmt.Errorf("spool %q: not a usable envelope", e.ID)
 	}
 	s.mu.Lock()
 	full := len(s.queue)+s.adding >= s.o.MaxEntries
@@ -223,16 +246,46 @@ func (s *Spool) Add(d *Draft, e Envelope, delay time.Duration) error {
 	}
 	s.mu.Unlock()
 	if full {
-		return fmt.Errorf("spool %s: %w", e.ID, ErrFull)
+		return nil, fmt.Errorf("spool %s: %w", e.ID, ErrFull)
 	}
-	err := s.store(d, e)
+	if err := s.store(d, e); err != nil {
+		s.unreserve()
+		return nil, fmt.Errorf("spool %s: %w", e.ID, err)
+	}
+	return &Reservation{s, e}, nil
+}
+
+func (s *Spool) unreserve() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.adding--
-	if err != nil {
-		return fmt.Errorf("spool %s: %w", e.ID, err)
+}
+
+// Commit adds more recipients, durably, and has the entry tried after delay.
+// With an error there is no entry, as after Cancel.
+func (r *Reservation) Commit(more []Recipient, delay time.Duration) error {
+	if len(more) > 0 {
+		e := r.e
+		e.Recipients = slices.Concat(r.e.Recipients, more)
+		if err := r.s.writeEnvelope(dirQueue, e); err != nil {
+			return errors.Join(fmt.Errorf("spool %s: %w", e.ID, err), r.Cancel())
+		}
+		r.e = e
 	}
-	s.insert(&item{env: e, index: -1}, delay)
+	r.s.mu.Lock()
+	defer r.s.mu.Unlock()
+	r.s.adding--
+	r.s.insert(&item{env: r.e, index: -1}, delay)
+	return nil
+}
+
+// Cancel takes the entry back. With an error it may be there again after the
+// next Open.
+func (r *Reservation) Cancel() error {
+	defer r.s.unreserve()
+	if err := r.s.remove(dirQueue, r.e.ID); err != nil {
+		return fmt.Errorf("take back spool entry %s: %w", r.e.ID, err)
+	}
 	return nil
 }
 

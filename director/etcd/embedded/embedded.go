@@ -45,6 +45,14 @@ type EmbedOptions struct {
 	// CertFile, KeyFile and CAFile are PEM files: clients must then show a
 	// certificate of that CA. All empty: plain connections.
 	CertFile, KeyFile, CAFile string
+	// Readers and Writers are common names of certificates of that CA: the ones
+	// may read the keys under Prefix, the others write them too, and nobody else
+	// gets at anything but the member's own certificate, which may do all. Both
+	// empty: whoever has a certificate may do all. Once it was switched on it
+	// stays so in this data folder; names can be added, and are never taken away.
+	Readers, Writers []string
+	// Prefix is as in etcd.Options, "" its default.
+	Prefix string
 	// Log may be nil; it gets etcd's warnings and errors.
 	Log *slog.Logger
 }
@@ -88,7 +96,9 @@ func StartEmbedded(ctx context.Context, o EmbedOptions) (*Embedded, error) {
 	m.running.Go(m.tell)
 	select {
 	case <-e.Server.ReadyNotify():
-		return m, nil
+		if err = m.restrict(ctx, o); err == nil {
+			return m, nil
+		}
 	case <-e.Server.StopNotify():
 		err = errors.New("etcd stopped while it started; see the log")
 	case <-ctx.Done():
@@ -100,16 +110,26 @@ func StartEmbedded(ctx context.Context, o EmbedOptions) (*Embedded, error) {
 func config(o EmbedOptions, closing context.Context) (*embed.Config, error) {
 	cfg := embed.NewConfig()
 	scheme := "http"
+	if o.CertFile == "" && len(o.Readers)+len(o.Writers) > 0 {
+		return nil, errors.New("etcd: readers and writers need a certificate")
+	}
 	if o.CertFile != "" {
 		if o.KeyFile == "" || o.CAFile == "" {
 			return nil, errors.New("etcd: a certificate needs its key and the CA")
 		}
-		if _, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile); err != nil {
+		pair, err := tls.LoadX509KeyPair(o.CertFile, o.KeyFile)
+		if err != nil {
 			return nil, fmt.Errorf("etcd: certificate %s: %w", o.CertFile, err)
+		}
+		if pair.Leaf.Subject.CommonName == "" {
+			return nil, fmt.Errorf("etcd: certificate %s has no common name", o.CertFile)
 		}
 		scheme = "https"
 		cfg.ClientTLSInfo = transport.TLSInfo{CertFile: o.CertFile, KeyFile: o.KeyFile, TrustedCAFile: o.CAFile, ClientCertAuth: true}
 		cfg.PeerTLSInfo = cfg.ClientTLSInfo
+		// Whoever gets in there speaks raft, which knows no permissions. In a
+		// cluster of one nobody has to but the member itself.
+		cfg.PeerTLSInfo.AllowedCNs = []string{pair.Leaf.Subject.CommonName}
 	}
 	client, err := address(scheme, o.ClientAddr)
 	if err != nil {
@@ -129,8 +149,38 @@ func config(o EmbedOptions, closing context.Context) (*embed.Config, error) {
 	cfg.EnableGRPCGateway = false
 	cfg.GRPCAdditionalServerOptions = []grpc.ServerOption{grpc.ChainStreamInterceptor(endWith(closing))}
 	cfg.LogLevel = "warn"
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zaplog.New(o.Log, slog.LevelWarn, slog.LevelError))
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zaplog.New(slog.New(untilClosing{o.Log.Handler(), closing}), slog.LevelWarn, slog.LevelError))
 	return cfg, nil
+}
+
+// untilClosing drops what etcd says while it is being closed: it calls its own
+// listeners' end an error.
+type untilClosing struct {
+	slog.Handler
+	closing context.Context
+}
+
+// Enabled implements slog.Handler.
+func (h untilClosing) Enabled(ctx context.Context, l slog.Level) bool {
+	return h.closing.Err() == nil && h.Handler.Enabled(ctx, l)
+}
+
+// Handle implements slog.Handler.
+func (h untilClosing) Handle(ctx context.Context, r slog.Record) error {
+	if h.closing.Err() != nil {
+		return nil
+	}
+	return h.Handler.Handle(ctx, r)
+}
+
+// WithAttrs implements slog.Handler.
+func (h untilClosing) WithAttrs(as []slog.Attr) slog.Handler {
+	return untilClosing{h.Handler.WithAttrs(as), h.closing}
+}
+
+// WithGroup implements slog.Handler.
+func (h untilClosing) WithGroup(name string) slog.Handler {
+	return untilClosing{h.Handler.WithGroup(name), h.closing}
 }
 
 // endWith ends streams (watches, lease keeping) when the member closes: etcd
