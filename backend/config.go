@@ -8,6 +8,7 @@ import (
 
 	"waypost/backend/pop3"
 	"waypost/director"
+	"waypost/internal/config"
 )
 
 // Config is a backend's settings; the TOML file of the role has these names.
@@ -62,21 +63,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Advertise == "" {
 		c.Advertise = c.Listen
 	}
-	setDefault(&c.Weight, 100)
-	setDefault(&c.BusyLimit, 60*time.Second)
-	setDefault(&c.OwnerGrace, 10*time.Second)
-	setDefault(&c.TrashGrace, 7*24*time.Hour)
-	setDefault(&c.MaxMessageBytes, 1<<30)
-	setDefault(&c.MaxSessions, 20_000)
-	setDefault(&c.OpenUsers, 2_000)
+	config.Default(&c.Weight, 100)
+	config.Default(&c.BusyLimit, 60*time.Second)
+	config.Default(&c.OwnerGrace, 10*time.Second)
+	config.Default(&c.TrashGrace, 7*24*time.Hour)
+	config.Default(&c.MaxMessageBytes, 1<<30)
+	config.Default(&c.MaxSessions, 20_000)
+	config.Default(&c.OpenUsers, 2_000)
 	return c, c.Validate()
-}
-
-func setDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
 }
 
 // Validate says what is wrong, one error per setting.

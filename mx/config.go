@@ -6,6 +6,8 @@ import (
 	"net"
 	"strings"
 	"time"
+
+	"waypost/internal/config"
 )
 
 // Config is the mx role's settings; the TOML file has these names. A zero value
@@ -89,40 +91,33 @@ type Config struct {
 	SpoolMaxBackoff time.Duration `toml:"spool_max_backoff"`
 }
 
-func setDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
-}
-
 func (c Config) withDefaults() Config {
-	setDefault(&c.ID, c.Hostname)
-	setDefault(&c.MaxMessageBytes, 1<<30)
-	setDefault(&c.MaxRecipients, 100)
-	setDefault(&c.MaxUsers, 5000)
-	setDefault(&c.MaxConnections, 2000)
-	setDefault(&c.MaxConnectionsPerIP, 50)
-	setDefault(&c.MaxSubmissions, 500)
-	setDefault(&c.IdleTimeout, 10*time.Minute)
-	setDefault(&c.IdleCommands, 100)
-	setDefault(&c.MaxRefused, 100)
-	setDefault(&c.MemoryBytes, 256<<10)
-	setDefault(&c.CommandTimeout, 5*time.Minute)
-	setDefault(&c.DataTimeout, 3*time.Minute)
-	setDefault(&c.MinRate, 200)
-	setDefault(&c.RateGrace, 30*time.Second)
-	setDefault(&c.DialTimeout, 2*time.Second)
-	setDefault(&c.RcptTimeout, 5*time.Second)
-	setDefault(&c.BusyWait, 1500*time.Millisecond)
-	setDefault(&c.StallTimeout, 5*time.Second)
-	setDefault(&c.CommitTimeout, time.Minute)
-	setDefault(&c.DirectoryTimeout, 3*time.Second)
-	setDefault(&c.DrainTimeout, 30*time.Second)
-	setDefault(&c.SpoolConcurrency, 16)
-	setDefault(&c.SpoolMaxEntries, 1_000_000)
-	setDefault(&c.SpoolMinBackoff, 5*time.Second)
-	setDefault(&c.SpoolMaxBackoff, 5*time.Minute)
+	config.Default(&c.ID, c.Hostname)
+	config.Default(&c.MaxMessageBytes, 1<<30)
+	config.Default(&c.MaxRecipients, 100)
+	config.Default(&c.MaxUsers, 5000)
+	config.Default(&c.MaxConnections, 2000)
+	config.Default(&c.MaxConnectionsPerIP, 50)
+	config.Default(&c.MaxSubmissions, 500)
+	config.Default(&c.IdleTimeout, 10*time.Minute)
+	config.Default(&c.IdleCommands, 100)
+	config.Default(&c.MaxRefused, 100)
+	config.Default(&c.MemoryBytes, 256<<10)
+	config.Default(&c.CommandTimeout, 5*time.Minute)
+	config.Default(&c.DataTimeout, 3*time.Minute)
+	config.Default(&c.MinRate, 200)
+	config.Default(&c.RateGrace, 30*time.Second)
+	config.Default(&c.DialTimeout, 2*time.Second)
+	config.Default(&c.RcptTimeout, 5*time.Second)
+	config.Default(&c.BusyWait, 1500*time.Millisecond)
+	config.Default(&c.StallTimeout, 5*time.Second)
+	config.Default(&c.CommitTimeout, time.Minute)
+	config.Default(&c.DirectoryTimeout, 3*time.Second)
+	config.Default(&c.DrainTimeout, 30*time.Second)
+	config.Default(&c.SpoolConcurrency, 16)
+	config.Default(&c.SpoolMaxEntries, 1_000_000)
+	config.Default(&c.SpoolMinBackoff, 5*time.Second)
+	config.Default(&c.SpoolMaxBackoff, 5*time.Minute)
 	return c
 }
 

@@ -28,6 +28,7 @@ import (
 	"waypost/backend/control"
 	"waypost/director"
 	"waypost/internal/cluster"
+	"waypost/internal/config"
 )
 
 // Config is a mover's settings; the TOML file of the role has these names.
@@ -54,21 +55,14 @@ type Config struct {
 }
 
 func (c Config) withDefaults() (Config, error) {
-	setDefault(&c.Concurrency, 4)
-	setDefault(&c.BusyBudget, 30*time.Second)
-	setDefault(&c.CopyPatience, 10*time.Minute)
-	setDefault(&c.MaxPasses, 8)
-	setDefault(&c.DeltaFiles, 64)
-	setDefault(&c.DeltaBytes, 4<<20)
-	setDefault(&c.LeaseTTL, 5*time.Second)
+	config.Default(&c.Concurrency, 4)
+	config.Default(&c.BusyBudget, 30*time.Second)
+	config.Default(&c.CopyPatience, 10*time.Minute)
+	config.Default(&c.MaxPasses, 8)
+	config.Default(&c.DeltaFiles, 64)
+	config.Default(&c.DeltaBytes, 4<<20)
+	config.Default(&c.LeaseTTL, 5*time.Second)
 	return c, c.Validate()
-}
-
-func setDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
 }
 
 // Validate says what is wrong, one error per setting.

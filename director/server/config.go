@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"waypost/internal/cluster"
+	"waypost/internal/config"
 )
 
 // Config is the [director] table of a director's TOML file.
@@ -34,19 +35,12 @@ type Config struct {
 
 // withDefaults fills what is unset.
 func (c Config) withDefaults() Config {
-	setDefault(&c.MaxHashes, max(1, runtime.NumCPU()/2))
-	setDefault(&c.MaxConnections, 256)
-	setDefault(&c.UsageTimeout, 2*time.Second)
-	setDefault(&c.NodeTimeout, 15*time.Second)
-	setDefault(&c.DrainWait, 10*time.Second)
+	config.Default(&c.MaxHashes, max(1, runtime.NumCPU()/2))
+	config.Default(&c.MaxConnections, 256)
+	config.Default(&c.UsageTimeout, 2*time.Second)
+	config.Default(&c.NodeTimeout, 15*time.Second)
+	config.Default(&c.DrainWait, 10*time.Second)
 	return c
-}
-
-func setDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
 }
 
 // Validate says what is wrong, all at once; what is unset has its default.

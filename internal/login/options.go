@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"waypost/internal/config"
 )
 
 // Options configure a Guard. Lookup and Hasher are required; a zero value
@@ -61,33 +63,27 @@ func (o Options) withDefaults() (Options, error) {
 	if o.Observe == nil {
 		o.Observe = func(Outcome) {}
 	}
-	orDefault(&o.RememberFor, 10*time.Minute)
-	orDefault(&o.RememberMax, 100_000)
-	orDefault(&o.TrustFor, 24*time.Hour)
-	orDefault(&o.MaxPerUser, 50)
-	orDefault(&o.MaxPerAddress, 200)
-	orDefault(&o.MaxPerUserAddress, 20)
-	orDefault(&o.IPv4NetworkBits, 24)
-	orDefault(&o.IPv6AddressBits, 64)
-	orDefault(&o.IPv6NetworkBits, 48)
+	config.Default(&o.RememberFor, 10*time.Minute)
+	config.Default(&o.RememberMax, 100_000)
+	config.Default(&o.TrustFor, 24*time.Hour)
+	config.Default(&o.MaxPerUser, 50)
+	config.Default(&o.MaxPerAddress, 200)
+	config.Default(&o.MaxPerUserAddress, 20)
+	config.Default(&o.IPv4NetworkBits, 24)
+	config.Default(&o.IPv6AddressBits, 64)
+	config.Default(&o.IPv6NetworkBits, 48)
 	o.Throttle = o.Throttle.withDefaults()
 	return o, o.check()
 }
 
 func (t ThrottleLimits) withDefaults() ThrottleLimits {
-	orDefault(&t.AccountAddress, Limit{Free: 5, Drain: 10 * time.Minute, First: time.Second, Max: 15 * time.Minute})
-	orDefault(&t.AccountNetwork, Limit{Free: 15, Drain: 5 * time.Minute, First: time.Second, Max: 15 * time.Minute})
-	orDefault(&t.Account, Limit{Free: 150, Drain: time.Minute, First: time.Second, Max: time.Minute})
-	orDefault(&t.Address, Limit{Free: 50, Drain: 30 * time.Second, First: time.Second, Max: 5 * time.Minute})
-	orDefault(&t.Network, Limit{Free: 200, Drain: 10 * time.Second, First: time.Second, Max: 5 * time.Minute})
-	orDefault(&t.MaxEntries, 50_000)
+	config.Default(&t.AccountAddress, Limit{Free: 5, Drain: 10 * time.Minute, First: time.Second, Max: 15 * time.Minute})
+	config.Default(&t.AccountNetwork, Limit{Free: 15, Drain: 5 * time.Minute, First: time.Second, Max: 15 * time.Minute})
+	config.Default(&t.Account, Limit{Free: 150, Drain: time.Minute, First: time.Second, Max: time.Minute})
+	config.Default(&t.Address, Limit{Free: 50, Drain: 30 * time.Second, First: time.Second, Max: 5 * time.Minute})
+	config.Default(&t.Network, Limit{Free: 200, Drain: 10 * time.Second, First: time.Second, Max: 5 * time.Minute})
+	config.Default(&t.MaxEntries, 50_000)
 	return t
-}
-
-func orDefault[T comparable](value *T, def T) {
-	if zero := *new(T); *value == zero {
-		*value = def
-	}
 }
 
 func (o Options) check() error {
