@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"slices"
 	"time"
 
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"waypost/director/etcd/zaplog"
@@ -78,16 +76,22 @@ func (m *Embedded) ownClient(o EmbedOptions) (*clientv3.Client, string, error) {
 
 // grantAll sees to it that the roles are there, and each has its users.
 func grantAll(ctx context.Context, c *clientv3.Client, prefix string, users map[string][]string) error {
+	// Listed first: the member logs a warning for each thing asked for in vain.
+	roles, err := c.RoleList(ctx)
+	if err != nil {
+		return fmt.Errorf("roles: %w", err)
+	}
+	all, err := c.UserList(ctx)
+	if err != nil {
+		return fmt.Errorf("users: %w", err)
+	}
 	for role, kind := range map[string]clientv3.PermissionType{
 		rootName: clientv3.PermissionType(clientv3.PermReadWrite), readRole: clientv3.PermissionType(clientv3.PermRead), writeRole: clientv3.PermissionType(clientv3.PermReadWrite),
 	} {
-		// Asked first: the member logs a warning for each addition in vain.
-		if _, err := c.RoleGet(ctx, role); errors.Is(err, rpctypes.ErrRoleNotFound) {
+		if !slices.Contains(roles.Roles, role) {
 			if _, err := c.RoleAdd(ctx, role); err != nil {
 				return fmt.Errorf("role %s: %w", role, err)
 			}
-		} else if err != nil {
-			return fmt.Errorf("role %s: %w", role, err)
 		}
 		if role != rootName { // which may do all by itself
 			if _, err := c.RoleGrantPermission(ctx, role, prefix, clientv3.GetPrefixRangeEnd(prefix), kind); err != nil {
@@ -95,7 +99,7 @@ func grantAll(ctx context.Context, c *clientv3.Client, prefix string, users map[
 			}
 		}
 		for _, user := range users[role] {
-			if err := grant(ctx, c, user, role); err != nil {
+			if err := grant(ctx, c, user, role, slices.Contains(all.Users, user)); err != nil {
 				return fmt.Errorf("user %s: %w", user, err)
 			}
 		}
@@ -103,14 +107,13 @@ func grantAll(ctx context.Context, c *clientv3.Client, prefix string, users map[
 	return nil
 }
 
-func grant(ctx context.Context, c *clientv3.Client, user, role string) error {
-	have, err := c.UserGet(ctx, user)
-	if errors.Is(err, rpctypes.ErrUserNotFound) {
+func grant(ctx context.Context, c *clientv3.Client, user, role string, known bool) error {
+	if !known {
 		if _, err := c.UserAddWithOptions(ctx, user, "", &clientv3.UserAddOptions{NoPassword: true}); err != nil {
 			return err
 		}
-		have, err = c.UserGet(ctx, user)
 	}
+	have, err := c.UserGet(ctx, user)
 	if err != nil || slices.Contains(have.Roles, role) {
 		return err
 	}
