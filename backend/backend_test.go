@@ -348,3 +348,10 @@ func TestRefusedWhileServing(t *testing.T) {
 	})
 	r.fenceIs("b1", serving(rec.Epoch))
 }
+
+// TestFenceWord: the word of the contract is the fence's own.
+func TestFenceWord(t *testing.T) {
+	if control.FenceServing != string(fence.Serving) {
+		t.Error("backend/control and backend/fence name serving differently")
+	}
+}

@@ -250,7 +250,7 @@ func (j *janitor) newHomeServes(ctx context.Context, name director.User, rec dir
 	if err != nil {
 		return err
 	}
-	if f.State != string(fence.Serving) || f.Epoch != rec.Epoch {
+	if f.State != control.FenceServing || f.Epoch != rec.Epoch {
 		return fmt.Errorf("the new home %s does not serve: fence is %s %d", rec.Home, f.State, f.Epoch)
 	}
 	return nil

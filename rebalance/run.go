@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"waypost/backend/control"
-	"waypost/backend/fence"
 	"waypost/director"
 )
 
@@ -258,7 +257,7 @@ func (s *Server) finish(ctx context.Context, mv director.Move, rec director.Reco
 		return err
 	}
 	over := rec.Epoch > mv.Epoch+2 || rec.Home != mv.Target // moved on, or deleted, since
-	if f.State != string(fence.Serving) && !over {
+	if f.State != control.FenceServing && !over {
 		return fmt.Errorf("target %s does not serve yet: fence is %s %d", mv.Target, f.State, f.Epoch)
 	}
 	if !mv.BusySince.IsZero() {

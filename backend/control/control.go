@@ -171,6 +171,9 @@ type ManifestEntry struct {
 	Digest string `json:"digest,omitempty"`
 }
 
+// FenceServing is FenceReply.State of a backend that serves the user.
+const FenceServing = "serving"
+
 // FenceReply tells a user's fence after the call.
 type FenceReply struct {
 	State string         `json:"state"`

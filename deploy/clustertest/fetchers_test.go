@@ -39,7 +39,7 @@ func (c *clients) newFetcher(t *testing.T, name, protocol string, u director.Use
 	if err := os.MkdirAll(f.out, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	mda := put(t, home, "mda", fmt.Sprintf("#!/bin/sh\nf=$(mktemp '%s/XXXXXXXXXX') && cat >\"$f\"\n", f.out), 0o700)
+	mda := put(t, home, "mda", fmt.Sprintf("#!/bin/sh\nf=$(mktemp -p '%s') && cat >\"$f\"\n", f.out), 0o700)
 	uidl := ""
 	if protocol == "pop3" {
 		uidl = "uidl"
