@@ -98,10 +98,14 @@ func newCluster(t *testing.T) *testCluster {
 // below the range that the system hands out by itself.
 func freeOffset(t *testing.T) int {
 	t.Helper()
+	ports := []int{1110, 1111, 1143, 1144, 1587, 1993, 1995, 2525, 2526, 8080, 12379, 12380}
+	for n := range 9 { // the roles: node listener, gossip, metrics
+		ports = append(ports, 17000+n, 17100+n, 17200+n)
+	}
 	for range 50 {
 		off := 10 * rand.IntN(1200)
 		free := true
-		for _, p := range []int{1110, 1143, 1587, 1993, 1995, 2525, 2526, 8080, 12379, 12380, 17000, 17001, 17004, 17100, 17101, 17200, 17203} {
+		for _, p := range ports {
 			ln, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(p+off))
 			if err != nil {
 				free = false

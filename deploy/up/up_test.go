@@ -63,11 +63,12 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-// freeOffset finds a shift at which all ports are free.
+// freeOffset finds a shift at which all ports are free. It is above those that
+// deploy/clustertest takes, which may run at the same time.
 func freeOffset(t *testing.T) int {
 	t.Helper()
 	for range 50 {
-		l := layout{t.TempDir(), 10 * rand.IntN(1200)}
+		l := layout{t.TempDir(), 12_010 + 10*rand.IntN(300)}
 		if free(l.ports(l.units())) == nil {
 			return l.offset
 		}
