@@ -212,35 +212,5 @@ func Summary(m control.Manifest) control.ManifestSummary {
 	return s
 }
 
-// Unlike names the first paths in which two manifests differ, for people.
-func Unlike(want, have control.Manifest) []string {
-	const most = 10
-	w := make(map[control.TreePath]control.ManifestEntry, len(want.Entries))
-	for _, e := range want.Entries {
-		w[e.Path] = e
-	}
-	var out []string
-	add := func(s string) {
-		if len(out) < most {
-			out = append(out, s)
-		}
-	}
-	for _, e := range have.Entries {
-		x, ok := w[e.Path]
-		switch {
-		case !ok:
-			add("extra " + string(e.Path))
-		case x != e:
-			add("other " + string(e.Path))
-		}
-		delete(w, e.Path)
-	}
-	for p := range w {
-		add("missing " + string(p))
-	}
-	slices.Sort(out)
-	return out
-}
-
 // MTime is a message's modification time as manifests count it.
 func MTime(e control.ManifestEntry) time.Time { return time.Unix(e.MTime, 0) }

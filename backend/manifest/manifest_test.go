@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -78,8 +79,8 @@ func TestInodeUsedAgain(t *testing.T) {
 	put(t, root, "Maildir/cur/2.M1.h:2,", "two", 5)
 	known := scan(t, d, root)
 	fresh := scan(t, NewDigester(), root)
-	if diff := Unlike(fresh, known); len(diff) > 0 {
-		t.Errorf("a remembered digest was wrong: %v", diff)
+	if !slices.Equal(fresh.Entries, known.Entries) {
+		t.Errorf("a remembered digest was wrong: %v, should be %v", known.Entries, fresh.Entries)
 	}
 	if Summary(known).Digest == first.Digest {
 		t.Error("another message, the same manifest")
