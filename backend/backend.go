@@ -33,9 +33,12 @@ import (
 	"waypost/backend/control"
 	"waypost/backend/fence"
 	"waypost/backend/imap"
+	"waypost/backend/journal"
 	"waypost/backend/lmtp"
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir"
+	"waypost/backend/managesieve"
+	"waypost/backend/outbox"
 	"waypost/backend/pop3"
 	"waypost/backend/sftp"
 	"waypost/director"
@@ -43,6 +46,7 @@ import (
 	"waypost/internal/cluster"
 	"waypost/internal/durable"
 	"waypost/internal/telemetry"
+	"waypost/internal/vfs"
 )
 
 // Deps is what a backend is given. All are required.
@@ -52,6 +56,9 @@ type Deps struct {
 	Cache     *cache.Client
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer
+	// MX gives the mx nodes that are alive, by the addresses of their node
+	// listeners: the way out for what filters send.
+	MX func() map[string]cluster.Peer
 }
 
 // Server is a backend. New, then Serve once.
@@ -66,12 +73,16 @@ type Server struct {
 	lock    *durable.DirLock
 	fences  *fence.Dir
 	users   users
+	journal *journal.Journal
+	outbox  *outbox.Box
 	stager  *maildir.Stager
 	peers   *peers
 	mux     *cluster.Mux
 	imap    *imap.Server
 	pop3    *pop3.Server
 	lmtp    *lmtp.Server
+	sieve   *managesieve.Server
+	mxNodes func() map[string]cluster.Peer
 	janitor *janitor
 	metrics *metrics
 
@@ -80,19 +91,9 @@ type Server struct {
 	busy      busyUsers
 	looks     *lookQueue
 
-	// recovery is what an unclean stop left: every user must be recovered at
-	// its first opening; done holds those that were.
-	recovery struct {
-		mu      sync.Mutex
-		unclean bool
-		done    map[director.User]bool
-		// doubt: something is on the disk that the next start must look at.
-		doubt bool
-	}
 	digests digests
 	// mailBytes is what the mailboxes hold, as last added up.
 	mailBytes atomic.Int64
-	clean     func() error
 
 	ready chan struct{}
 }
@@ -104,7 +105,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &Server{cfg: cfg, id: d.Identity, dir: d.Directory, cache: d.Cache, log: d.Log,
+	b := &Server{cfg: cfg, id: d.Identity, dir: d.Directory, cache: d.Cache, log: d.Log, mxNodes: d.MX,
 		ready: make(chan struct{}), looks: newLookQueue(), peers: newPeers(d.Identity)}
 	if self := d.Identity.Self(); self.Role != cluster.RoleBackend || self.ID != string(cfg.ID) {
 		return nil, fmt.Errorf("backend %s: the certificate is %s: use the one that was issued for backend/%s", cfg.ID, self, cfg.ID)
@@ -127,10 +128,6 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 	if b.metrics, err = newMetrics(reg, b); err != nil {
 		return err
 	}
-	if b.recovery.unclean, b.clean, err = b.disk.markRunning(); err != nil {
-		return err
-	}
-	b.recovery.done = make(map[director.User]bool)
 	if b.fences, err = fence.OpenDir(b.disk.fences()); err != nil {
 		return err
 	}
@@ -145,7 +142,13 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 	if err != nil {
 		return err
 	}
-	if b.stager, err = maildir.NewStager(b.disk.incoming()); err != nil {
+	if b.outbox, err = outbox.Open(vfs.OS, b.disk.outbox()); err != nil {
+		return err
+	}
+	if err := b.openJournal(); err != nil {
+		return err
+	}
+	if b.stager, err = maildir.NewStager(vfs.OS, b.journal, b.disk.incoming()); err != nil {
 		return err
 	}
 	if b.mux, err = b.id.Listen(b.cfg.Listen, b.log); err != nil {
@@ -159,7 +162,12 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 		}
 	}
 	b.pop3 = pop3.New(pop3.Options{Log: b.log, Metrics: reg, UIDL: uidl, Capabilities: []string{"SASL PLAIN LOGIN", "STLS"}})
-	b.lmtp = lmtp.New(lmtp.Options{Store: b, Hostname: b.cfg.Hostname, Log: b.log, Metrics: reg, MaxMessage: b.cfg.MaxMessageBytes, Accounts: b.account, Draining: b.mux.Draining()})
+	filter, err := b.newFilter()
+	if err != nil {
+		return err
+	}
+	b.sieve = b.newManageSieve(reg)
+	b.lmtp = lmtp.New(lmtp.Options{Store: b, Filter: filter, Hostname: b.cfg.Hostname, Log: b.log, Metrics: reg, MaxMessage: b.cfg.MaxMessageBytes, Accounts: b.account, Draining: b.mux.Draining()})
 	b.routes()
 	return nil
 }
@@ -175,10 +183,14 @@ func (b *Server) routes() {
 	calls.Handle(control.PathFreeze, control.Handle(b.freeze, mover))
 	calls.Handle(control.PathSeal, control.Handle(b.seal, mover))
 	calls.Handle(control.PathPull, http.HandlerFunc(b.pullCall))
+	calls.Handle(control.PathAdopt, http.HandlerFunc(b.adoptCall))
 	calls.Handle(control.PathManifest, control.Handle(b.manifestCall, cluster.RoleBackend))
 	calls.Handle(control.PathUsage, control.Handle(b.usage, dir, admin))
 	calls.Handle(control.PathSessions, control.Handle(b.listSessions, dir, admin))
 	calls.Handle(control.PathKick, control.Handle(b.kick, dir, admin))
+	checks := &checker{b: b}
+	calls.HandleFunc(control.PathCheck, checks.check)
+	calls.HandleFunc(control.PathRepair, checks.repair)
 	b.mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{mover, admin, dir, cluster.RoleBackend}, calls)
 
 	files := &sftp.Server{Open: b.openTree, Log: b.log}
@@ -216,10 +228,8 @@ func (b *Server) Serve(ctx context.Context) error {
 	if cerr := b.mux.Close(); err == nil {
 		err = cerr
 	}
-	if err == nil && b.allCertain() {
-		err = b.clean()
-	}
-	return errors.Join(err, b.lock.Unlock())
+	// Nothing writes any more. An error leaves the journal for the next start.
+	return errors.Join(err, b.journal.Close(), b.lock.Unlock())
 }
 
 func (b *Server) serve(ctx context.Context) error {
@@ -245,7 +255,7 @@ func (b *Server) serve(ctx context.Context) error {
 	wg.Go(func() { b.runLooks(work) })
 	wg.Go(func() { b.watchBusy(work) })
 	wg.Go(func() { b.janitor.run(work) })
-	wg.Go(func() { b.recoverAll(work) })
+	wg.Go(func() { b.outbox.Run(work, b.send, b.log) })
 	wg.Go(func() { b.weigh(work) })
 	wg.Go(func() { b.keepIncarnation(work) })
 
@@ -258,6 +268,9 @@ func (b *Server) serve(ctx context.Context) error {
 	select {
 	case err := <-served:
 		return err
+	case <-b.journal.Failed():
+		// What is on the disk is not known: the next start finds out.
+		return fmt.Errorf("backend %s: the journal failed: %w", b.cfg.ID, b.journal.Err())
 	case <-ctx.Done():
 	}
 	return b.drain(ctx)
@@ -371,10 +384,25 @@ type peers struct {
 	id *cluster.Identity
 	mu sync.Mutex
 	by map[string]*control.Client
+	// plain are those for other interfaces than package control's.
+	plain map[string]*http.Client
 }
 
 func newPeers(id *cluster.Identity) *peers {
-	return &peers{id: id, by: make(map[string]*control.Client)}
+	return &peers{id: id, by: make(map[string]*control.Client), plain: make(map[string]*http.Client)}
+}
+
+// http gives a client of the node at an address, which must prove to be want.
+func (p *peers) http(node string, want cluster.Peer) *http.Client {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	key := want.String() + " " + node
+	c := p.plain[key]
+	if c == nil {
+		c = p.id.HTTPClient(want, cluster.ProtoControl)
+		p.plain[key] = c
+	}
+	return c
 }
 
 func (p *peers) client(node string, want cluster.Peer) *control.Client {

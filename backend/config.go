@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"waypost/backend/maildir"
 	"waypost/backend/pop3"
 	"waypost/director"
 	"waypost/internal/config"
@@ -45,8 +46,18 @@ type Config struct {
 	// (the message's name for life, the default), or "%08Xu%08Xv" as Dovecot's
 	// own default, for mailboxes whose clients know those.
 	POP3UIDL string `toml:"pop3_uidl_format"`
+	// SieveBefore and SieveAfter are files of Sieve scripts that run before and
+	// after each user's; SieveGlobal is the folder of scripts that users' scripts
+	// may include as :global.
+	SieveBefore []string `toml:"sieve_before"`
+	SieveAfter  []string `toml:"sieve_after"`
+	SieveGlobal string   `toml:"sieve_global"`
 	// MaxSessions bounds open sessions; 20,000 by default.
 	MaxSessions int `toml:"max_sessions"`
+	// MaxFolders bounds the folders a user may make; 1,000 by default.
+	MaxFolders int `toml:"max_folders"`
+	// JournalSegments bounds the journal, in segments of 16 MiB; 64 by default.
+	JournalSegments int `toml:"journal_segments"`
 	// OpenUsers bounds the mailboxes kept open without a session; 2,000.
 	OpenUsers int `toml:"open_users"`
 }
@@ -70,6 +81,8 @@ func (c Config) withDefaults() (Config, error) {
 	config.Default(&c.MaxMessageBytes, 1<<30)
 	config.Default(&c.MaxSessions, 20_000)
 	config.Default(&c.OpenUsers, 2_000)
+	config.Default(&c.MaxFolders, maildir.DefaultMaxFolders)
+	config.Default(&c.JournalSegments, 64)
 	return c, c.Validate()
 }
 
@@ -86,8 +99,11 @@ func (c Config) Validate() error {
 	if c.Data == "" {
 		bad("data: say the folder that holds the mail")
 	}
-	if c.Weight < 0 || c.CapacityBytes < 0 || c.MaxMessageBytes < 0 || c.MaxSessions < 0 || c.OpenUsers < 0 {
-		bad("weight, capacity_bytes, max_message_bytes, max_sessions, open_users: not below 0")
+	if c.Weight < 0 || c.CapacityBytes < 0 || c.MaxMessageBytes < 0 || c.MaxSessions < 0 || c.OpenUsers < 0 || c.MaxFolders < 0 {
+		bad("weight, capacity_bytes, max_message_bytes, max_sessions, open_users, max_folders: not below 0")
+	}
+	if c.JournalSegments < 0 || c.JournalSegments > 0 && c.JournalSegments < 4 {
+		bad("journal_segments: at least 4")
 	}
 	if _, err := pop3.ParseUIDL(c.POP3UIDL); c.POP3UIDL != "" && err != nil {
 		bad("pop3_uidl_format: %w", err)

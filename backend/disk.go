@@ -20,7 +20,8 @@ import (
 //
 //	VERSION          the layout's version
 //	disk.json        the disk's name and its start count (R9)
-//	unclean          there while a process runs: what follows must be recovered
+//	journal/         what is not yet in the trees for sure (package journal)
+//	outbox/          messages on their way out (package outbox)
 //	fences/xx/USER   the fences
 //	users/xx/USER/   the live trees
 //	staging/xx/USER/ trees being pulled, or sealed
@@ -34,7 +35,7 @@ type disk struct{ root string }
 
 const layoutVersion = "1"
 
-var layoutFolders = []string{"fences", "users", "staging", "manifests", "trash", "incoming"}
+var layoutFolders = []string{"fences", "users", "staging", "manifests", "trash", "incoming", "journal", "outbox"}
 
 // openDisk makes the layout where it is missing, refuses another version, and
 // locks the disk against a second process.
@@ -51,21 +52,30 @@ func openDisk(root string) (disk, *durable.DirLock, error) {
 		return fail(err)
 	}
 	v, err := os.ReadFile(filepath.Join(root, "VERSION"))
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		for _, f := range layoutFolders {
-			if err := durable.MkdirAll(filepath.Join(root, f), 0o700); err != nil {
-				return fail(errors.Join(err, lock.Unlock()))
-			}
-		}
-		err = durable.WriteFile(filepath.Join(root, "VERSION"), []byte(layoutVersion+"\n"), 0o600)
-	case err == nil && strings.TrimSpace(string(v)) != layoutVersion:
+	fresh := errors.Is(err, fs.ErrNotExist)
+	if err == nil && strings.TrimSpace(string(v)) != layoutVersion {
 		err = fmt.Errorf("written by another version (layout %s, this waypost reads %s): run the version that wrote it", strings.TrimSpace(string(v)), layoutVersion)
+	}
+	if err == nil || fresh {
+		err = d.furnish()
+	}
+	if err == nil && fresh {
+		err = durable.WriteFile(filepath.Join(root, "VERSION"), []byte(layoutVersion+"\n"), 0o600)
 	}
 	if err != nil {
 		return fail(errors.Join(err, lock.Unlock()))
 	}
 	return d, lock, nil
+}
+
+// furnish makes the folders that are missing.
+func (d disk) furnish() error {
+	for _, f := range layoutFolders {
+		if err := durable.MkdirAll(filepath.Join(d.root, f), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (d disk) in(kind string, u director.User) string {
@@ -100,19 +110,6 @@ func claim(from, to string) error {
 		return err
 	}
 	return durable.Rename(from, to)
-}
-
-// markRunning notes that a process runs, and reports whether the one before
-// ended without saying so. The returned function takes the note away.
-func (d disk) markRunning() (unclean bool, clean func() error, err error) {
-	p := filepath.Join(d.root, "unclean")
-	if unclean, err = exists(p); err != nil {
-		return false, nil, err
-	}
-	if err := durable.WriteFile(p, nil, 0o600); err != nil {
-		return false, nil, err
-	}
-	return unclean, func() error { return durable.Remove(p) }, nil
 }
 
 // incarnation reads what was written at the last start; zero on a new disk.

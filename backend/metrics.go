@@ -10,6 +10,7 @@ import (
 
 // metrics are what an operator pages on; docs/metrics.md lists them.
 type metrics struct {
+	reg         prometheus.Registerer
 	refusals    *prometheus.CounterVec
 	alarms      prometheus.Counter
 	takenBack   prometheus.Counter
@@ -19,6 +20,7 @@ type metrics struct {
 func newMetrics(reg prometheus.Registerer, b *Server) (*metrics, error) {
 	const ns, sub = "waypost", "backend"
 	m := &metrics{
+		reg: reg,
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "fence_refusals_total",
 			Help: "Requests refused by the fence, by reason: stale, busy, refused."}, []string{"reason"}),
 		alarms: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "alarms_total",
@@ -38,6 +40,10 @@ func newMetrics(reg prometheus.Registerer, b *Server) (*metrics, error) {
 			func() float64 { return float64(b.sessions.count()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "users", Help: "Users this backend serves."},
 			func() float64 { return float64(b.servedUsers()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "outbox_waiting", Help: "Messages of filters that no mx has taken yet."},
+			func() float64 { return float64(b.outbox.Waiting()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "outbox_refused", Help: "Messages of filters that no mx will ever take, set aside."},
+			func() float64 { return float64(b.outbox.Refused()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "free_bytes", Help: "Free bytes on the mail disk."},
 			func() float64 { _, free, _ := b.disk.room(); return float64(free) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "busy_users", Help: "Users of this home that are being moved."},

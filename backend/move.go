@@ -19,6 +19,7 @@ import (
 	"waypost/director"
 	"waypost/internal/cluster"
 	"waypost/internal/durable"
+	"waypost/internal/vfs"
 )
 
 // The backend's part in a move. Every call names the epoch of the move's busy
@@ -103,7 +104,7 @@ func (u *user) sealEmpty(at director.Epoch) (control.FenceReply, error) {
 	if err := os.RemoveAll(dir); err != nil {
 		return reply(), err
 	}
-	if err := maildir.Create(dir); err != nil {
+	if err := maildir.Create(vfs.OS, dir); err != nil {
 		return reply(), err
 	}
 	err := u.setFence(fence.Fence{State: fence.Sealed, Epoch: at})
@@ -319,14 +320,9 @@ func (u *user) freezeAt(epoch director.Epoch) error {
 		return refuse(control.CodeFence, "fence is %s, the freeze is for epoch %d", f, epoch)
 	}
 	if f.State == fence.Serving {
-		// Opening finishes what a crash left undone; then all is on the disk.
 		u.mend()
-		a, err := u.account()
-		if err != nil {
+		if err := u.flush(); err != nil {
 			return err
-		}
-		if err := a.Flushed(); err != nil {
-			return fmt.Errorf("flush %s: %w", u.name, err)
 		}
 		// Nothing of ours touches a frozen tree, not even a late close.
 		if err := u.closeAccount(); err != nil {

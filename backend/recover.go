@@ -2,98 +2,108 @@ package backend
 
 import (
 	"context"
+	"fmt"
+	"log/slog"
+	"path/filepath"
 	"time"
 
 	"waypost/backend/fence"
+	"waypost/backend/journal"
+	"waypost/backend/maildir"
+	"waypost/backend/outbox"
 	"waypost/director"
+	"waypost/internal/vfs"
 )
 
-// What an unclean stop left is finished at the first opening of each mailbox,
-// and in the background for those that nobody opens. The mark of an unclean
-// stop goes only when nothing is left to be finished.
-
-func (b *Server) needsRecovery(u director.User) bool {
-	b.recovery.mu.Lock()
-	defer b.recovery.mu.Unlock()
-	return b.recovery.unclean && !b.recovery.done[u]
-}
-
-func (b *Server) recovered(u director.User) {
-	b.recovery.mu.Lock()
-	defer b.recovery.mu.Unlock()
-	if b.recovery.unclean {
-		b.recovery.done[u] = true
+// openJournal opens the journal and brings what an unclean stop left in it into
+// the trees, before anything is served. Records of another epoch than the
+// fence's are not replayed (R2): what they said was in the files before the
+// fence moved on, and may belong to nobody here by now.
+func (b *Server) openJournal() error {
+	j, err := journal.Open(journal.Options{
+		FS: vfs.OS, Dir: b.disk.journal(), Sync: b.disk.root, MaxSegments: b.cfg.JournalSegments,
+		Log: b.log, Metrics: b.metrics.reg,
+	})
+	if err != nil {
+		return fmt.Errorf("journal: %w", err)
 	}
-}
-
-// doubtful notes that a mailbox was not closed in order.
-func (b *Server) doubtful() {
-	b.recovery.mu.Lock()
-	defer b.recovery.mu.Unlock()
-	b.recovery.doubt = true
-}
-
-// allCertain tells whether the next start need not look.
-func (b *Server) allCertain() bool {
-	b.recovery.mu.Lock()
-	defer b.recovery.mu.Unlock()
-	return !b.recovery.unclean && !b.recovery.doubt
-}
-
-// recoverPace is the pause between two mailboxes: users come first.
-const recoverPace = 5 * time.Millisecond
-
-// recoverAll opens every mailbox that is served and was not opened since an
-// unclean stop. A frozen one was opened before it was frozen.
-func (b *Server) recoverAll(ctx context.Context) {
-	b.recovery.mu.Lock()
-	unclean := b.recovery.unclean
-	b.recovery.mu.Unlock()
-	if !unclean {
-		return
+	b.journal = j
+	r := recovery{disk: b.disk, journal: j, outbox: b.outbox, fences: b.users.fences, log: b.log}
+	if _, err := r.replay(); err != nil {
+		return err
 	}
-	b.users.mu.Lock()
-	var todo []director.User
-	for name, f := range b.users.fences {
-		if f.State == fence.Serving {
-			todo = append(todo, name)
+	return j.Start()
+}
+
+// recovery brings what a journal has into the trees, while nothing is served: at a
+// start, and for `waypost repair --journal`.
+type recovery struct {
+	disk    disk
+	journal *journal.Journal
+	outbox  *outbox.Box
+	fences  map[director.User]fence.Fence
+	log     *slog.Logger
+	// failed decides about a user whose records cannot be brought about: an error
+	// ends the replay. nil: each does.
+	failed func(director.User, error) error
+	// each sees the records that are replayed; may be nil.
+	each func(journal.Record)
+}
+
+// replayed is what a recovery did.
+type replayed struct {
+	Users            []director.User
+	Records, Skipped int
+}
+
+func (v recovery) replay() (replayed, error) {
+	var r maildir.Replay
+	var did replayed
+	err := v.journal.Replay(func(rec journal.Record) error {
+		if rec.User == "" {
+			return nil // a body, read when it is needed
+		}
+		u := director.User(rec.User)
+		f := v.fences[u]
+		if f.State == fence.Unreadable {
+			// Left out, what was acknowledged would be gone with the journal.
+			return fmt.Errorf("the fence of %s cannot be read, and the journal has mail of this user: restore the file %s from a backup, or remove it to give that mail up", u, v.disk.in("fences", u))
+		}
+		if f.State != fence.Serving || f.Epoch != director.Epoch(rec.Epoch) {
+			did.Skipped++
+			return nil
+		}
+		did.Records++
+		if v.each != nil {
+			v.each(rec)
+		}
+		return r.Add(u, rec)
+	})
+	if err != nil {
+		return did, fmt.Errorf("replay the journal: %w", err)
+	}
+	p := maildir.Replayer{
+		FS: vfs.OS, Incoming: v.disk.incoming(), Read: v.journal.Read, Outbox: v.outbox, Log: v.log, Now: time.Now,
+	}
+	did.Users = r.Users()
+	for _, u := range did.Users {
+		err := p.Apply(&r, u, v.disk.live(u))
+		if err != nil && v.failed != nil {
+			err = v.failed(u, err)
+		}
+		if err != nil {
+			return did, err
 		}
 	}
-	b.users.mu.Unlock()
-	failed := 0
-	for _, name := range todo {
-		if !b.needsRecovery(name) {
-			continue
-		}
-		if err := b.recoverOne(name); err != nil {
-			failed++
-			b.log.Error("mailbox not recovered", "user", name, "error", err)
-		}
-		pause(ctx, recoverPace)
-		if ctx.Err() != nil {
-			return
-		}
+	if did.Records+did.Skipped > 0 {
+		v.log.Info("replayed the journal of an unclean stop", "users", len(did.Users), "records", did.Records, "of_other_epochs", did.Skipped)
 	}
-	b.log.Info("recovered from an unclean stop", "mailboxes", len(todo), "failed", failed)
-	if failed > 0 {
-		return
-	}
-	b.recovery.mu.Lock()
-	defer b.recovery.mu.Unlock()
-	b.recovery.unclean, b.recovery.done = false, nil
+	return did, nil
 }
 
-func (b *Server) recoverOne(name director.User) error {
-	u := b.use(name)
-	defer b.release(u)
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	if u.fence.State != fence.Serving {
-		return nil
-	}
-	_, err := u.account()
-	return err
-}
+// pace is the pause between two mailboxes of a walk through all: users come
+// first.
+const pace = 5 * time.Millisecond
 
 // keepIncarnation counts on while the backend runs, so that a disk image taken
 // an hour ago is known for what it is (R9). Like a start, it writes the disk
@@ -121,3 +131,6 @@ func (b *Server) keepIncarnation(ctx context.Context) {
 		}
 	}
 }
+
+func (d disk) journal() string { return filepath.Join(d.root, "journal") }
+func (d disk) outbox() string  { return filepath.Join(d.root, "outbox") }

@@ -13,6 +13,7 @@ import (
 
 	"waypost/backend/control"
 	"waypost/backend/fence"
+	"waypost/backend/mailbox"
 	"waypost/director"
 	"waypost/director/cache"
 	"waypost/director/memory"
@@ -175,7 +176,7 @@ func (r *rig) deliver(id director.BackendID, epoch director.Epoch, delivery, bod
 		return err
 	}
 	defer m.Discard()
-	return box.Deliver(ctx, delivery, m, "", false)
+	return box.Deliver(ctx, mailbox.Delivery{ID: delivery, Message: m, Places: []mailbox.Place{{}}})
 }
 
 // count counts INBOX at (home, epoch).
@@ -190,7 +191,7 @@ func (r *rig) count(id director.BackendID, epoch director.Epoch) int {
 	r.must(err)
 	s, err := f.Snapshot()
 	r.must(err)
-	return len(s.Messages)
+	return s.Messages.Len()
 }
 
 // plan writes the journal and gives the busy epoch.

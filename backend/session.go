@@ -13,6 +13,7 @@ import (
 	"waypost/backend/control"
 	"waypost/backend/imap"
 	"waypost/backend/mailbox"
+	"waypost/backend/managesieve"
 	"waypost/backend/pop3"
 	"waypost/director"
 	"waypost/internal/cluster"
@@ -116,7 +117,7 @@ func (b *Server) session(ctx context.Context, c net.Conn, r *bufio.Reader, h wir
 		return refused(err)
 	case h.Version != wire.Version:
 		return refused(fmt.Errorf("session version %d is not spoken here", h.Version))
-	case h.Protocol != "imap" && h.Protocol != "pop3":
+	case h.Protocol != "imap" && h.Protocol != "pop3" && h.Protocol != "managesieve":
 		return refused(fmt.Errorf("protocol %q is not spoken here", h.Protocol))
 	}
 	openCtx, cancelOpen := context.WithTimeout(ctx, helloTimeout)
@@ -161,8 +162,15 @@ func (b *Server) session(ctx context.Context, c net.Conn, r *bufio.Reader, h wir
 	conn := &buffered{Conn: c, r: r}
 	b.log.Info("session begins", "session", h.Session, "user", name, "protocol", h.Protocol, "client", h.Client, "proxy", from.ID)
 	defer func() { b.log.Info("session ends", "session", h.Session, "user", name) }()
+	if h.Protocol == "managesieve" {
+		return b.sieve.Serve(ctx, conn, managesieve.Session{Scripts: userScripts{b}.guarded(box), Client: h.Client, ID: h.Session})
+	}
 	if h.Protocol == "pop3" {
-		return b.pop3.Serve(ctx, conn, pop3.Session{Box: box, Client: h.Client, ID: h.Session})
+		uidl, err := b.uidlOf(name)
+		if err != nil {
+			return err
+		}
+		return b.pop3.Serve(ctx, conn, pop3.Session{Box: box, UIDL: uidl, Client: h.Client, ID: h.Session})
 	}
 	return b.imap.Serve(ctx, conn, imap.Session{Box: box, Store: b, Client: h.Client, ID: h.Session})
 }

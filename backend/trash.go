@@ -18,6 +18,7 @@ import (
 	"waypost/director"
 	"waypost/internal/cluster"
 	"waypost/internal/durable"
+	"waypost/internal/vfs"
 )
 
 // janitor looks after trees that were let go: it compares each with the
@@ -82,7 +83,7 @@ func (j *janitor) litter(ctx context.Context) {
 			j.b.log.Warn("litter", "user", name, "error", err)
 		}
 		removed += n
-		pause(ctx, recoverPace)
+		pause(ctx, pace)
 		if ctx.Err() != nil {
 			return
 		}
@@ -98,7 +99,7 @@ func (j *janitor) removeLitter(name director.User) (int, error) {
 	if u.fence.State != fence.Serving {
 		return 0, nil
 	}
-	return maildir.RemoveLitter(j.b.disk.live(name), time.Now())
+	return maildir.RemoveLitter(vfs.OS, j.b.disk.live(name), time.Now())
 }
 
 func (j *janitor) round(ctx context.Context) error {

@@ -12,7 +12,9 @@ import (
 	"waypost/backend/fence"
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir"
+	"waypost/backend/scripts"
 	"waypost/director"
+	"waypost/internal/vfs"
 )
 
 // user is one user's place in memory: the lock that serialises everything that
@@ -26,12 +28,12 @@ type user struct {
 	mu    sync.Mutex
 	fence fence.Fence
 	acct  *maildir.Account
+	// script is the active Sieve script, once read; it goes with acct.
+	script *scripts.Active
 	// left is closed when the fence leaves the epoch it serves.
 	left chan struct{}
 	// lastLimit is the quota as last known.
 	lastLimit atomic.Pointer[mailbox.Limit]
-	// uncertain: the disk failed under acct; the next opening recovers.
-	uncertain bool
 	// alarm is why requests are refused, empty when they are not.
 	alarm string
 
@@ -107,7 +109,7 @@ func (b *Server) release(u *user) {
 	if err := victim.closeAccount(); err != nil {
 		b.log.Error("close mailbox", "user", victim.name, "error", err)
 	}
-	keep := victim.uncertain || victim.alarm != ""
+	keep := victim.acct != nil || victim.alarm != ""
 	victim.mu.Unlock()
 	t.mu.Lock()
 	switch {
@@ -131,7 +133,7 @@ func (u *user) Enter(epoch director.Epoch) (leave func(), err error) {
 }
 
 // mend closes a mailbox under which a sync has failed: nobody knows what is on
-// the disk, and the next opening looks. Called under mu.
+// the disk, and the next opening reads it anew. Called under mu.
 func (u *user) mend() {
 	if u.acct == nil || !u.acct.Broken() {
 		return
@@ -139,7 +141,6 @@ func (u *user) mend() {
 	if err := u.closeAccount(); err != nil {
 		u.b.log.Error("close mailbox", "user", u.name, "error", err)
 	}
-	u.uncertain = true
 }
 
 // refusal says why epoch is not served. Called under mu.
@@ -158,8 +159,15 @@ func (u *user) refusal(epoch director.Epoch) error {
 	return fmt.Errorf("user %s: asked for epoch %d, fence is %s: %w", u.name, epoch, u.fence, err)
 }
 
-// setFence makes a change of the fence durable. Called under mu.
+// setFence makes a change of the fence durable. What the journal has of the
+// epoch that ends is brought into the files before: it will not be replayed any
+// more (R2). Called under mu.
 func (u *user) setFence(f fence.Fence) error {
+	if u.fence.State == fence.Serving {
+		if err := u.flush(); err != nil {
+			return err
+		}
+	}
 	if err := u.b.fences.Put(u.name, f); err != nil {
 		return err
 	}
@@ -178,26 +186,38 @@ func (u *user) setFence(f fence.Fence) error {
 	return nil
 }
 
+// flush makes the live tree durable without the journal. Called under mu.
+func (u *user) flush() error {
+	if u.acct != nil {
+		return u.acct.Flushed()
+	}
+	if err := u.b.journal.Flush(string(u.name)); err != nil {
+		return fmt.Errorf("flush the mailbox of %s: %w", u.name, err)
+	}
+	return nil
+}
+
 // account opens the live tree. Called under mu.
 func (u *user) account() (*maildir.Account, error) {
 	if u.acct != nil {
 		return u.acct, nil
 	}
 	a, err := maildir.Open(maildir.Options{
+		FS: vfs.OS, Journal: u.b.journal, Outbox: u.b.outbox,
+		User:                   u.name,
 		Root:                   u.b.disk.live(u.name),
 		Guard:                  u,
 		Limit:                  u.limit,
 		Log:                    u.b.log.With("user", u.name),
 		Now:                    time.Now,
 		Host:                   u.b.cfg.Hostname,
-		Recover:                u.uncertain || u.b.needsRecovery(u.name),
 		CreateFolderOnDelivery: u.b.cfg.CreateFolders,
+		MaxFolders:             u.b.cfg.MaxFolders,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the mailbox of %s: %w", u.name, err)
 	}
-	u.b.recovered(u.name)
-	u.acct, u.uncertain = a, false
+	u.acct = a
 	return a, nil
 }
 
@@ -221,18 +241,18 @@ func (u *user) hangUp() {
 }
 
 // closeAccount closes the live tree's files, and with them whatever was opened
-// on them. After an error the next opening recovers. Called under mu.
+// on them. A mailbox that has journaled what it could not bring into its files
+// yet stays open. Called under mu.
 func (u *user) closeAccount() error {
 	if u.acct == nil {
 		return nil
 	}
 	err := u.acct.Close()
-	u.acct = nil
-	u.hangUp()
-	if err != nil {
-		u.uncertain = true
-		u.b.doubtful()
+	if err != nil && !u.acct.Closed() {
+		return err
 	}
+	u.acct, u.script = nil, nil
+	u.hangUp()
 	return err
 }
 
@@ -256,7 +276,7 @@ func (b *Server) Open(ctx context.Context, name director.User, home director.Bac
 		b.metrics.fenceRefusal(err)
 		return nil, err
 	}
-	return &handle{Box: box, b: b, u: u}, nil
+	return &handle{Box: box, b: b, u: u, epoch: epoch}, nil
 }
 
 // behind tells whether the request knows more than the fence.
@@ -282,9 +302,10 @@ func (u *user) open(epoch director.Epoch) (mailbox.Box, error) {
 // handle gives the table's reference back with the box.
 type handle struct {
 	mailbox.Box
-	b    *Server
-	u    *user
-	once sync.Once
+	b     *Server
+	u     *user
+	epoch director.Epoch
+	once  sync.Once
 }
 
 // Close ends the handle; further calls do nothing.

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // The values beside the location record are JSON with a version field; they
@@ -21,9 +23,100 @@ type Account struct {
 	QuotaMessages int64 `json:"quota_messages,omitempty"`
 	// Disabled refuses logins and mail; what is stored stays.
 	Disabled bool `json:"disabled,omitempty"`
-	// Services that may be used: "imap", "pop3", "submission"; empty is all.
-	Services []string  `json:"services,omitempty"`
-	Created  time.Time `json:"created"`
+	// Services that may be used: "imap", "managesieve", "pop3",
+	// "submission"; empty is all.
+	Services []string `json:"services,omitempty"`
+	// Forward are addresses that get all mail as well; with ForwardOnly the
+	// mailbox itself gets none of it.
+	Forward     []string `json:"forward,omitempty"`
+	ForwardOnly bool     `json:"forward_only,omitempty"`
+	// Reply answers mail by itself; nil does not.
+	Reply   *AutoReply `json:"reply,omitempty"`
+	Created time.Time  `json:"created"`
+}
+
+// Kinds of automatic replies.
+const (
+	// ReplyVacation answers each correspondent once in Days.
+	ReplyVacation = "vacation"
+	// ReplyAlways answers each message.
+	ReplyAlways = "always"
+	// ReplyEcho answers each message with itself.
+	ReplyEcho = "echo"
+)
+
+// AutoReply is an automatic reply of an account, for those who write no
+// scripts. Like a script's it goes to persons only: never to lists, machines or
+// the null sender.
+type AutoReply struct {
+	Kind string `json:"kind"`
+	// Subject, where empty, is "Auto: " and that of the message.
+	Subject string `json:"subject,omitempty"`
+	Text    string `json:"text,omitempty"`
+	// From and Until bound the time in which it is sent; zero does not.
+	From  time.Time `json:"from,omitzero"`
+	Until time.Time `json:"until,omitzero"`
+	// Days between two vacation replies to one correspondent; 0 is 7.
+	Days int `json:"days,omitempty"`
+}
+
+// MaxForwards and MaxReplyText bound what an account may carry: every tier has
+// all of them in memory.
+const (
+	MaxForwards  = 50
+	MaxReplyText = 16 << 10
+)
+
+// Validate says what is wrong with an account's forwards and reply.
+func (a Account) Validate() error {
+	if len(a.Forward) > MaxForwards {
+		return fmt.Errorf("%d forwards, more than %d: use an alias: %w", len(a.Forward), MaxForwards, ErrInvalid)
+	}
+	if a.ForwardOnly && len(a.Forward) == 0 {
+		return fmt.Errorf("forwards only, and to nobody: %w", ErrInvalid)
+	}
+	for _, to := range a.Forward {
+		if err := validForward(to); err != nil {
+			return fmt.Errorf("forward to %q: %w", to, err)
+		}
+	}
+	if a.Reply == nil {
+		return nil
+	}
+	return a.Reply.validate()
+}
+
+// validForward takes local@domain of any domain: what else a local part may be
+// made of only its own domain knows. RFC 5321, Section 4.5.3.1.3, bounds it.
+func validForward(to string) error {
+	at := strings.LastIndexByte(to, '@')
+	odd := func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.IsControl(r) || strings.ContainsRune("<>,;", r)
+	}
+	if at <= 0 || len(to) > 254 || !utf8.ValidString(to) || strings.ContainsFunc(to, odd) {
+		return fmt.Errorf("want local@domain: %w", ErrInvalid)
+	}
+	return ValidDomain(strings.ToLower(to[at+1:]))
+}
+
+func (r *AutoReply) validate() error {
+	switch {
+	case r.Kind != ReplyVacation && r.Kind != ReplyAlways && r.Kind != ReplyEcho:
+		return fmt.Errorf("reply of kind %q: say %s, %s or %s: %w", r.Kind, ReplyVacation, ReplyAlways, ReplyEcho, ErrInvalid)
+	case r.Kind != ReplyEcho && strings.TrimSpace(r.Text) == "":
+		return fmt.Errorf("reply without a text: %w", ErrInvalid)
+	case len(r.Text) > MaxReplyText || len(r.Subject) > 500:
+		return fmt.Errorf("reply longer than %d bytes, or its subject than 500: %w", MaxReplyText, ErrInvalid)
+	case !r.From.IsZero() && !r.Until.IsZero() && !r.From.Before(r.Until):
+		return fmt.Errorf("reply from %s until %s: %w", r.From.Format(time.DateOnly), r.Until.Format(time.DateOnly), ErrInvalid)
+	case !utf8.ValidString(r.Text) || strings.ContainsRune(r.Text, 0):
+		return fmt.Errorf("reply whose text is no text: %w", ErrInvalid)
+	case !utf8.ValidString(r.Subject) || strings.ContainsFunc(r.Subject, unicode.IsControl):
+		return fmt.Errorf("reply whose subject is not one line of text: %w", ErrInvalid)
+	case r.Days < 0 || r.Days > 365:
+		return fmt.Errorf("reply every %d days: say 1 to 365: %w", r.Days, ErrInvalid)
+	}
+	return nil
 }
 
 // Address is address/<domain>/<local>: what an address means. A user's own
@@ -33,7 +126,8 @@ type Address struct {
 	Version int `json:"v"`
 	// Members are the addresses that mail for this one goes to: one user for a
 	// further address of a mailbox, several for an alias or a list. Members
-	// that are addresses themselves are expanded; loops end.
+	// that are addresses themselves are expanded; loops end. Members of other
+	// domains are forwards to the outside, which need a smarthost at the mx.
 	Members []string `json:"members"`
 }
 

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"waypost/internal/config"
+	"waypost/mx/relay"
 )
 
 // Config is the mx role's settings; the TOML file has these names. A zero value
@@ -89,6 +90,9 @@ type Config struct {
 	// SpoolMinBackoff and SpoolMaxBackoff bound the wait between tries. 5s, 5m.
 	SpoolMinBackoff time.Duration `toml:"spool_min_backoff"`
 	SpoolMaxBackoff time.Duration `toml:"spool_max_backoff"`
+
+	// Relay is the way out, by a smarthost; without one nothing leaves.
+	Relay relay.Config `toml:"relay"`
 }
 
 func (c Config) withDefaults() Config {
@@ -163,5 +167,5 @@ func (c Config) Validate() error {
 			bad("%s: not below 0", name)
 		}
 	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, c.Relay.Validate())...)
 }

@@ -228,6 +228,7 @@ func (t *transaction) settle(draft *spool.Draft, held *reservation) *smtp.SMTPEr
 			left = append(left, r)
 		}
 	}
+	waiting += len(t.out.rcpts)
 	size := draft.Size()
 	if delivered+waiting == 0 {
 		held.cancel(t)
@@ -242,12 +243,16 @@ func (t *transaction) settle(draft *spool.Draft, held *reservation) *smtp.SMTPEr
 	}
 	if len(left) > 0 {
 		if err := t.spool(draft, held, left); err != nil {
+			held.cancel(t)
 			return t.noSpace(draft, delivered, err)
 		}
 	}
+	if held.out != nil {
+		held.out.Commit()
+	}
 	t.srv.met.messages.WithLabelValues("accepted").Inc()
 	t.srv.met.bytes.Add(float64(size))
-	t.log.Info("message accepted", "from", t.sender, "client", t.from.addr.String(), "rcpts", len(t.rcpts), "bytes", size, "delivered", delivered, "spooled", len(left))
+	t.log.Info("message accepted", "from", t.sender, "client", t.from.addr.String(), "rcpts", len(t.rcpts), "bytes", size, "delivered", delivered, "spooled", len(left), "outside", len(t.out.rcpts))
 	return answer(250, "2.0.0", "Accepted as "+t.id)
 }
 

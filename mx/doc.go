@@ -2,14 +2,15 @@
 // and submission from the cluster's own users (RFC 6409), streamed to the home
 // backends by LMTP, with a durable spool for what cannot be delivered now.
 //
-// It owns its listeners and its spool (mx/spool). Everything else it reads: the
+// It owns its listeners, its spool (mx/spool) and its way out (mx/relay). Everything else it reads: the
 // routing directory (Deps.Directory), who is alive (Deps.Liveness), who may log
 // in (Deps.Authenticator).
 //
 // Promises:
 //   - A recipient is decided at RCPT by its home backend's own answer. Unknown,
 //     disabled and over-quota users are refused in the session, so that nothing
-//     is ever bounced to a forged sender. There is no relay.
+//     is ever bounced to a forged sender. Nothing from the internet is relayed:
+//     only members that an address of ours has outside get it sent on.
 //   - 250 after the message means durable: at every home that said so, and for
 //     all other recipients in the spool, synced. After it nothing is bounced,
 //     refused or expired; a user who is gone by then leaves a dead letter.
@@ -32,6 +33,11 @@
 // answers for what the library leaves open: STARTTLS, deadlines and minimum
 // rate, strict line endings, an unqualified <postmaster>, and above all that no
 // byte of a message is executed as a command after a read error.
+//
+// What leaves (users' submissions to other domains, forwards, and what backends
+// hand over by package relayapi) goes by mx/relay to a smarthost: durable before
+// the answer, one answer for local and outside recipients together. Users send
+// by their own addresses only, within limits.
 //
 // Foreign homes (kind dovecot) have no fence and remember no delivery ids: a
 // retry there may deliver twice, as it may between any two LMTP servers.

@@ -73,7 +73,14 @@ func (d *fakeDir) Resolve(_ context.Context, address string) (cache.Resolution, 
 	if m, ok := d.aliases[base]; ok {
 		var res cache.Resolution
 		for _, u := range m {
+			if !d.domains[u[strings.LastIndexByte(u, '@')+1:]] {
+				res.Unresolved = append(res.Unresolved, u)
+				continue
+			}
 			res.Recipients = append(res.Recipients, cache.Recipient{User: director.User(u), Address: address})
+		}
+		if len(res.Recipients) == 0 {
+			return res, cache.ErrUnknownUser
 		}
 		return res, nil
 	}

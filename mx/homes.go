@@ -166,8 +166,8 @@ func mailboxAddress(u director.User, folder string) string {
 	return string(u)
 }
 
-// rcptTo is a recipient at a home.
-func rcptTo(kind string, u director.User, folder string, rec director.Record, accepted bool) lmtp.Recipient {
+// rcptTo is a recipient at a home; reject is wire.ParamReject's value.
+func rcptTo(kind string, u director.User, folder string, rec director.Record, accepted bool, reject string) lmtp.Recipient {
 	r := lmtp.Recipient{To: mailboxAddress(u, folder)}
 	if kind != director.KindWaypost {
 		return r
@@ -175,6 +175,9 @@ func rcptTo(kind string, u director.User, folder string, rec director.Record, ac
 	r.Params = []lmtp.Param{
 		{Key: wire.ParamHome, Value: string(rec.Home)},
 		{Key: wire.ParamEpoch, Value: strconv.FormatUint(uint64(rec.Epoch), 10)},
+	}
+	if reject != "" {
+		r.Params = append(r.Params, lmtp.Param{Key: wire.ParamReject, Value: reject})
 	}
 	if accepted {
 		r.Params = append(r.Params, lmtp.Param{Key: wire.ParamAccepted, Value: "1"})

@@ -1,11 +1,13 @@
 package mx
 
 import (
+	"errors"
 	"time"
 
 	"github.com/emersion/go-smtp"
 
 	"waypost/director"
+	"waypost/mx/relay"
 	"waypost/mx/spool"
 )
 
@@ -14,15 +16,23 @@ import (
 const firstRetry = time.Second
 
 // reservation is the spool entry of those who were known to need one before
-// the message's end; nil: nobody was.
+// the message's end, and the relay's of those outside; each nil: nobody was.
 type reservation struct {
 	entry *spool.Reservation
 	has   map[*recipient]bool
+	out   *relay.Reservation
 }
 
-// reserve makes the entry of whoever is for the spool already.
+// reserve makes the entries of whoever is for the spool already, and of those
+// outside.
 func (t *transaction) reserve(draft *spool.Draft) (*reservation, error) {
 	h := &reservation{has: map[*recipient]bool{}}
+	var err error
+	if e, any := t.relayEnvelope(); any {
+		if h.out, err = t.srv.relay.Reserve(draft, e); err != nil {
+			return nil, err
+		}
+	}
 	e := t.envelope()
 	for _, r := range t.order {
 		if r.status == later || r.dead != "" {
@@ -31,25 +41,38 @@ func (t *transaction) reserve(draft *spool.Draft) (*reservation, error) {
 		}
 	}
 	if len(h.has) == 0 {
-		return nil, nil
+		return h, nil
 	}
-	var err error
-	h.entry, err = t.srv.spool.Reserve(draft, e)
-	return h, err
+	if h.entry, err = t.srv.spool.Reserve(draft, e); err != nil {
+		h.cancel(t)
+		return nil, err
+	}
+	return h, nil
 }
 
-// cancel takes the entry back: the sender gets a refusal.
+// cancel takes the entries back: the sender gets a refusal.
 func (h *reservation) cancel(t *transaction) {
-	if h == nil {
-		return
+	var errs [2]error
+	if h.entry != nil {
+		errs[0] = h.entry.Cancel()
 	}
-	if err := h.entry.Cancel(); err != nil {
-		t.log.Error("spool entry of a refused message stays until the restart, and is delivered then", "err", err)
+	if h.out != nil {
+		errs[1] = h.out.Cancel()
 	}
+	if err := errors.Join(errs[:]...); err != nil {
+		t.log.Error("entry of a refused message stays until the restart, and is delivered then", "err", err)
+	}
+	h.entry, h.out = nil, nil
 }
 
-// noSpace is the answer when the spool cannot take what it must.
+// noSpace is the answer when the spool or the relay cannot take what it must.
 func (t *transaction) noSpace(draft *spool.Draft, delivered int, err error) *smtp.SMTPError {
+	var limit *relay.LimitError
+	if errors.As(err, &limit) {
+		t.srv.met.messages.WithLabelValues("refused").Inc()
+		t.log.Warn("message refused: the user's limit", "limit", limit.Limit, "per", limit.Per)
+		return replyLimited(limit)
+	}
 	t.srv.met.messages.WithLabelValues("no_space").Inc()
 	t.log.Error("message cannot be spooled: the sender keeps it", "bytes", draft.Size(), "delivered", delivered, "err", err)
 	return replyNoSpace
@@ -78,13 +101,14 @@ func (t *transaction) spool(draft *spool.Draft, held *reservation, left []*recip
 			// nothing is refused any more.
 			r.reason = "refused_late"
 		}
-		if held == nil || !held.has[r] {
+		if !held.has[r] {
 			more = append(more, r.spooled())
 		}
 	}
 	var err error
-	if held != nil {
+	if held.entry != nil {
 		err = held.entry.Commit(more, firstRetry)
+		held.entry = nil // with an error it has ended, too
 	} else {
 		e := t.envelope()
 		e.Recipients = more

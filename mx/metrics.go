@@ -60,7 +60,7 @@ func newMetrics(reg prometheus.Registerer, sp *spool.Spool) *metrics {
 // begin has the series there from the start: one that begins with the trouble
 // is seen too late.
 func (m *metrics) begin() {
-	for _, reason := range []string{"unknown", "disabled", "over_quota", "relay", "too_many", "expansion", "directory", "temporary", "other"} {
+	for _, reason := range []string{"unknown", "disabled", "over_quota", "relay", "limited", "too_many", "expansion", "directory", "temporary", "other"} {
 		m.refused.WithLabelValues(reason)
 	}
 	for _, reason := range []string{"busy", "stale", "away", "refused", "refused_late", "over_quota", "member", "dropped", "commit", "directory", "temporary"} {

@@ -58,10 +58,10 @@ func TestUnwritableAddress_refusedInSession(t *testing.T) {
 // and so do the others of their group.
 func TestUnwritableAddress_spooled(t *testing.T) {
 	r := newRig(t, never)
-	r.put(spool.Envelope{ID: "id1", Sender: "a@b<c", Recipients: []spool.Recipient{
-		{User: "u1@x.test", Folder: "\x01"}, {User: "bad user@x.test", Home: "b1"}, {User: "u3@x.test", Folder: "ok"}}}, testBody)
 	r.dir.set("bad user@x.test", activeRecord("b1", 7))
 	r.dir.set("\x01@x.test", activeRecord("b1", 7))
+	r.put(spool.Envelope{ID: "id1", Sender: "a@b<c", Recipients: []spool.Recipient{
+		{User: "u1@x.test", Folder: "\x01"}, {User: "bad user@x.test", Home: "b1"}, {User: "u3@x.test", Folder: "ok"}}}, testBody)
 	r.put(spool.Envelope{ID: "id2", Recipients: []spool.Recipient{{User: "\x01@x.test"}, {User: "u2@x.test"}, {User: "u3@x.test"}}}, testBody)
 	r.b2.WaitMessages(1)
 	for _, m := range r.b1.WaitMessages(2) {

@@ -28,7 +28,8 @@ func enhancedCode(code int, s string) smtp.EnhancedCode {
 // nothing of the inside.
 var (
 	replyRelay        = answer(550, "5.7.1", "Relaying denied")
-	replyNoOutbound   = answer(550, "5.7.1", "This cluster does not deliver to other domains yet")
+	replyNoOutbound   = answer(550, "5.7.1", "This cluster does not deliver to other domains: no smarthost is configured")
+	replyNotYours     = answer(550, "5.7.1", "Sender is not an address of the account that is logged in")
 	replyNoUser       = answer(550, "5.1.1", "No such user here")
 	replyDisabled     = answer(550, "5.2.1", "Mailbox disabled")
 	replyDirectory    = answer(451, "4.3.0", "Recipient cannot be looked up now, try again later")
@@ -79,7 +80,15 @@ func passOn(r lmtp.Reply) *smtp.SMTPError {
 		}
 		return answer(r.Code, orElse(r.Enhanced, "4.3.0"), orElse(texts[r.Enhanced], "Try again later"))
 	}
+	if r.Enhanced == "5.7.1" && sayable(r.Text) {
+		return answer(r.Code, r.Enhanced, r.Text) // a user's script has its own words
+	}
 	return answer(r.Code, orElse(r.Enhanced, "5.0.0"), orElse(texts[r.Enhanced], "Refused by the recipient's server"))
+}
+
+// sayable tells whether a home's words can stand in a reply of ours.
+func sayable(text string) bool {
+	return text != "" && len(text) <= 400 && !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' })
 }
 
 func orElse(s, other string) string {

@@ -272,7 +272,7 @@ func (t *try) transfer(ctx context.Context, id director.BackendID, ps []placed, 
 // command can carry stays, and keeps nobody else from it.
 func (t *try) writable(c *conn, ps []placed) (rcpts []lmtp.Recipient, kept []placed) {
 	for _, p := range ps {
-		to := rcptTo(c.kind, p.User, p.Folder, p.rec, true)
+		to := rcptTo(c.kind, p.User, p.Folder, p.rec, true, "")
 		if err := lmtp.CheckAddress(to.To); err != nil {
 			t.later(p.User, c.id, err)
 			continue

@@ -16,6 +16,7 @@ import (
 
 	"waypost/director"
 	"waypost/director/cache"
+	"waypost/mx/relay"
 	"waypost/mx/spool"
 )
 
@@ -27,6 +28,7 @@ type Server struct {
 	log   *slog.Logger
 	met   *metrics
 	spool *spool.Spool
+	relay *relay.Queue
 	homes *homes
 	slots *slots
 	tls   *tls.Config
@@ -69,10 +71,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if err := srv.open(deps); err != nil {
 		srv.cancel()
 		srv.closeListeners()
-		if srv.spool != nil {
-			err = errors.Join(err, srv.spool.Close())
-		}
-		return nil, err
+		return nil, errors.Join(err, srv.closeQueues())
 	}
 	return srv, nil
 }
@@ -88,6 +87,9 @@ func (srv *Server) open(deps Deps) (err error) {
 		MinBackoff: srv.cfg.SpoolMinBackoff, MaxBackoff: srv.cfg.SpoolMaxBackoff,
 	})
 	if err != nil {
+		return err
+	}
+	if err := srv.openRelay(deps); err != nil {
 		return err
 	}
 	srv.met = newMetrics(deps.Metrics, srv.spool)
@@ -118,6 +120,9 @@ func (srv *Server) smtpServer(sv service) *smtp.Server {
 	s.EnableSMTPUTF8 = true
 	s.AllowInsecureAuth = true // TLS is the guard's; the session offers AUTH only over it
 	s.ErrorLog = smtpLog{srv.log}
+	// Reports go to our own users alone, and there are none of ours to be had
+	// without the relay.
+	s.EnableDSN = sv == submission && srv.relay.Enabled()
 	return s
 }
 
@@ -165,6 +170,7 @@ func (srv *Server) Serve(ctx context.Context) error {
 	spoolCtx, stopSpool := context.WithCancel(srv.ctx)
 	defer stopSpool()
 	srv.serving.Go(func() { srv.spool.Run(spoolCtx, srv.retry) })
+	srv.serving.Go(func() { srv.relay.Run(spoolCtx) })
 	var err error
 	select {
 	case <-ctx.Done():
@@ -177,8 +183,19 @@ func (srv *Server) Serve(ctx context.Context) error {
 	stopSpool()
 	srv.serving.Wait()
 	srv.homes.close()
-	err = errors.Join(err, srv.spool.Close())
+	err = errors.Join(err, srv.closeQueues())
 	close(srv.ended)
+	return err
+}
+
+// closeQueues closes what has been opened of them.
+func (srv *Server) closeQueues() (err error) {
+	if srv.relay != nil {
+		err = srv.relay.Close()
+	}
+	if srv.spool != nil {
+		err = errors.Join(err, srv.spool.Close())
+	}
 	return err
 }
 
@@ -233,7 +250,7 @@ func (srv *Server) Shutdown(ctx context.Context) error {
 		srv.cancel()
 		srv.closeListeners()
 		defer close(srv.ended)
-		return srv.spool.Close()
+		return srv.closeQueues()
 	}
 	srv.downOnce.Do(func() { close(srv.down) })
 	select {

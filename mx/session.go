@@ -98,6 +98,10 @@ func (s *session) Mail(from string, opts *smtp.MailOptions) error {
 			s.g.poison(false)
 			return reply
 		}
+		if reply := s.srv.mayUse(s.ctx, s.user, from); reply != nil {
+			s.log.Info("submission refused", "login", string(s.user), "from", from, "reply", reply.Code)
+			return reply
+		}
 	}
 	if !s.g.begin() {
 		return replyShutdown
@@ -110,6 +114,7 @@ func (s *session) Mail(from string, opts *smtp.MailOptions) error {
 		from:  client{s.remote(), s.helo()},
 		trace: traceInfo{esmtp: esmtp, secure: secure, auth: s.user != "", date: time.Now()},
 		users: map[director.User]*recipient{}, legs: map[director.BackendID]*leg{}, down: map[director.BackendID]error{},
+		out: outward{user: s.user, ret: string(opts.Return), envid: opts.EnvelopeID},
 	}
 	if s.user != "" {
 		tx.log = tx.log.With("login", string(s.user))
@@ -125,7 +130,7 @@ func ascii(s string) bool {
 }
 
 // Rcpt decides about a recipient.
-func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
+func (s *session) Rcpt(to string, opts *smtp.RcptOptions) error {
 	s.mu.Lock()
 	tx := s.tx
 	s.mu.Unlock()
@@ -141,7 +146,7 @@ func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 	if s.service == submission {
 		relay = replyNoOutbound
 	}
-	reply := tx.rcpt(s.ctx, to, relay)
+	reply := tx.rcpt(s.ctx, to, opts, relay)
 	if reply == nil {
 		return nil
 	}

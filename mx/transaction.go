@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -32,6 +33,11 @@ type transaction struct {
 	order []*recipient
 	legs  map[director.BackendID]*leg
 	down  map[director.BackendID]error // homes that could not be reached
+	// alone: the recipient's script may reject the message. There is one answer
+	// after it, so there is nobody else.
+	alone bool
+
+	out outward
 }
 
 // status is how a recipient stands.
@@ -54,6 +60,7 @@ type recipient struct {
 	reply   *smtp.SMTPError // refused
 	reason  string          // later: a label of recipients_deferred_total
 	cause   string          // later: for the log and the operator
+	listed  bool            // one of several of its address
 	leg     *leg            // accepted
 	// dead: refused as a member of a list that others took; why it is a dead
 	// letter.
@@ -62,20 +69,28 @@ type recipient struct {
 
 // rcpt decides one RCPT TO. It is refused only if nobody it leads to takes the
 // mail, now or later.
-func (t *transaction) rcpt(ctx context.Context, address string, relay *smtp.SMTPError) *smtp.SMTPError {
+func (t *transaction) rcpt(ctx context.Context, address string, opts *smtp.RcptOptions, relay *smtp.SMTPError) *smtp.SMTPError {
 	if err := lmtp.CheckAddress(address); err != nil {
 		// No home could be told of it, and after 250 nothing is refused.
 		t.srv.met.refused.WithLabelValues("other").Inc()
 		t.log.Info("recipient refused", "err", err)
 		return replyBadMailbox
 	}
-	res, err := t.resolve(ctx, address)
+	res, err := t.srv.resolve(ctx, address)
+	leaving, err := t.leaving(ctx, address, res, err)
 	if err != nil {
 		return t.resolveError(address, err, relay)
 	}
-	if len(t.order)+len(res.Recipients) > t.srv.cfg.MaxUsers {
+	if len(t.order)+len(res.Recipients)+len(t.out.rcpts)+len(leaving) > t.srv.cfg.MaxUsers {
 		t.srv.met.refused.WithLabelValues("too_many").Inc()
 		return replyTooManyUsers
+	}
+	if t.alone && (len(leaving) > 0 || slices.ContainsFunc(res.Recipients, func(to cache.Recipient) bool { return t.users[to.User] == nil })) {
+		t.srv.met.refused.WithLabelValues("alone").Inc()
+		return replyTooManyUsers
+	}
+	if reply := t.limited(len(leaving)); reply != nil {
+		return reply
 	}
 	wait, cancel := context.WithTimeout(ctx, t.srv.cfg.BusyWait)
 	defer cancel()
@@ -84,7 +99,7 @@ func (t *transaction) rcpt(ctx context.Context, address string, relay *smtp.SMTP
 	for _, to := range res.Recipients {
 		r := t.users[to.User]
 		if r == nil {
-			r = t.place(ctx, wait, to)
+			r = t.place(ctx, wait, to, len(res.Recipients)+len(leaving) > 1)
 		}
 		if r.status == refused {
 			refusals = append(refusals, r)
@@ -92,27 +107,21 @@ func (t *transaction) rcpt(ctx context.Context, address string, relay *smtp.SMTP
 			taken++
 		}
 	}
-	if taken == 0 {
+	if taken+len(leaving) == 0 {
 		return t.refuse(address, refusals)
+	}
+	t.addOutside(leaving, opts)
+	if taken > 0 {
+		t.notifyLocal(address, opts)
 	}
 	for _, r := range refusals { // members of a list that others of got it
 		t.member(address, r)
 	}
-	if len(res.Unresolved) > 0 {
+	if len(res.Unresolved) > len(leaving) {
 		t.log.Warn("members of an alias lead nowhere", "address", address, "members", res.Unresolved)
 	}
 	t.rcpts = append(t.rcpts, address)
 	return nil
-}
-
-func (t *transaction) resolve(ctx context.Context, address string) (cache.Resolution, error) {
-	ctx, cancel := context.WithTimeout(ctx, t.srv.cfg.DirectoryTimeout)
-	defer cancel()
-	res, err := t.srv.dir.Resolve(ctx, address)
-	if errors.Is(err, cache.ErrUnknownDomain) && t.srv.isPostmaster(address) {
-		return t.srv.dir.Resolve(ctx, "postmaster")
-	}
-	return res, err
 }
 
 func (t *transaction) resolveError(address string, err error, relay *smtp.SMTPError) *smtp.SMTPError {
@@ -122,6 +131,8 @@ func (t *transaction) resolveError(address string, err error, relay *smtp.SMTPEr
 		reason, reply = "relay", relay
 	case errors.Is(err, cache.ErrUnknownUser):
 		reason, reply = "unknown", replyNoUser
+	case errors.Is(err, errCannotLeave):
+		reason, reply = "other", replyBadMailbox
 	case errors.Is(err, cache.ErrExpansion):
 		reason, reply = "expansion", replyExpansion
 	}
@@ -177,9 +188,9 @@ func (t *transaction) member(address string, r *recipient) {
 }
 
 // place finds a recipient's home and asks it. wait bounds the waiting for a
-// user that is being moved.
-func (t *transaction) place(ctx, wait context.Context, to cache.Recipient) *recipient {
-	r := &recipient{user: to.User, folder: to.Folder}
+// user that is being moved. listed: it is one of several of its address.
+func (t *transaction) place(ctx, wait context.Context, to cache.Recipient, listed bool) *recipient {
+	r := &recipient{user: to.User, folder: to.Folder, listed: listed}
 	if a, _, ok := t.srv.dir.Account(to.User); ok {
 		r.created = a.Created
 	}
@@ -272,6 +283,7 @@ func (t *transaction) askHome(ctx context.Context, r *recipient, rec director.Re
 	switch word := wire.ReplyWord(reply.Text); {
 	case reply.OK():
 		r.status, r.leg = accepted, l
+		t.alone = t.alone || word == wire.WordMayReject
 		l.rcpts = append(l.rcpts, r)
 	case l.kind == director.KindWaypost && (word == wire.WordStale || word == wire.WordBusy):
 		return word
@@ -285,6 +297,18 @@ func (t *transaction) askHome(ctx context.Context, r *recipient, rec director.Re
 	default:
 		r.status, r.reply = refused, passOn(reply)
 		t.log.Info("a home refused", "user", r.user, "home", rec.Home, "reply", reply.String())
+	}
+	return ""
+}
+
+// reject tells a home what a rejection by the recipient's script would meet: the
+// sender has one answer for all recipients.
+func (t *transaction) reject(r *recipient) string {
+	switch {
+	case r.listed:
+		return wire.RejectNever
+	case len(t.order) > 1 || len(t.out.rcpts) > 0:
+		return wire.RejectLater
 	}
 	return ""
 }
@@ -314,7 +338,7 @@ func (t *transaction) sendRcpt(ctx context.Context, r *recipient, rec director.R
 		return nil, lmtp.Reply{}, err
 	}
 	if l := t.legs[rec.Home]; l != nil {
-		to := rcptTo(l.kind, r.user, r.folder, rec, false)
+		to := rcptTo(l.kind, r.user, r.folder, rec, false, t.reject(r))
 		reply, err := l.Rcpt(to.To, to.Params...)
 		if errors.Is(err, lmtp.ErrSyntax) { // nothing was sent
 			return l, replyUnwritable, nil
@@ -344,7 +368,7 @@ func (t *transaction) open(ctx context.Context, r *recipient, rec director.Recor
 		return nil, lmtp.Reply{}, err
 	}
 	l := newLeg(c)
-	to := rcptTo(c.kind, r.user, r.folder, rec, false)
+	to := rcptTo(c.kind, r.user, r.folder, rec, false, t.reject(r))
 	mail, rcpt, err := c.MailRcpt(t.sender, mailParams(c.kind, t.id, t.size, t.eightBit, t.utf8), []lmtp.Recipient{to})
 	switch {
 	case errors.Is(err, lmtp.ErrSyntax): // nothing was sent

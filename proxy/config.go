@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"waypost/proxy/prelogin"
@@ -15,11 +16,14 @@ import (
 type Config struct {
 	// IMAP and POP3 are the addresses, "host:port", where clients begin in
 	// plaintext and may go on with STARTTLS or STLS; IMAPS and POP3S those where
-	// TLS comes first. Port 0 is any free one.
-	IMAP  []string `toml:"imap"`
-	IMAPS []string `toml:"imaps"`
-	POP3  []string `toml:"pop3"`
-	POP3S []string `toml:"pop3s"`
+	// TLS comes first. ManageSieve, by which users edit their Sieve scripts, has
+	// STARTTLS only (RFC 5804, Section 1.8); its usual port is 4190. Port 0 is any
+	// free one.
+	IMAP        []string `toml:"imap"`
+	IMAPS       []string `toml:"imaps"`
+	POP3        []string `toml:"pop3"`
+	POP3S       []string `toml:"pop3s"`
+	ManageSieve []string `toml:"managesieve"`
 
 	// CertFile and KeyFile are the certificate that clients see, in PEM, with
 	// its chain. They are read again when they changed.
@@ -56,11 +60,13 @@ type Config struct {
 	DialTimeout time.Duration `toml:"dial_timeout"`
 	OpenTimeout time.Duration `toml:"open_timeout"`
 
-	// IdleIMAP and IdlePOP3 end a session in which neither side has said
-	// anything. RFC 9051, Section 5.4, demands at least 30 minutes for IMAP, RFC
-	// 1939, Section 3, at least 10 for POP3; the backends have their own.
-	IdleIMAP time.Duration `toml:"idle_imap"`
-	IdlePOP3 time.Duration `toml:"idle_pop3"`
+	// IdleIMAP, IdlePOP3 and IdleManageSieve end a session in which neither side
+	// has said anything. RFC 9051, Section 5.4, demands at least 30 minutes for
+	// IMAP, RFC 1939, Section 3, at least 10 for POP3, RFC 5804, Section 1.2, at
+	// least 30 for ManageSieve; the backends have their own.
+	IdleIMAP        time.Duration `toml:"idle_imap"`
+	IdlePOP3        time.Duration `toml:"idle_pop3"`
+	IdleManageSieve time.Duration `toml:"idle_managesieve"`
 	// WriteTimeout ends a session whose client or backend takes no more bytes.
 	WriteTimeout time.Duration `toml:"write_timeout"`
 	// DrainWait bounds how long Shutdown lets sessions end by themselves.
@@ -75,8 +81,8 @@ func DefaultConfig() Config {
 		MaxCommands: 50, MaxFailures: 3, FailureDelay: 2 * time.Second,
 		LoginWait: 30 * time.Second, DeadWait: 5 * time.Second,
 		DialTimeout: 5 * time.Second, OpenTimeout: 10 * time.Second,
-		IdleIMAP: 35 * time.Minute, IdlePOP3: 11 * time.Minute, WriteTimeout: 5 * time.Minute,
-		DrainWait: 30 * time.Second,
+		IdleIMAP: 35 * time.Minute, IdlePOP3: 11 * time.Minute, IdleManageSieve: 35 * time.Minute,
+		WriteTimeout: 5 * time.Minute, DrainWait: 30 * time.Second,
 	}
 }
 
@@ -87,9 +93,9 @@ const lineBytes = 8192
 func (c Config) Validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("proxy: "+format, args...)) }
-	plain, secure := append(c.IMAP[:len(c.IMAP):len(c.IMAP)], c.POP3...), append(c.IMAPS[:len(c.IMAPS):len(c.IMAPS)], c.POP3S...)
+	plain, secure := slices.Concat(c.IMAP, c.POP3, c.ManageSieve), slices.Concat(c.IMAPS, c.POP3S)
 	if len(plain)+len(secure) == 0 {
-		bad("no address to listen on: give imap, imaps, pop3 or pop3s")
+		bad("no address to listen on: give imap, imaps, pop3, pop3s or managesieve")
 	}
 	for _, addr := range append(plain, secure...) {
 		if _, _, err := net.SplitHostPort(addr); err != nil {
@@ -126,6 +132,7 @@ func (c Config) Validate() error {
 		{"prelogin_timeout", c.PreloginTimeout}, {"handshake_timeout", c.HandshakeTimeout},
 		{"login_wait", c.LoginWait}, {"dead_wait", c.DeadWait}, {"dial_timeout", c.DialTimeout},
 		{"open_timeout", c.OpenTimeout}, {"idle_imap", c.IdleIMAP}, {"idle_pop3", c.IdlePOP3},
+		{"idle_managesieve", c.IdleManageSieve},
 		{"write_timeout", c.WriteTimeout}, {"drain_wait", c.DrainWait},
 	} {
 		if d.value <= 0 {

@@ -27,6 +27,7 @@ var (
 func TestConfig(t *testing.T) {
 	for _, c := range []struct{ name, text, want string }{
 		{"good", `imap = ["127.0.0.1:143"]` + "\n" + `plaintext_from = ["127.0.0.0/8", "::1/128"]` + "\n" + `login_wait = "1m"`, ""},
+		{"ManageSieve alone", `managesieve = ["127.0.0.1:4190"]` + "\nallow_plaintext = true", ""},
 		{"nothing", ``, "no address"},
 		{"no login possible", `imap = ["127.0.0.1:143"]`, "nobody could log in"},
 		{"no port", `imap = ["127.0.0.1"]` + "\nallow_plaintext = true", "want host:port"},

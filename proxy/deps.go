@@ -12,9 +12,11 @@ import (
 	"waypost/internal/cluster"
 	"waypost/internal/login"
 	"waypost/internal/telemetry"
+	"waypost/proxy/managesieve"
 )
 
-// Deps are what a Server works with; all but Metrics are needed.
+// Deps are what a Server works with; all but Metrics are needed, and Sieve where
+// the configuration has an address for ManageSieve.
 type Deps struct {
 	// Node is this proxy's id, like "p1".
 	Node      string
@@ -23,6 +25,9 @@ type Deps struct {
 	Dial      Dialer
 	Log       *slog.Logger
 	Metrics   prometheus.Registerer
+	// Sieve is what the backends' Sieve can do, as ManageSieve clients are told
+	// before they log in.
+	Sieve managesieve.Capabilities
 }
 
 // Directory is what a proxy asks of the directory; *cache.Client is one.

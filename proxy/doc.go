@@ -1,6 +1,6 @@
-// Package proxy is the tier that clients of IMAP and POP3 talk to: it logs them
-// in against the directory, opens a session on the home of the user, and from
-// then on copies bytes.
+// Package proxy is the tier that clients of IMAP, POP3 and ManageSieve talk to: it
+// logs them in against the directory, opens a session on the home of the user,
+// and from then on copies bytes.
 //
 // It owns its listeners and the connections of its clients, and nothing worth
 // saving: a killed proxy loses its sessions and nothing else. Mains build one
@@ -26,7 +26,9 @@
 //     an end that Shutdown waits for.
 //
 // To a backend of kind waypost it speaks the session protocol of internal/wire
-// over mutual TLS; to one of kind dovecot, IMAP or POP3 as a client.
+// over mutual TLS; to one of kind dovecot, IMAP or POP3 as a client. ManageSieve
+// is for users on the former only.
 //
-// RFCs: 9051, 3501, 1939 and those named in proxy/imap and proxy/pop3.
+// RFCs: 9051, 3501, 1939, 5804 and those named in proxy/imap, proxy/pop3 and
+// proxy/managesieve.
 package proxy

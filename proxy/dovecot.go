@@ -21,8 +21,11 @@ import (
 // no fence there, and no epoch is sent (design, Fencing).
 func (s *Server) openDovecot(ctx context.Context, home director.BackendID, d director.Dovecot, q request) (*upstream, error) {
 	addr := d.IMAP
-	if q.protocol == protoPOP3 {
+	switch q.protocol {
+	case protoPOP3:
 		addr = d.POP3
+	case protoManageSieve:
+		return nil, fmt.Errorf("%w: backend %s keeps its scripts itself", prelogin.ErrDisabled, home)
 	}
 	if addr == "" {
 		return nil, fmt.Errorf("backend %s has no address for %s", home, q.protocol)

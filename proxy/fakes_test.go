@@ -20,6 +20,7 @@ import (
 	"waypost/director"
 	"waypost/internal/login"
 	"waypost/internal/wire"
+	"waypost/proxy/managesieve"
 	"waypost/proxy/proxytest"
 )
 
@@ -265,6 +266,7 @@ type house struct {
 	reg    *prometheus.Registry
 	server *Server
 	cfg    Config
+	sieve  managesieve.Capabilities
 	dials  func(ctx context.Context, id director.BackendID, addr string) (net.Conn, error)
 }
 
@@ -293,7 +295,7 @@ func (h *house) start() *house {
 	h.t.Helper()
 	s, err := New(h.cfg, Deps{
 		Node: "p1", Directory: h.dir, Guard: h.guard, Dial: h.dials, Metrics: h.reg,
-		Log: h.logger(),
+		Log: h.logger(), Sieve: h.sieve,
 	})
 	if err != nil {
 		h.t.Fatal(err)

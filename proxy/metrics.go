@@ -44,7 +44,7 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		backendErrors: m.CounterVec("backend_errors_total", "Failed attempts to open a session on a backend.", "backend"),
 	}
 	// A series that begins with the trouble is seen too late.
-	for _, protocol := range []string{protoIMAP, protoPOP3} {
+	for _, protocol := range protocols {
 		for _, result := range []string{"ok", "failed", "disabled", "throttled", "limit", "in_use", "unavailable"} {
 			met.logins.WithLabelValues(protocol, result)
 		}

@@ -37,7 +37,7 @@ type relay struct {
 	bytesIn, bytesOut       func(int)
 	idleAfter, writeTimeout time.Duration
 	buffers                 *bufferPool
-	// border follows the stream to an IMAP client; nil for POP3.
+	// border follows the stream to an IMAP client; nil for others.
 	border *border
 
 	start    time.Time

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"waypost/internal/telemetry"
+	"waypost/proxy/managesieve"
 )
 
 // abortWait is how long Shutdown waits for sessions that were told to end:
@@ -29,7 +30,7 @@ var ErrSessionsLeft = errors.New("proxy: sessions have not ended")
 
 // Address is one address that a Server listens on.
 type Address struct {
-	// Name is "imap", "imaps", "pop3" or "pop3s".
+	// Name is "imap", "imaps", "pop3", "pop3s" or "managesieve".
 	Name string
 	Addr net.Addr
 }
@@ -72,6 +73,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if deps.Directory == nil || deps.Guard == nil || deps.Dial == nil || deps.Log == nil || deps.Node == "" {
 		return nil, errors.New("proxy: Deps are not complete")
 	}
+	if len(cfg.ManageSieve) > 0 && len(deps.Sieve.Extensions) == 0 {
+		return nil, errors.New("proxy: managesieve: Deps.Sieve has no extensions")
+	}
 	if deps.Metrics == nil {
 		deps.Metrics = prometheus.NewRegistry()
 	}
@@ -91,7 +95,9 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		}
 		telemetry.NewMetrics(deps.Metrics, "proxy").GaugeFunc("certificate_expires_timestamp_seconds",
 			"When the clients' certificate ends, in Unix time.", cert.expires)
-		s.tls[protoIMAP], s.tls[protoPOP3] = cert.config(protoIMAP), cert.config(protoPOP3)
+		for _, protocol := range protocols {
+			s.tls[protocol] = cert.config(protocol)
+		}
 	}
 	if err := s.listen(); err != nil {
 		s.closeListeners()
@@ -110,6 +116,7 @@ func (s *Server) listen() error {
 	}{
 		{"imap", protoIMAP, false, s.cfg.IMAP}, {"imaps", protoIMAP, true, s.cfg.IMAPS},
 		{"pop3", protoPOP3, false, s.cfg.POP3}, {"pop3s", protoPOP3, true, s.cfg.POP3S},
+		{"managesieve", protoManageSieve, false, s.cfg.ManageSieve},
 	} {
 		for _, address := range kind.addresses {
 			ln, err := lc.Listen(context.Background(), "tcp", address)
@@ -218,8 +225,11 @@ func (s *Server) admit(base context.Context, conn net.Conn, l listener) {
 func (s *Server) turnAway(conn net.Conn, l listener) {
 	if !l.secure && conn.SetWriteDeadline(time.Now().Add(time.Second)) == nil {
 		text := "* BYE [UNAVAILABLE] Too many connections.\r\n"
-		if l.protocol == protoPOP3 {
+		switch l.protocol {
+		case protoPOP3:
 			text = "-ERR [SYS/TEMP] Too many connections.\r\n"
+		case protoManageSieve:
+			text = managesieve.Busy
 		}
 		_, _ = io.WriteString(conn, text) // a courtesy
 	}

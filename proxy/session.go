@@ -13,15 +13,19 @@ import (
 	"waypost/internal/login"
 	"waypost/internal/telemetry"
 	"waypost/proxy/imap"
+	"waypost/proxy/managesieve"
 	"waypost/proxy/pop3"
 	"waypost/proxy/prelogin"
 )
 
-// Protocols, as accounts' services and wire.Hello name them.
+// Protocols, as accounts' services, wire.Hello and ALPN name them.
 const (
-	protoIMAP = "imap"
-	protoPOP3 = "pop3"
+	protoIMAP        = "imap"
+	protoPOP3        = "pop3"
+	protoManageSieve = "managesieve"
 )
+
+var protocols = [...]string{protoIMAP, protoPOP3, protoManageSieve}
 
 // serve is the life of one client connection, on its own goroutine.
 func (s *Server) serve(ctx context.Context, conn net.Conn, l listener, admitted *slot) {
@@ -94,14 +98,20 @@ func (h *handling) login(ctx context.Context) error {
 		}
 	}
 	plaintext := h.mayPlaintext(h.client.Addr())
-	if h.listener.protocol == protoIMAP {
+	// POP3 and ManageSieve have no words for a wait, nor capabilities after it.
+	silent := func(ctx context.Context, cred prelogin.Credentials) error {
+		_, err := h.authenticate(ctx, cred, nil)
+		return err
+	}
+	switch h.listener.protocol {
+	case protoIMAP:
 		err = imap.Serve(ctx, c, imap.Options{TLS: starttls, Plaintext: plaintext, Login: h.authenticate})
-	} else {
-		err = pop3.Serve(ctx, c, pop3.Options{TLS: starttls, Plaintext: plaintext,
-			Login: func(ctx context.Context, cred prelogin.Credentials) error {
-				_, err := h.authenticate(ctx, cred, nil)
-				return err
-			}})
+	case protoPOP3:
+		err = pop3.Serve(ctx, c, pop3.Options{TLS: starttls, Plaintext: plaintext, Login: silent})
+	case protoManageSieve:
+		err = managesieve.Serve(ctx, c, managesieve.Options{
+			Capabilities: h.deps.Sieve, TLS: starttls, Plaintext: plaintext, Login: silent,
+		})
 	}
 	if err != nil {
 		return err
@@ -203,8 +213,11 @@ func (h *handling) session(ctx context.Context) {
 		bytesOut:  func(n int) { h.sess.out.Add(int64(n)); out.Add(float64(n)) },
 		idleAfter: h.cfg.IdlePOP3, writeTimeout: h.cfg.WriteTimeout, buffers: &h.buffers,
 	}
-	if h.sess.protocol == protoIMAP {
+	switch h.sess.protocol {
+	case protoIMAP:
 		r.idleAfter, r.border = h.cfg.IdleIMAP, new(border)
+	case protoManageSieve:
+		r.idleAfter = h.cfg.IdleManageSieve
 	}
 	h.pending, h.up.pending = nil, nil
 	why := r.run(ctx)

@@ -73,15 +73,20 @@ func (c *Client) post(ctx context.Context, path string, req any) (io.ReadCloser,
 }
 
 // errSilent: the other side stopped saying that it lives.
-var errSilent = errors.New("the target fell silent")
+var errSilent = errors.New("the backend fell silent")
 
 // Pull runs one pass and calls progress with each report, the last included.
 func (c *Client) Pull(ctx context.Context, req PullRequest, progress func(PullProgress)) (PullProgress, error) {
+	return c.watched(ctx, PathPull, req, progress)
+}
+
+// watched makes a call that takes long and tells how it goes.
+func (c *Client) watched(ctx context.Context, path string, req any, progress func(PullProgress)) (PullProgress, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	quiet := time.AfterFunc(silence, func() { cancel(errSilent) })
 	defer quiet.Stop()
-	body, err := c.post(ctx, PathPull, req)
+	body, err := c.post(ctx, path, req)
 	if err != nil {
 		return PullProgress{}, err
 	}
@@ -91,10 +96,10 @@ func (c *Client) Pull(ctx context.Context, req PullRequest, progress func(PullPr
 		var p PullProgress
 		quiet.Reset(silence)
 		if err := dec.Decode(&p); err != nil {
-			return p, fmt.Errorf("%s: the pass broke off: %w", PathPull, errors.Join(err, context.Cause(ctx)))
+			return p, fmt.Errorf("%s: broken off: %w", path, errors.Join(err, context.Cause(ctx)))
 		}
 		if p.Error != nil {
-			return p, fmt.Errorf("%s: %w", PathPull, p.Error)
+			return p, fmt.Errorf("%s: %w", path, p.Error)
 		}
 		progress(p)
 		if p.Done {

@@ -3,12 +3,14 @@ package imap
 import (
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
 
-	"waypost/backend/imap/mime"
+	"waypost/backend/index"
 	"waypost/backend/mailbox"
+	"waypost/backend/mime"
 )
 
 // openBody is a message being read. The session keeps the last one, because
@@ -20,7 +22,6 @@ type openBody struct {
 	pos  int64
 
 	header *mime.Part // of the header alone
-	whole  *mime.Part // of all
 }
 
 // Read continues where the last one ended.
@@ -30,26 +31,16 @@ func (b *openBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// seek goes to an offset, forward by reading.
+// seek goes to an offset.
 func (b *openBody) seek(to int64) error {
-	if to < b.pos {
-		if err := b.body.Rewind(); err != nil {
-			return fmt.Errorf("rewind message %d: %w", b.uid, err)
-		}
-		b.pos = 0
+	if to == b.pos {
+		return nil
 	}
-	if _, err := io.CopyN(io.Discard, b, to-b.pos); err != nil {
-		return fmt.Errorf("read message %d: %w", b.uid, short(err))
+	if _, err := b.body.Seek(to, io.SeekStart); err != nil {
+		return fmt.Errorf("seek in message %d: %w", b.uid, err)
 	}
+	b.pos = to
 	return nil
-}
-
-// short: the message has fewer bytes than it said.
-func short(err error) error {
-	if err == io.EOF {
-		return io.ErrUnexpectedEOF
-	}
-	return err
 }
 
 // copy writes n bytes from an offset on.
@@ -84,21 +75,6 @@ func (b *openBody) scanHeader() (*mime.Part, error) {
 	return b.header, nil
 }
 
-// scan gives the whole structure.
-func (b *openBody) scan() (*mime.Part, error) {
-	if b.whole == nil {
-		if err := b.seek(0); err != nil {
-			return nil, err
-		}
-		p, err := mime.Scan(b)
-		if err != nil {
-			return nil, fmt.Errorf("read message %d: %w", b.uid, err)
-		}
-		b.whole = p
-	}
-	return b.whole, nil
-}
-
 // openMessage opens a message, or gives the one that is open already.
 func (s *session) openMessage(v *view, uid mailbox.UID) (*openBody, error) {
 	if s.body != nil && s.body.uid == uid {
@@ -130,50 +106,69 @@ type fetched struct {
 	pieces []piece
 }
 
-// gather finds it. ErrNoMessage: the message is gone.
+// gather finds it. ErrNoMessage: the message is gone. What the folder's index
+// knows is taken from there; the message is opened for all else.
 func (s *session) gather(v *view, uid mailbox.UID, o *imap.FetchOptions, f *fetched) error {
+	var meta *mailbox.Meta
 	var err error
-	if o.InternalDate {
+	if needsIndex(o) {
+		if meta, err = v.folder.Meta(uid); err != nil {
+			return err
+		}
+		f.root, f.date = meta.Root, meta.Arrived
+	}
+	if o.InternalDate && f.date.IsZero() {
 		if f.date, err = v.folder.InternalDate(uid); err != nil {
 			return err
 		}
 	}
-	deep := o.BodyStructure != nil
-	for _, b := range o.BodySection {
-		deep = deep || len(b.Part) > 0
+	f.pieces = make([]piece, len(o.BodySection))
+	for i, section := range o.BodySection {
+		if f.pieces[i], err = s.findPiece(v, uid, meta, f.root, section); err != nil {
+			s.dropBody() // its place in the file is not known any more
+			return err
+		}
 	}
-	if !deep && !o.Envelope && len(o.BodySection) == 0 {
-		return nil
+	return nil
+}
+
+// needsIndex reports that the answer is in the index, or needs the structure.
+func needsIndex(o *imap.FetchOptions) bool {
+	return o.Envelope || o.BodyStructure != nil || slices.ContainsFunc(o.BodySection, func(b *imap.FetchItemBodySection) bool {
+		return len(b.Part) > 0 || listedFields(b)
+	})
+}
+
+// listedFields reports BODY[HEADER.FIELDS (...)] with fields that an index has.
+func listedFields(b *imap.FetchItemBodySection) bool {
+	return b.Specifier == imap.PartSpecifierHeader && len(b.Part) == 0 && len(b.HeaderFields) > 0 &&
+		!slices.ContainsFunc(b.HeaderFields, func(name string) bool { return !index.Kept(name) })
+}
+
+// findPiece finds a section; meta and root are nil where nothing asks for them.
+func (s *session) findPiece(v *view, uid mailbox.UID, meta *mailbox.Meta, root *mime.Part, section *imap.FetchItemBodySection) (piece, error) {
+	if meta != nil && listedFields(section) {
+		if text, known := index.HeaderFields(meta, section.HeaderFields); known {
+			return piece{section: section, text: []byte(text), size: int64(len(text))}, nil
+		}
 	}
 	b, err := s.openMessage(v, uid)
 	if err != nil {
-		return err
+		return piece{}, err
 	}
 	switch {
-	case deep:
-		f.root, err = b.scan()
-	case o.Envelope || !onlyWhole(o.BodySection):
-		f.root, err = b.scanHeader()
+	case root != nil:
+	case onlyWhole(section):
+		root = &mime.Part{Body: mime.Range{End: b.body.WireSize()}}
 	default:
-		f.root = &mime.Part{Body: mime.Range{End: b.body.WireSize()}}
-	}
-	for i := 0; err == nil && i < len(o.BodySection); i++ {
-		var p piece
-		p, err = b.pieceOf(f.root, o.BodySection[i])
-		f.pieces = append(f.pieces, p)
-	}
-	if err != nil {
-		s.dropBody() // its place in the file is not known any more
-	}
-	return err
-}
-
-// onlyWhole reports that only BODY[] is asked for: that needs no look inside.
-func onlyWhole(sections []*imap.FetchItemBodySection) bool {
-	for _, b := range sections {
-		if b.Specifier != imap.PartSpecifierNone || len(b.Part) > 0 {
-			return false
+		if root, err = b.scanHeader(); err != nil {
+			return piece{}, err
 		}
 	}
-	return true
+	return b.pieceOf(root, section)
+}
+
+// onlyWhole reports BODY[]: that needs no look inside.
+func onlyWhole(b *imap.FetchItemBodySection) bool {
+	return b.Specifier == imap.PartSpecifierNone && len(b.Part) == 0
 }

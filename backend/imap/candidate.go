@@ -2,12 +2,15 @@ package imap
 
 import (
 	"io"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/emersion/go-imap/v2"
 
-	"waypost/backend/imap/mime"
+	"waypost/backend/index"
+	"waypost/backend/mailbox"
+	"waypost/backend/mime"
 )
 
 // candidate is a message that a search looks at; what has to be read is read
@@ -16,9 +19,11 @@ type candidate struct {
 	s     *session
 	v     *view
 	i     int
+	m     *mailbox.Message
 	words *needles
 
 	arrived    time.Time
+	meta       *mailbox.Meta
 	header     []mime.Field
 	hasHeader  bool
 	body, text []bool
@@ -29,27 +34,58 @@ func (c *candidate) date() (time.Time, error) {
 	if !c.arrived.IsZero() {
 		return c.arrived, nil
 	}
-	t, err := c.v.folder.InternalDate(c.v.told[c.i].UID)
+	t, err := c.v.folder.InternalDate(c.m.UID)
 	c.arrived = t
 	return t, err
 }
 
-// sent is the date in the header, zero if there is none.
-func (c *candidate) sent() (time.Time, error) {
-	fields, err := c.fields()
-	for _, f := range fields {
-		if f.Name == "date" {
-			return mime.ParseDate(f.Value), err
-		}
+// indexed is what the folder's index knows.
+func (c *candidate) indexed() (*mailbox.Meta, error) {
+	if c.meta != nil {
+		return c.meta, nil
 	}
-	return time.Time{}, err
+	var err error
+	c.meta, err = c.v.folder.Meta(c.m.UID)
+	return c.meta, err
 }
 
+// sent is the date in the header, zero if there is none.
+func (c *candidate) sent() (time.Time, error) {
+	meta, err := c.indexed()
+	if err != nil {
+		return time.Time{}, err
+	}
+	return meta.Root.Envelope.Date, nil
+}
+
+// hasField looks for a substring in a field; an empty one asks whether there
+// is such a field (RFC 9051, Section 6.4.4: HEADER). The message is opened only
+// for fields of which the index knows nothing.
+func (c *candidate) hasField(h imap.SearchCriteriaHeaderField) (bool, error) {
+	name, value := strings.ToLower(h.Key), strings.ToLower(h.Value)
+	if index.Kept(name) {
+		meta, err := c.indexed()
+		if err != nil {
+			return false, err
+		}
+		if values, known := index.Values(meta, name); known {
+			return slices.ContainsFunc(values, func(v string) bool {
+				return strings.Contains(strings.ToLower(mime.Field{Value: v}.Text()), value)
+			}), nil
+		}
+	}
+	fields, err := c.fields()
+	return slices.ContainsFunc(fields, func(f mime.Field) bool {
+		return f.Name == name && strings.Contains(strings.ToLower(f.Value), value)
+	}), err
+}
+
+// fields are all of the header, from the message itself.
 func (c *candidate) fields() ([]mime.Field, error) {
 	if c.hasHeader {
 		return c.header, nil
 	}
-	b, err := c.s.openMessage(c.v, c.v.told[c.i].UID)
+	b, err := c.s.openMessage(c.v, c.m.UID)
 	if err != nil {
 		return nil, err
 	}
@@ -59,18 +95,6 @@ func (c *candidate) fields() ([]mime.Field, error) {
 	c.header, err = mime.Fields(b)
 	c.hasHeader = err == nil
 	return c.header, err
-}
-
-// hasField looks for a substring in a field; an empty one asks whether there
-// is such a field (RFC 9051, Section 6.4.4: HEADER).
-func hasField(fields []mime.Field, h imap.SearchCriteriaHeaderField) bool {
-	name, value := strings.ToLower(h.Key), strings.ToLower(h.Value)
-	for _, f := range fields {
-		if f.Name == name && strings.Contains(strings.ToLower(f.Value), value) {
-			return true
-		}
-	}
-	return false
 }
 
 // look reads the message for all strings of the search at once: BODY in its
@@ -101,15 +125,15 @@ func (c *candidate) look() (body, text []bool, err error) {
 
 // scanParts looks through all texts, and the headers of enclosed messages.
 func (c *candidate) scanParts(m *mime.Matcher) error {
-	b, err := c.s.openMessage(c.v, c.v.told[c.i].UID)
+	b, err := c.s.openMessage(c.v, c.m.UID)
 	if err != nil {
 		return err
 	}
-	root, err := b.scan()
+	meta, err := c.indexed()
 	if err != nil {
 		return err
 	}
-	root.Walk(func(p *mime.Part) {
+	meta.Root.Walk(func(p *mime.Part) {
 		switch {
 		case err != nil || m.Done():
 		case p.Message != nil:

@@ -10,8 +10,8 @@ import (
 	"github.com/emersion/go-imap/v2"
 	"github.com/emersion/go-imap/v2/imapserver"
 
-	"waypost/backend/imap/mime"
 	"waypost/backend/mailbox"
+	"waypost/backend/mime"
 )
 
 const (
@@ -62,8 +62,8 @@ var errGone = no("EXPUNGEISSUED", "some of the messages no longer exist")
 
 func (s *session) fetchAll(w *imapserver.FetchWriter, v *view, spans []span, marked map[mailbox.UID]bool, o *imap.FetchOptions) error {
 	var gone error
-	for i := range each(spans) {
-		err := s.fetchOne(w, v, i, marked[v.told[i].UID], o)
+	for i, m := range v.messages(spans) {
+		err := s.fetchOne(w, v, i, m, marked[m.UID], o)
 		switch {
 		case errors.Is(err, mailbox.ErrNoMessage):
 			gone = errGone
@@ -89,9 +89,9 @@ func batches(spans []span, n int) [][]span {
 // no flags does not keep the client from reading.
 func (s *session) markSeen(v *view, spans []span) (map[mailbox.UID]bool, error) {
 	var unseen []mailbox.UID
-	for i := range each(spans) {
-		if !v.toldFlags(i).Has(mailbox.Seen) {
-			unseen = append(unseen, v.told[i].UID)
+	for _, m := range v.messages(spans) {
+		if !v.toldFlags(m).Has(mailbox.Seen) {
+			unseen = append(unseen, m.UID)
 		}
 	}
 	if len(unseen) == 0 {
@@ -127,8 +127,7 @@ type piece struct {
 
 // fetchOne writes one message's answer. Whatever can fail is done before the
 // first byte is written; behind it the connection is cut.
-func (s *session) fetchOne(w *imapserver.FetchWriter, v *view, i int, marked bool, o *imap.FetchOptions) error {
-	m := &v.told[i]
+func (s *session) fetchOne(w *imapserver.FetchWriter, v *view, i int, m *mailbox.Message, marked bool, o *imap.FetchOptions) error {
 	var items fetched
 	if err := s.gather(v, m.UID, o, &items); err != nil {
 		return err
@@ -138,7 +137,7 @@ func (s *session) fetchOne(w *imapserver.FetchWriter, v *view, i int, marked boo
 		rw.WriteUID(imap.UID(m.UID))
 	}
 	if o.Flags || marked {
-		rw.WriteFlags(wireFlags(v.toldFlags(i), m.Recent))
+		rw.WriteFlags(wireFlags(v.toldFlags(m), v.recent[m.UID]))
 	}
 	if o.InternalDate {
 		rw.WriteInternalDate(items.date)

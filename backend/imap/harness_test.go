@@ -75,6 +75,19 @@ func (r *rig) deliver(b mailbox.Box, folder, text string) mailbox.UID {
 	return uid
 }
 
+// fill puts n messages into INBOX.
+func (r *rig) fill(b mailbox.Box, n int) {
+	r.t.Helper()
+	m, err := r.store.Stage(context.Background(), "", strings.NewReader(letter), 0)
+	if err != nil {
+		r.t.Fatalf("stage: %v", err)
+	}
+	d := mailbox.Delivery{ID: "fill", Message: m, Places: make([]mailbox.Place, n)}
+	if err := b.Deliver(context.Background(), d); err != nil {
+		r.t.Fatalf("deliver: %v", err)
+	}
+}
+
 // loopback gives both ends of a TCP connection.
 func loopback(t testing.TB) (client, server net.Conn) {
 	t.Helper()

@@ -14,6 +14,8 @@
 //   - Memory per session is bounded: messages stream in both directions, input
 //     is framed by conn, structures are bounded by package mime. So is the time
 //     that LIST takes to match names.
+//   - To tell a session what changed in its folder costs what was changed, not
+//     what the folder has. SELECT, EXPUNGE and SEARCH look at all messages.
 //
 // A crash loses open sessions and nothing else. RFCs: 3501, 2177 (IDLE), 2342
 // (NAMESPACE), 3691 (UNSELECT), 4315 (UIDPLUS), 4731 (ESEARCH), 5161 (ENABLE),

@@ -61,7 +61,7 @@ func TestExpungeSparesUndeleted(t *testing.T) {
 	c.ok("STORE 1:2 +FLAGS.SILENT (\\Deleted)")
 	c.ok("EXPUNGE")
 	snap, err := f.Snapshot()
-	if err != nil || len(snap.Messages) != 1 || snap.Messages[0].UID != 1 {
+	if err != nil || snap.Messages.Len() != 1 || snap.Messages.At(0).UID != 1 {
 		t.Fatalf("left %+v, %v", snap.Messages, err)
 	}
 }

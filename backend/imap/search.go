@@ -42,11 +42,11 @@ func (s *session) Search(kind imapserver.NumKind, c *imap.SearchCriteria, o *ima
 	var words needles
 	root := s.compile(v, c, &words)
 	var hits []int
-	for i := range v.told {
+	for i, m := range v.told.All() {
 		if s.c.ending() != endNone {
 			return nil, s.end(s.c.ending())
 		}
-		cand := candidate{s: s, v: v, i: i, words: &words}
+		cand := candidate{s: s, v: v, i: i, m: m, words: &words}
 		hit, err := root.match(&cand)
 		if errors.Is(err, mailbox.ErrNoMessage) {
 			continue
@@ -70,7 +70,7 @@ func (v *view) found(kind imapserver.NumKind, hits []int) *imap.SearchData {
 	data := &imap.SearchData{Count: uint32(len(hits))}
 	number := func(i int) uint32 { return uint32(i + 1) }
 	if kind == imapserver.NumKindUID {
-		number = func(i int) uint32 { return uint32(v.told[i].UID) }
+		number = func(i int) uint32 { return uint32(v.told.At(i).UID) }
 		var set imap.UIDSet
 		for _, i := range hits {
 			set.AddNum(imap.UID(number(i)))
@@ -104,7 +104,7 @@ func (v *view) save(hits []int, o *imap.SearchOptions) imap.UIDSet {
 	}
 	var set imap.UIDSet
 	for _, i := range hits {
-		set.AddNum(imap.UID(v.told[i].UID))
+		set.AddNum(imap.UID(v.told.At(i).UID))
 	}
 	return set
 }
@@ -168,14 +168,14 @@ func (n *search) match(c *candidate) (bool, error) {
 
 // matchView looks at flags and size.
 func (n *search) matchView(c *candidate) bool {
-	m, flags := &c.v.told[c.i], c.v.toldFlags(c.i)
+	m, flags := c.m, c.v.toldFlags(c.m)
 	for _, f := range n.criteria.Flag {
-		if !hasFlag(m, flags, f) {
+		if !hasFlag(flags, f, c.v.recent[m.UID]) {
 			return false
 		}
 	}
 	for _, f := range n.criteria.NotFlag {
-		if hasFlag(m, flags, f) {
+		if hasFlag(flags, f, c.v.recent[m.UID]) {
 			return false
 		}
 	}
@@ -183,14 +183,14 @@ func (n *search) matchView(c *candidate) bool {
 		(n.criteria.Smaller <= 0 || m.WireSize < n.criteria.Smaller)
 }
 
-func hasFlag(m *mailbox.Message, flags mailbox.Flags, f imap.Flag) bool {
+func hasFlag(flags mailbox.Flags, f imap.Flag, recent bool) bool {
 	for _, s := range systemFlags() {
 		if f == s.name {
 			return flags.Has(s.bit)
 		}
 	}
 	if f == flagRecent {
-		return m.Recent
+		return recent
 	}
 	return slices.ContainsFunc(flags.Keywords, func(k string) bool { return strings.EqualFold(k, string(f)) })
 }
@@ -237,13 +237,9 @@ func (n *search) matchHeader(c *candidate) (bool, error) {
 	if len(cr.Header) == 0 && cr.SentSince.IsZero() && cr.SentBefore.IsZero() {
 		return true, nil
 	}
-	fields, err := c.fields()
-	if err != nil {
-		return false, err
-	}
 	for _, h := range cr.Header {
-		if !hasField(fields, h) {
-			return false, nil
+		if ok, err := c.hasField(h); !ok || err != nil {
+			return false, err
 		}
 	}
 	if cr.SentSince.IsZero() && cr.SentBefore.IsZero() {

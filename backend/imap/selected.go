@@ -54,19 +54,26 @@ func (s *session) Select(name string, o *imap.SelectOptions) (*imap.SelectData, 
 	v := newView(name, folder, o.ReadOnly, snap)
 	s.view = v
 	data := &imap.SelectData{
-		Flags: v.mailboxFlags(), NumMessages: uint32(len(v.told)), NumRecent: countRecent(v.told),
+		Flags: v.mailboxFlags(), NumMessages: uint32(v.told.Len()), NumRecent: uint32(len(v.recent)),
 		UIDNext: imap.UID(snap.UIDNext), UIDValidity: snap.UIDValidity,
 	}
 	if !o.ReadOnly {
 		data.PermanentFlags = append(v.mailboxFlags(), imap.FlagWildcard)
 	}
-	for i := range v.told {
-		if snap.Unseen > 0 && !v.told[i].Flags.Has(mailbox.Seen) {
-			data.FirstUnseenSeqNum = uint32(i + 1)
-			break
-		}
+	if snap.Unseen > 0 {
+		data.FirstUnseenSeqNum = v.firstUnseen()
 	}
 	return data, nil
+}
+
+// firstUnseen gives a sequence number, or 0.
+func (v *view) firstUnseen() uint32 {
+	for i, m := range v.told.All() {
+		if !m.Flags.Has(mailbox.Seen) {
+			return uint32(i + 1)
+		}
+	}
+	return 0
 }
 
 // Unselect implements UNSELECT, and the end of CLOSE.
@@ -165,22 +172,18 @@ func (s *session) Expunge(_ *imapserver.ExpungeWriter, uids *imap.UIDSet) error 
 		}
 		return err
 	}
-	snap, err := v.folder.Snapshot()
+	snap, err := v.snapshot()
 	if err == nil && snap.UIDValidity != v.uidValidity {
 		return s.end(endFolder)
 	}
 	if err != nil {
 		return s.fail("EXPUNGE", err)
 	}
-	doomed := make([]mailbox.UID, 0)
-	for i := range snap.Messages {
-		if m := &snap.Messages[i]; m.Flags.Has(mailbox.Deleted) && v.index(m.UID) >= 0 {
-			doomed = append(doomed, m.UID)
-		}
-	}
+	among := merge([]span{{0, v.told.Len()}}, v.told.Len())
 	if uids != nil {
-		doomed = v.within(doomed, v.resolve(*uids, s.saved))
+		among = v.resolve(*uids, s.saved)
 	}
+	doomed := v.doomed(snap.Messages, among)
 	if len(doomed) == 0 {
 		return nil
 	}
@@ -191,19 +194,23 @@ func (s *session) Expunge(_ *imapserver.ExpungeWriter, uids *imap.UIDSet) error 
 	return nil
 }
 
-// within gives those of uids, which rise, that spans have.
-func (v *view) within(uids []mailbox.UID, spans []span) []mailbox.UID {
-	out := uids[:0]
-	for _, uid := range uids {
-		i := v.index(uid)
-		for len(spans) > 0 && spans[0].hi <= i {
-			spans = spans[1:]
+// doomed gives those messages of spans that have Deleted now.
+func (v *view) doomed(now mailbox.Messages, spans []span) []mailbox.UID {
+	if len(spans) == 0 {
+		return nil
+	}
+	first, last := v.told.At(spans[0].lo).UID, v.told.At(spans[len(spans)-1].hi-1).UID
+	var uids []mailbox.UID
+	from, _ := now.Find(first)
+	for _, m := range now.From(from) {
+		if m.UID > last {
+			break
 		}
-		if len(spans) > 0 && spans[0].lo <= i {
-			out = append(out, uid)
+		if m.Flags.Has(mailbox.Deleted) && contains(spans, v.index(m.UID)) {
+			uids = append(uids, m.UID)
 		}
 	}
-	return out
+	return uids
 }
 
 // Store implements STORE and UID STORE.
@@ -236,7 +243,7 @@ func (s *session) Store(w *imapserver.FetchWriter, set imap.NumSet, f *imap.Stor
 		if f.Silent {
 			// What the client takes it to be now; if something else changed
 			// the message too, Poll tells.
-			v.flags[m.UID] = applyFlags(v.toldFlags(i), op, flags)
+			v.flags[m.UID] = applyFlags(v.toldFlags(v.told.At(i)), op, flags)
 			v.learn(flags)
 			continue
 		}
@@ -246,7 +253,7 @@ func (s *session) Store(w *imapserver.FetchWriter, set imap.NumSet, f *imap.Stor
 		if byUID {
 			rw.WriteUID(imap.UID(m.UID))
 		}
-		rw.WriteFlags(wireFlags(m.Flags, v.told[i].Recent))
+		rw.WriteFlags(wireFlags(m.Flags, v.recent[m.UID]))
 		if err := rw.Close(); err != nil {
 			return err
 		}

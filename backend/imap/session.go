@@ -237,7 +237,7 @@ func (s *session) Rename(from, to string, _ *imap.RenameOptions) error {
 	s.dropBody()
 	s.view.folder, s.view.name = folder, to+rest
 	// From its Snapshot on the new handle knows which UIDs it may take.
-	if snap, err := folder.Snapshot(); err != nil || snap.UIDValidity != s.view.uidValidity {
+	if snap, err := s.view.snapshot(); err != nil || snap.UIDValidity != s.view.uidValidity {
 		s.c.end(endFolder)
 	}
 	return nil

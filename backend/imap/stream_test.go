@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"waypost/backend/mailbox"
+	"waypost/backend/mime"
 )
 
 // bigBox is a box whose folders hold one large message, made while it is read.
@@ -39,13 +40,19 @@ func (b *bigBox) Folder(name string) (mailbox.Folder, error) {
 func (f *bigFolder) Snapshot() (mailbox.Snapshot, error) {
 	s, err := f.Folder.Snapshot()
 	s.UIDNext = 2
-	s.Messages = []mailbox.Message{{UID: 1, Size: f.box.size, WireSize: f.box.size}}
+	s.Messages = mailbox.NewMessages([]mailbox.Message{{UID: 1, Size: f.box.size, WireSize: f.box.size}})
 	return s, err
 }
 
 func (f *bigFolder) Open(mailbox.UID) (mailbox.Body, error) {
 	*f.box.reads++
 	return &bigBody{size: f.box.size}, nil
+}
+
+// Meta reads the message as an index does that has it not yet.
+func (f *bigFolder) Meta(mailbox.UID) (*mailbox.Meta, error) {
+	root, err := mime.Scan(&bigBody{size: f.box.size})
+	return &mailbox.Meta{Root: root}, err
 }
 
 const (
@@ -57,7 +64,14 @@ type bigBody struct{ size, pos int64 }
 
 func (b *bigBody) WireSize() int64 { return b.size }
 func (b *bigBody) Close() error    { return nil }
-func (b *bigBody) Rewind() error   { b.pos = 0; return nil }
+
+func (b *bigBody) Seek(to int64, whence int) (int64, error) {
+	if whence != io.SeekStart {
+		return 0, errors.ErrUnsupported
+	}
+	b.pos = to
+	return to, nil
+}
 
 func (b *bigBody) Read(p []byte) (int, error) {
 	n := 0

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"time"
 
 	"waypost/backend/mailbox"
+	"waypost/director"
 )
 
 // errAborted ends a BDAT sequence for a command that is still to be run.
@@ -79,18 +81,27 @@ func (s *session) stage(in body) (mailbox.Staged, *reply) {
 // lost: the body will never be complete, whatever the store does.
 func lost(in body) bool { return in.ended() != nil && in.ended() != io.EOF }
 
+// atOnce bounds the recipients of one message that are delivered to at a time:
+// together they share the flushes of the journal.
+const atOnce = 32
+
 // finish answers for each recipient in order and ends the transaction. A
 // failure is everybody's.
 func (s *session) finish(staged mailbox.Staged, failure *reply) {
 	tx, start := s.tx, time.Now()
-	counts := map[string]int{}
-	for _, r := range tx.rcpts {
-		answer := reply{}
-		if failure != nil {
-			answer = *failure
-		} else {
-			answer = s.deliver(r, staged)
+	answers := make([]reply, len(tx.rcpts))
+	switch {
+	case failure != nil:
+		for i := range answers {
+			answers[i] = *failure
 		}
+	case len(tx.rcpts) == 1:
+		answers[0] = s.deliver(tx.rcpts[0], staged)
+	default:
+		s.deliverAll(staged, answers)
+	}
+	counts := map[string]int{}
+	for _, answer := range answers {
 		counts[answer.result]++
 		s.srv.met.deliveries.WithLabelValues(answer.result).Inc()
 		s.say(answer)
@@ -106,12 +117,53 @@ func (s *session) finish(staged mailbox.Staged, failure *reply) {
 	s.reset()
 }
 
-// deliver commits the message for one recipient. A folder that cannot be is no
-// reason to refuse: the inbox always can.
+// deliverAll delivers to several recipients at the same time. Of several of one
+// user the first counts; the others come after it, and change nothing.
+func (s *session) deliverAll(staged mailbox.Staged, answers []reply) {
+	var wg sync.WaitGroup
+	var again []int
+	seen := map[director.User]bool{}
+	slots := make(chan struct{}, atOnce)
+	for i, r := range s.tx.rcpts {
+		if u := r.box.User(); seen[u] {
+			again = append(again, i)
+			continue
+		} else {
+			seen[u] = true
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			answers[i] = s.deliver(r, staged)
+			<-slots
+		})
+	}
+	wg.Wait()
+	for _, i := range again {
+		answers[i] = s.deliver(s.tx.rcpts[i], staged)
+	}
+}
+
+// deliver commits the message for one recipient.
 func (s *session) deliver(r recipient, staged mailbox.Staged) reply {
-	err := r.box.Deliver(s.ctx, s.tx.delivery, staged, r.folder, r.force)
-	if r.folder != "" && (errors.Is(err, mailbox.ErrNoFolder) || errors.Is(err, mailbox.ErrBadName)) {
-		err = r.box.Deliver(s.ctx, s.tx.delivery, staged, "", r.force)
+	in := Incoming{
+		Box: r.box, ID: s.tx.delivery, From: s.tx.sender, To: r.to, Folder: r.folder,
+		Message: staged, Accepted: r.tooLate, UTF8: s.tx.utf8,
+	}
+	plan, err := keepAll(in), error(nil)
+	if s.srv.opt.Filter != nil {
+		plan, err = s.srv.opt.Filter.Run(s.ctx, in)
+	}
+	if plan.Discard != nil {
+		defer plan.Discard()
+	}
+	if err == nil && plan.Reject != "" {
+		s.log.Info("rejected by a filter", "id", s.tx.delivery, "user", r.box.User())
+		return replyRejected(plan.Reject)
+	}
+	if err == nil {
+		d := plan.Delivery
+		d.ID, d.Message, d.Force = s.tx.delivery, staged, r.force
+		err = r.box.Deliver(s.ctx, d)
 	}
 	if !errors.Is(err, context.Canceled) {
 		s.unexpected("deliver", r.box.User(), err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"waypost/backend/mailbox"
@@ -82,8 +83,9 @@ type fakeStaged struct {
 	text  string
 }
 
-func (s *fakeStaged) Size() int64     { return int64(len(s.text)) }
-func (s *fakeStaged) WireSize() int64 { return int64(len(s.text)) }
+func (s *fakeStaged) Size() int64                 { return int64(len(s.text)) }
+func (s *fakeStaged) WireSize() int64             { return int64(len(s.text)) }
+func (s *fakeStaged) Open() (mailbox.Body, error) { return nil, errDisk }
 func (s *fakeStaged) Discard() {
 	s.store.mu.Lock()
 	defer s.store.mu.Unlock()
@@ -111,11 +113,12 @@ func (b *fakeBox) Fits(size int64) error {
 	return b.store.fitsErr[b.user]
 }
 
-func (b *fakeBox) Deliver(_ context.Context, id string, m mailbox.Staged, folder string, force bool) error {
+func (b *fakeBox) Deliver(_ context.Context, d mailbox.Delivery) error {
 	b.store.mu.Lock()
 	defer b.store.mu.Unlock()
-	if folder != "" && folder == b.store.badFolder {
-		return mailbox.ErrBadName
+	id, folder := d.ID, d.Places[0].Folder
+	if folder == b.store.badFolder {
+		folder = "" // as a store does with what cannot be
 	}
 	if err := b.store.commitErr[b.user]; err != nil {
 		return fmt.Errorf("deliver %s: %w", b.user, err)
@@ -129,7 +132,8 @@ func (b *fakeBox) Deliver(_ context.Context, id string, m mailbox.Staged, folder
 	}
 	b.store.seen[key] = true
 	b.store.delivered = append(b.store.delivered,
-		fmt.Sprintf("%s %q %s %v: %s", b.user, folder, id, force, m.(*fakeStaged).text))
+		fmt.Sprintf("%s %q %s %v: %s", b.user, folder, id, d.Force, d.Message.(*fakeStaged).text))
+	slices.Sort(b.store.delivered) // recipients are delivered to at the same time
 	return nil
 }
 

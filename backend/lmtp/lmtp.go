@@ -50,6 +50,8 @@ type Options struct {
 	// Accounts tells whether mail for a user is refused. A user that is not
 	// known passes on to Store, whose fence decides. nil: nobody is disabled.
 	Accounts func(director.User) (disabled, known bool)
+	// Filter runs for each recipient; nil: everything is kept.
+	Filter Filter
 	// Draining, once closed, ends connections that are between transactions
 	// with 421; running transactions are finished. nil: never.
 	Draining <-chan struct{}

@@ -191,6 +191,7 @@ type rcptParams struct {
 	epoch    director.Epoch
 	looked   bool
 	accepted bool
+	reject   string
 }
 
 func parseRcptParams(s string) (p rcptParams, bad reply, ok bool) {
@@ -206,6 +207,8 @@ func parseRcptParams(s string) (p rcptParams, bad reply, ok bool) {
 		case wire.ParamEpoch:
 			epoch, err := strconv.ParseUint(value, 10, 64)
 			p.epoch, ok = director.Epoch(epoch), err == nil && epoch > 0
+		case wire.ParamReject:
+			p.reject, ok = value, value == wire.RejectLater || value == wire.RejectNever
 		case wire.ParamAccepted:
 			p.accepted, ok = value == "1", value == "0" || value == "1"
 		default:

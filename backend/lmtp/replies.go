@@ -3,6 +3,7 @@ package lmtp
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"waypost/backend/mailbox"
 	"waypost/internal/wire"
@@ -35,6 +36,7 @@ const (
 	resultTooLarge  = "too_large"
 	resultNoSpace   = "no_space"
 	resultMalformed = "malformed"
+	resultRejected  = "rejected"
 	resultError     = "error"
 )
 
@@ -45,6 +47,7 @@ var (
 	replyTooLarge   = reply{552, "5.3.4", "message too large", resultTooLarge}
 	replyLineEnds   = reply{554, "5.6.0", "bare CR or LF in the message", resultMalformed}
 	replyBadMailbox = reply{553, "5.1.3", "not a mailbox address", resultMalformed}
+	replyAlone      = reply{452, "4.5.3", wire.WordMayReject + " in a transaction of its own", resultRefused}
 	replyTooMany    = reply{452, "4.5.3", "too many recipients", resultRefused}
 	replySequence   = reply{code: 503, enhanced: "5.5.1", text: "bad sequence of commands"}
 	replyNoMail     = reply{code: 503, enhanced: "5.5.1", text: "MAIL first"}
@@ -77,4 +80,24 @@ func errReply(err error) reply {
 	default:
 		return reply{451, "4.3.0", "local error, try again later", resultError}
 	}
+}
+
+// maxReason bounds what a script may say in a reply, in bytes of one line.
+const maxReason = 400
+
+// replyRejected is a script's refusal (RFC 5429, Section 2.1). What it says
+// becomes one line: line ends, controls and what is not ASCII cannot stand in an
+// SMTP reply.
+func replyRejected(reason string) reply {
+	text := strings.Map(func(r rune) rune {
+		switch {
+		case r == '\r' || r == '\n' || r == '\t':
+			return ' '
+		case r < ' ' || r > '~':
+			return '?'
+		}
+		return r
+	}, reason)
+	text = strings.Join(strings.Fields(text), " ")
+	return reply{550, "5.7.1", text[:min(len(text), maxReason)], resultRejected}
 }

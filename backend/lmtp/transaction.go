@@ -19,8 +19,11 @@ type transaction struct {
 // recipient is one accepted RCPT. The same user may be there several times.
 type recipient struct {
 	box    mailbox.Box
+	to     string
 	folder string
 	force  bool
+	// tooLate: a rejection could not be said to anybody any more.
+	tooLate bool
 }
 
 func (tx *transaction) close() {
@@ -107,12 +110,12 @@ func (s *session) recipient(args string) reply {
 	if !params.looked {
 		return replyMissing
 	}
-	return s.admit(user, folder, params)
+	return s.admit(user, unquote(path), folder, params)
 }
 
 // admit opens the box and asks it. What an mx has accepted before is neither
 // disabled nor over quota any more.
-func (s *session) admit(user director.User, folder string, p rcptParams) reply {
+func (s *session) admit(user director.User, to, folder string, p rcptParams) reply {
 	box, err := s.srv.opt.Store.Open(s.ctx, user, p.home, p.epoch)
 	if err != nil {
 		s.unexpected("open", user, err)
@@ -130,7 +133,16 @@ func (s *session) admit(user director.User, folder string, p rcptParams) reply {
 			return errReply(err)
 		}
 	}
-	s.tx.rcpts = append(s.tx.rcpts, recipient{box: box, folder: folder, force: p.accepted})
+	r := recipient{box: box, to: to, folder: folder, force: p.accepted, tooLate: p.accepted || p.reject == wire.RejectNever}
+	mayReject := !r.tooLate && s.srv.opt.Filter != nil && s.srv.opt.Filter.MayReject(box)
+	if mayReject && p.reject == wire.RejectLater {
+		box.Close()
+		return replyAlone
+	}
+	s.tx.rcpts = append(s.tx.rcpts, r)
+	if mayReject {
+		return reply{250, "2.1.5", wire.WordMayReject + " OK", resultOK}
+	}
 	return reply{250, "2.1.5", "OK", resultOK}
 }
 

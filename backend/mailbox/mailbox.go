@@ -19,6 +19,7 @@ import (
 	"slices"
 	"time"
 
+	"waypost/backend/mime"
 	"waypost/director"
 )
 
@@ -62,23 +63,76 @@ type Store interface {
 	// ErrFrozen and ErrRefused as in the package comment. who names the
 	// session for logs and lists. The caller must Close it.
 	Open(ctx context.Context, u director.User, home director.BackendID, epoch director.Epoch) (Box, error)
-	// Stage takes a message in, once, before it is known whose it will be. It
-	// streams r to disk with line ends made LF and syncs it. header is put in
-	// front (LF line ends; trace lines). max > 0 bounds the result in bytes:
-	// ErrTooLarge beyond.
+	// Stage takes a message in, once, before it is known whose it will be, with
+	// line ends made LF: a short one into memory, a long one to the disk, synced.
+	// header is put in front (LF line ends; trace lines). max > 0 bounds the result
+	// in bytes: ErrTooLarge beyond.
 	Stage(ctx context.Context, header string, r io.Reader, max int64) (Staged, error)
 }
 
 // ErrTooLarge: a message over the limit.
 var ErrTooLarge = errors.New("message too large")
 
-// Staged is a message on the disk that has no place yet. Discard it always;
-// after it was delivered or appended that only removes the staging name.
+// Staged is a message that has no place yet. Discard it always, when no
+// delivery or append of it is under way any more. It can be delivered to any
+// number of users, all at once; its bytes are written once.
 type Staged interface {
 	// Size is its size in bytes on the disk (LF), WireSize with CRLF.
 	Size() int64
 	WireSize() int64
+	// Open reads it, as often as need be.
+	Open() (Body, error)
 	Discard()
+}
+
+// Delivery is a message on its way to one user, and all that is to become
+// durable with it.
+type Delivery struct {
+	// ID is the mx's delivery id: delivering an id again is a no-op.
+	ID string
+	// Message is what Places take that have none of their own.
+	Message Staged
+	// Places are where copies go; none: the message is dropped (filtered,
+	// redirected), and its id remembered all the same.
+	Places []Place
+	// Force skips the quota (the message was accepted by an mx before).
+	Force bool
+	// Outbound are messages that leave: redirects, replies, notices.
+	Outbound []Outbound
+	// Memories are remembered, each until its time.
+	Memories []Memory
+}
+
+// Place is one copy of a delivered message.
+type Place struct {
+	// Folder is a name, or "" for INBOX. One that does not exist is made if
+	// Create says so; otherwise the copy goes to INBOX.
+	Folder string
+	Create bool
+	Flags  Flags
+	// Message, if not nil, is the message as a filter has changed it.
+	Message Staged
+}
+
+// Outbound is a message for the way out through an mx. Recipients are addresses
+// without brackets; From may be empty (the null sender).
+type Outbound struct {
+	// ID tells it from all others, and is the same at a repetition.
+	ID string
+	// Kind is "redirect", "vacation", "notify", "reject" or "echo".
+	Kind    string
+	From    string
+	To      []string
+	Message Staged
+	// UTF8: the addresses or the message need SMTPUTF8 (RFC 6531).
+	UTF8 bool
+}
+
+// Memory is a fact that a filter wants to know again: that a correspondent has
+// had a vacation reply, or a message was seen. Keys are at most 200 bytes.
+type Memory struct {
+	Key   string
+	Until time.Time
 }
 
 // Box is one user's mailbox, opened at one epoch.
@@ -111,12 +165,13 @@ type Box interface {
 	// nil or ErrOverQuota.
 	Fits(size int64) error
 
-	// Deliver puts a staged message into folder ("" or a name that does not
-	// exist and is not made: INBOX), and remembers id in the same durable
-	// step; delivering an id again is a no-op that returns nil. It is durable
-	// when it returns nil. force skips the quota (the message was accepted by
-	// an mx before).
-	Deliver(ctx context.Context, id string, m Staged, folder string, force bool) error
+	// Deliver makes a Delivery durable as one step, and shows it to who has the
+	// folders open. A second one of the same ID is a no-op that returns nil.
+	// ErrOverQuota unless Force is set.
+	Deliver(ctx context.Context, d Delivery) error
+	// Remembers tells whether a Memory of that key was delivered and its time is
+	// not over.
+	Remembers(key string) (bool, error)
 	// Append is IMAP's: into an existing folder, with flags and date (zero:
 	// now). Durable when it returns nil.
 	Append(folder string, m Staged, flags Flags, date time.Time) (uidValidity uint32, uid UID, err error)
@@ -180,23 +235,43 @@ type Message struct {
 	// Size is the size in bytes on disk (LF), WireSize with CRLF: RFC822.SIZE
 	// and POP3's octets.
 	Size, WireSize int64
-	// Recent is set for the first handle that saw the message.
-	Recent bool
+	// ModSeq is the mod-sequence of its last change (RFC 7162).
+	ModSeq uint64
 	// GUID names the message for life, over moves: POP3's UIDL where no older
 	// one is kept.
 	GUID string
+	// Ref is the store's own: protocols leave it alone.
+	Ref string
 }
 
-// Snapshot is a folder at one moment, ordered by UID. The slice is shared:
-// nobody writes to it.
+// Snapshot is a folder at one moment.
 type Snapshot struct {
-	UIDValidity uint32
-	UIDNext     UID
-	Messages    []Message
+	UIDValidity   uint32
+	UIDNext       UID
+	HighestModSeq uint64
+	Messages      Messages
+	// Recent are the messages, rising, that no Snapshot of any handle has shown
+	// before this one.
+	Recent []UID
 	// Unseen counts messages without Seen.
 	Unseen int
-	// Version differs whenever anything else in the snapshot does.
+	// Version differs whenever anything else in the snapshot but Recent does.
 	Version uint64
+}
+
+// Meta is what a folder's index knows of a message's contents.
+type Meta struct {
+	// Arrived is the internal date.
+	Arrived time.Time
+	// Root is the structure, with byte offsets in the message as Body gives it.
+	Root *mime.Part
+	// Fields are the header fields that lists and searches ask for (see package
+	// index), in the order of the header, values unfolded and otherwise raw.
+	Fields []mime.Field
+	// Preview is the beginning of the text (RFC 8970), at most 200 characters.
+	Preview string
+	// Attachment marks a message with a part that is to be saved and not read.
+	Attachment bool
 }
 
 // Status is Snapshot without the messages.
@@ -235,6 +310,10 @@ type Folder interface {
 	Changed(version uint64) <-chan struct{}
 	// InternalDate is when the message arrived.
 	InternalDate(uid UID) (time.Time, error)
+	// Meta is what is known of a message's contents: from the index, or, the
+	// first time, by reading the message once. ErrNoMessage. It is shared: nobody
+	// writes to it.
+	Meta(uid UID) (*Meta, error)
 	// Open opens a message's bytes. They stay readable, whatever happens to the
 	// message, until Close. ErrNoMessage.
 	Open(uid UID) (Body, error)
@@ -258,11 +337,10 @@ type CopyResult struct {
 	Source, Dest []UID
 }
 
-// Body reads a message with CRLF line ends.
+// Body reads a message with CRLF line ends. Seek goes to a byte of those that
+// Read gives; it may have to read up to there.
 type Body interface {
-	io.ReadCloser
+	io.ReadSeekCloser
 	// WireSize is the number of bytes Read will give in all.
 	WireSize() int64
-	// Rewind starts again at the first byte.
-	Rewind() error
 }

@@ -12,16 +12,19 @@ import (
 	"sync/atomic"
 	"time"
 
+	"waypost/backend/journal"
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/deliveries"
 	"waypost/backend/maildir/name"
 	"waypost/backend/quota"
 	"waypost/director"
+	"waypost/internal/vfs"
 )
 
 const (
 	maildirName    = "Maildir"
 	deliveriesName = "deliveries"
+	memoriesName   = "memories"
 	quotaName      = "maildirsize"
 )
 
@@ -29,7 +32,7 @@ const (
 var ErrClosed = mailbox.ErrClosed
 
 // ErrUncertain: a sync failed, so that it is not known what a crash would leave.
-// The Account takes no more writes; close it and open it again with Recover.
+// The Account takes no more writes; the next start of the backend replays the journal.
 var ErrUncertain = errors.New("what is on the disk is not known")
 
 // Guard is the user's lock and fence.
@@ -39,9 +42,21 @@ type Guard interface {
 	Enter(epoch director.Epoch) (leave func(), err error)
 }
 
-// Options say what an Account is made of. All but Host, Recover,
-// CreateFolderOnDelivery and MaxFolders must be set.
+// Outbox takes messages that leave. Put must be idempotent by ID, and need not
+// sync: the journal has the message until a checkpoint has passed it. link gives
+// the message's file another name on the same file system.
+type Outbox interface {
+	Put(user director.User, o mailbox.Outbound, link func(path string) error) error
+	// Paths are what Put changes for an id: files and their folder.
+	Paths(user director.User, id string) []string
+}
+
+// Options say what an Account is made of. All but Host, CreateFolderOnDelivery,
+// Outbox and MaxFolders must be set.
 type Options struct {
+	FS      vfs.FS
+	Journal *journal.Journal
+	User    director.User
 	// Root is the user's folder, which Create has made.
 	Root  string
 	Guard Guard
@@ -51,12 +66,11 @@ type Options struct {
 	Now   func() time.Time
 	// Host stands in the names of files.
 	Host string
-	// Recover says that the last process to open the user did not close it:
-	// logged deliveries are finished and the quota is counted anew.
-	Recover bool
 	// CreateFolderOnDelivery makes folders that a delivery names; otherwise
 	// such a message goes to INBOX.
 	CreateFolderOnDelivery bool
+	// Outbox is needed for deliveries with Outbound.
+	Outbox Outbox
 	// MaxFolders bounds the folders beside INBOX that may come to be; 0 stands
 	// for DefaultMaxFolders. Those there already are served, however many.
 	MaxFolders int
@@ -68,6 +82,7 @@ const DefaultMaxFolders = 1000
 // Account is one user's mailbox in this process. It is safe for concurrent use.
 type Account struct {
 	o       Options
+	fs      vfs.FS
 	maildir string
 	names   *name.Generator
 	quota   *quota.Log
@@ -79,13 +94,30 @@ type Account struct {
 	boxes   int
 	folders map[string]*folder // by directory
 	version uint64             // of the last change in any folder
-	// log is read at the first delivery.
-	log *deliveries.Log
-	// pending are logged deliveries whose rename failed: file → directory.
-	pending map[string]string
-	// uncertain is set once a sync has failed; broken says so without the lock.
+	// ids and memories are read at the first delivery.
+	ids      *deliveries.Log
+	memories *deliveries.Memory
+	// commits are journaled and not applied yet, in order; stuck says that the
+	// first could not be; reserved is what they add to the quota; arriving are
+	// those of deliveries, by id.
+	commits  []*commit
+	stuck    bool
+	reserved mailbox.Usage
+	arriving map[string]*commit
+	// unwritten are folders whose state could not be written to the end.
+	unwritten map[*folder]bool
+	// linked are the directories that have got second names of messages since
+	// the last sync of them: before a first name is removed they are synced.
+	linked map[string]bool
+	// epoch is that of the operation under way.
+	epoch director.Epoch
+	// uncertain is set once the journal or a sync has failed; broken says so
+	// without the lock.
 	uncertain error
 	broken    atomic.Bool
+	// unsure are files that were replaced with an error: the new contents may be
+	// seen, and may not last.
+	unsure map[string]bool
 	// unsynced are the directories in which messages went from new to cur.
 	unsynced map[string]bool
 	// recount: an addition to the quota log failed.
@@ -102,12 +134,13 @@ func Open(o Options) (*Account, error) {
 		o.MaxFolders = DefaultMaxFolders
 	}
 	a := &Account{
-		o: o, maildir: filepath.Join(o.Root, maildirName),
+		o: o, fs: o.FS, maildir: filepath.Join(o.Root, maildirName),
 		names:   name.NewGenerator(o.Host, os.Getpid(), o.Now),
-		folders: map[string]*folder{}, pending: map[string]string{}, unsynced: map[string]bool{}, limit: o.Limit(),
+		folders: map[string]*folder{}, arriving: map[string]*commit{}, linked: map[string]bool{},
+		unsynced: map[string]bool{}, unwritten: map[*folder]bool{}, unsure: map[string]bool{}, limit: o.Limit(),
 	}
 	for _, sub := range subfolders {
-		info, err := os.Stat(filepath.Join(a.maildir, sub))
+		info, err := o.FS.Lstat(filepath.Join(a.maildir, sub))
 		if err == nil && !info.IsDir() {
 			err = fs.ErrInvalid
 		}
@@ -116,23 +149,13 @@ func Open(o Options) (*Account, error) {
 		}
 	}
 	var err error
-	if a.quota, err = quota.Open(filepath.Join(a.maildir, quotaName), quota.Limit(a.limit)); err != nil {
+	if a.quota, err = quota.Open(o.FS, filepath.Join(a.maildir, quotaName), quota.Limit(a.limit)); err != nil {
 		return nil, fmt.Errorf("open mailbox %s: %w", o.Root, err)
 	}
-	if err := a.start(); err != nil {
+	if _, err := a.usage(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open mailbox %s: %w", o.Root, err), a.quota.Close())
 	}
 	return a, nil
-}
-
-func (a *Account) start() error {
-	if a.o.Recover {
-		if err := a.recoverTree(); err != nil {
-			return err
-		}
-	}
-	_, err := a.usage()
-	return err
 }
 
 // Box gives a handle at epoch. done is what its Done returns.
@@ -143,35 +166,44 @@ func (a *Account) Box(user director.User, epoch director.Epoch, done <-chan stru
 	return &box{a: a, user: user, epoch: epoch, done: done}
 }
 
-// Flushed finishes what is pending and makes sure that all is durable. The
-// caller holds the user's lock; it calls this before it freezes.
+// Flushed makes everything durable in the files themselves, without the
+// journal. The caller holds the user's lock; it calls this before the user is
+// handed on, since records of an epoch that is over are not replayed (R2).
 func (a *Account) Flushed() error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.flush(); err != nil {
+	err := a.flush()
+	if err == nil {
+		err = a.quota.Sync()
+	}
+	if err == nil {
+		err = a.o.Journal.Flush(string(a.o.User))
+	}
+	if err != nil {
 		return fmt.Errorf("flush mailbox %s: %w", a.o.Root, err)
 	}
 	return nil
 }
 
+// flush brings everything into the files.
 func (a *Account) flush() error {
+	if err := a.settle(); err != nil {
+		return err
+	}
 	if err := a.writable(); err != nil {
 		return err
 	}
-	if err := a.finishPending(); err != nil {
+	// The next Account of this user knows nothing of these.
+	if err := errors.Join(a.syncCollected(), a.syncLinked(), a.syncUnsure()); err != nil {
 		return err
 	}
-	if err := a.syncCollected(); err != nil {
-		return err
-	}
-	if _, err := a.usage(); err != nil {
-		return err
-	}
-	return a.quota.Sync()
+	_, err := a.usage()
+	return err
 }
 
-// Close flushes, ends the poller and makes all handles fail. After an error the
-// next Open needs Recover. A second call does nothing.
+// Close ends the poller and makes all handles fail. A second call does nothing.
+// An Account that has journaled what it could not bring into the files yet
+// stays open, and says so by an error.
 func (a *Account) Close() error {
 	a.mu.Lock()
 	if a.closed {
@@ -179,6 +211,10 @@ func (a *Account) Close() error {
 		return nil
 	}
 	err := a.flush()
+	if err != nil && a.uncertain == nil {
+		a.mu.Unlock()
+		return fmt.Errorf("close mailbox %s: %w", a.o.Root, err)
+	}
 	a.closed = true
 	a.forgetFolders()
 	p := a.poll
@@ -192,10 +228,17 @@ func (a *Account) Close() error {
 	return nil
 }
 
+// Closed tells whether Close has closed it.
+func (a *Account) Closed() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.closed
+}
+
 // forgetFolders drops what is known of the folders and wakes who waits.
 func (a *Account) forgetFolders() {
 	for _, f := range a.folders {
-		f.wake()
+		f.close()
 	}
 	clear(a.folders)
 }
@@ -224,7 +267,7 @@ func (a *Account) doubt(err error) error {
 }
 
 // Broken reports whether a sync has failed: the Account takes no more writes,
-// and whoever opened it closes it and opens it again with Recover.
+// and whoever opened it closes it; the backend's next start replays the journal.
 func (a *Account) Broken() bool { return a.broken.Load() }
 
 // nextVersion gives a number no folder has had yet.
@@ -233,16 +276,26 @@ func (a *Account) nextVersion() uint64 {
 	return a.version
 }
 
-// deliveryLog gives the log, read at the first call.
-func (a *Account) deliveryLog() (*deliveries.Log, error) {
-	if a.log == nil {
-		log, err := deliveries.Open(filepath.Join(a.o.Root, deliveriesName), a.o.Now())
-		if err != nil {
+// deliveryLog gives the log of ids, read at the first call.
+func (a *Account) deliveryLog() (log *deliveries.Log, err error) {
+	if a.ids == nil {
+		if log, err = deliveries.Open(a.fs, filepath.Join(a.o.Root, deliveriesName), deliveries.Keep, a.o.Now()); err != nil {
 			return nil, err
 		}
-		a.log = log
+		a.ids = log
 	}
-	return a.log, nil
+	return a.ids, nil
+}
+
+// memoryLog gives what filters remember, read at the first call.
+func (a *Account) memoryLog() (memory *deliveries.Memory, err error) {
+	if a.memories == nil {
+		if memory, err = deliveries.OpenMemory(a.fs, filepath.Join(a.o.Root, memoriesName), a.o.Now()); err != nil {
+			return nil, err
+		}
+		a.memories = memory
+	}
+	return a.memories, nil
 }
 
 // box is one handle.
@@ -268,7 +321,7 @@ func (b *box) Close() {
 		return
 	}
 	b.closed = true
-	if a.boxes--; a.boxes == 0 {
+	if a.boxes--; a.boxes == 0 && len(a.commits) == 0 {
 		a.forgetFolders()
 	}
 }
@@ -285,6 +338,7 @@ func (b *box) enter() (leave func(), err error) {
 		unguard()
 		return nil, fmt.Errorf("%s: %w", b.user, ErrClosed)
 	}
+	b.a.epoch = b.epoch
 	return func() { b.a.mu.Unlock(); unguard() }, nil
 }
 
@@ -299,13 +353,36 @@ func (b *box) do(what string, op func() error) error {
 	return b.named(what, op())
 }
 
-// change is do for operations that write.
-func (b *box) change(what string, op func() error) error {
-	return b.do(what, func() error {
-		if err := b.a.writable(); err != nil {
+// change is do for operations that write. op may leave a ticket to be waited for
+// when the locks are given back; admitted is about what it writes into the
+// journal, in bytes.
+func (b *box) change(ctx context.Context, what string, admitted int64, op func() (*commit, error)) error {
+	a := b.a
+	if err := a.o.Journal.Admit(ctx, int(admitted)); err != nil {
+		return b.named(what, err)
+	}
+	var c *commit
+	err := b.do(what, func() error {
+		if err := a.writable(); err != nil {
 			return err
 		}
-		return op()
+		err := error(nil)
+		c, err = op()
+		return err
+	})
+	if c != nil {
+		err = errors.Join(err, b.named(what, a.finished(c)))
+	}
+	return err
+}
+
+// write is change for what waits under the locks.
+func (b *box) write(what string, op func() error) error {
+	return b.change(context.Background(), what, 4096, func() (*commit, error) {
+		if err := b.a.unstick(); err != nil {
+			return nil, err
+		}
+		return nil, op()
 	})
 }
 
@@ -334,7 +411,7 @@ func (b *box) Folder(name string) (mailbox.Folder, error) {
 		if err != nil {
 			return err
 		}
-		h = &handle{b: b, f: f, name: f.name, recent: map[mailbox.UID]struct{}{}}
+		h = &handle{b: b, f: f, name: f.name}
 		return nil
 	})
 	if err != nil {
@@ -343,28 +420,18 @@ func (b *box) Folder(name string) (mailbox.Folder, error) {
 	return h, nil
 }
 
-func (b *box) Deliver(ctx context.Context, id string, m mailbox.Staged, folder string, force bool) error {
-	return b.change("deliver", func() error {
-		s, err := own(m)
-		if err != nil {
-			return err
-		}
-		// The last moment to turn back: from here on it is brief.
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		return b.a.deliver(id, s, folder, force)
-	})
-}
-
+// Append is mailbox.Box's.
 func (b *box) Append(folder string, m mailbox.Staged, flags mailbox.Flags, date time.Time) (validity uint32, uid mailbox.UID, err error) {
-	err = b.change("append", func() error {
+	err = b.change(context.Background(), "append", m.Size(), func() (*commit, error) {
 		s, err := own(m)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		validity, uid, err = b.a.append(folder, s, flags, date)
-		return err
+		if err := b.a.unstick(); err != nil {
+			return nil, err
+		}
+		validity, uid, err = b.append(folder, s, flags, date)
+		return nil, err
 	})
 	return validity, uid, err
 }

@@ -9,54 +9,56 @@ import (
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/lineend"
+	"waypost/internal/vfs"
 )
 
-// body reads a message file with CRLF line ends. It belongs to one goroutine.
+// body reads a message with CRLF line ends. It belongs to one goroutine.
 type body struct {
-	file  *os.File
+	src   io.ReadSeeker
 	wire  int64
 	given int64
 	lines lineend.Reader
-	log   *slog.Logger
+	// name is the file's, for errors; closer gives back what src is made of.
+	name   string
+	closer func()
 }
 
 // Open is mailbox.Folder's. The file is opened under the lock, and read
 // outside of it.
 func (h *handle) Open(uid mailbox.UID) (mailbox.Body, error) {
-	var b *body
-	var size int64
-	err := h.file("open message", uid, func(path string, m *message) error {
-		file, err := os.Open(path)
-		if err != nil {
-			return err
-		}
-		b, size = &body{file: file, wire: m.wire, log: h.b.a.o.Log}, m.size
-		return nil
+	var file vfs.File
+	var m mailbox.Message
+	err := h.file("open message", uid, func(path string, found *mailbox.Message) (err error) {
+		m = *found
+		file, err = h.b.a.fs.OpenFile(path, os.O_RDONLY, 0)
+		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := b.check(size); err != nil {
-		return nil, h.b.named("open message", errors.Join(err, b.Close()))
-	}
-	return b, nil
+	b, err := newBody(file, m, h.b.a.o.Log)
+	return b, h.b.named("open message", err)
 }
 
-// check measures the file if its name is wrong about its size.
-func (b *body) check(size int64) error {
-	info, err := b.file.Stat()
-	if err != nil {
-		return err
-	}
-	if info.Size() != size {
-		b.log.Warn("maildir: file name wrong about the size", "file", b.file.Name(), "bytes", info.Size(), "claimed", size)
+// newBody takes the file over. It measures one whose name is wrong about its
+// size.
+func newBody(file vfs.File, m mailbox.Message, log *slog.Logger) (mailbox.Body, error) {
+	b := &body{src: file, wire: m.WireSize, name: file.Name(), closer: func() { _ = file.Close() }} // it was only read
+	info, err := file.Stat()
+	if err == nil && info.Size() != m.Size {
+		log.Warn("maildir: file name wrong about the size", "file", b.name, "bytes", info.Size(), "claimed", m.Size)
 		var count lineend.Counter
-		if _, err := io.Copy(&count, b.file); err != nil {
-			return err
+		if _, err = io.Copy(&count, file); err == nil {
+			b.wire = count.Wire
+			err = b.rewind()
 		}
-		b.wire = count.Wire
 	}
-	return b.Rewind()
+	if err != nil {
+		b.closer()
+		return nil, err
+	}
+	b.lines.Reset(b.src)
+	return b, nil
 }
 
 func (b *body) WireSize() int64 { return b.wire }
@@ -65,24 +67,52 @@ func (b *body) WireSize() int64 { return b.wire }
 // about W= must not run into what the protocol says next.
 func (b *body) Read(p []byte) (int, error) {
 	left := b.wire - b.given
-	if left == 0 {
+	if left <= 0 {
 		return 0, io.EOF
 	}
 	n, err := b.lines.Read(p[:min(int64(len(p)), left)])
 	b.given += int64(n)
 	if errors.Is(err, io.EOF) && b.given < b.wire {
-		err = fmt.Errorf("message %s: shorter than its name says: %w", b.file.Name(), io.ErrUnexpectedEOF)
+		err = fmt.Errorf("message %s: shorter than its name says: %w", b.name, io.ErrUnexpectedEOF)
 	}
 	return n, err
 }
 
-func (b *body) Rewind() error {
-	if _, err := b.file.Seek(0, io.SeekStart); err != nil {
+// Seek is io.Seeker's, in bytes as Read gives them.
+func (b *body) Seek(offset int64, whence int) (int64, error) {
+	switch whence {
+	case io.SeekCurrent:
+		offset += b.given
+	case io.SeekEnd:
+		offset += b.wire
+	}
+	if offset < 0 {
+		return b.given, fmt.Errorf("message %s: seek before the first byte: %w", b.name, os.ErrInvalid)
+	}
+	if offset < b.given {
+		if err := b.rewind(); err != nil {
+			return 0, err
+		}
+	}
+	if offset > b.given {
+		if _, err := io.CopyN(io.Discard, b, min(offset, b.wire)-b.given); err != nil {
+			return b.given, err
+		}
+	}
+	b.given = offset
+	return offset, nil
+}
+
+func (b *body) rewind() error {
+	if _, err := b.src.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("rewind message: %w", err)
 	}
-	b.lines.Reset(b.file)
+	b.lines.Reset(b.src)
 	b.given = 0
 	return nil
 }
 
-func (b *body) Close() error { return b.file.Close() }
+func (b *body) Close() error {
+	b.closer()
+	return nil
+}

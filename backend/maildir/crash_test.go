@@ -16,10 +16,18 @@ import (
 	"time"
 
 	"waypost/backend/mailbox"
+	"waypost/internal/vfs"
 )
 
 // crashEnv tells a process that it is the one to be killed, and its mailbox.
 const crashEnv = "WAYPOST_TEST_CRASH"
+
+// flagSet: the number of checks was asked for. tctx is the context of tests that
+// have no other.
+var (
+	flagSet bool
+	tctx    = context.Background()
+)
 
 func TestMain(m *testing.M) {
 	if base := os.Getenv(crashEnv); base != "" {
@@ -30,9 +38,8 @@ func TestMain(m *testing.M) {
 		os.Exit(0)
 	}
 	flag.Parse()
-	set := false
-	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "rapid.checks" })
-	if !set {
+	flag.Visit(func(f *flag.Flag) { flagSet = flagSet || f.Name == "rapid.checks" })
+	if !flagSet {
 		// Each check syncs some hundred times.
 		_ = flag.Set("rapid.checks", "15")
 	}
@@ -45,18 +52,20 @@ func TestMain(m *testing.M) {
 func victim(base string) error {
 	first, _ := strconv.Atoi(os.Getenv(crashEnv + "_FIRST"))
 	rng := rand.New(rand.NewPCG(uint64(first), 7))
-	stager, err := NewStager(filepath.Join(base, "incoming"))
+	log := slog.New(slog.DiscardHandler)
+	j, stager, err := bootJournal(vfs.OS, base, 1<<20, nil, log, testUser)
 	if err != nil {
 		return err
 	}
 	a, err := Open(Options{
+		FS: vfs.OS, Journal: j, User: testUser,
 		Root: filepath.Join(base, "user"), Guard: &guard{}, Limit: func() mailbox.Limit { return mailbox.Limit{} },
-		Log: slog.New(slog.DiscardHandler), Now: time.Now, Host: "victim", Recover: true,
+		Log: log, Now: time.Now, Host: "victim",
 	})
 	if err != nil {
 		return err
 	}
-	b := a.Box("u@example.test", 0, nil)
+	b := a.Box(testUser, 0, nil)
 	inbox, err := b.Folder("INBOX")
 	if err != nil {
 		return err
@@ -84,16 +93,16 @@ func (v *victimState) step(rng *rand.Rand) error {
 		return v.deliver()
 	}
 	snap, err := v.inbox.Snapshot()
-	if err != nil || len(snap.Messages) == 0 {
+	if err != nil || snap.Messages.Len() == 0 {
 		return err
 	}
-	for _, m := range snap.Messages {
+	for _, m := range snap.Messages.All() {
 		if m.UID > v.told {
 			v.told = m.UID
 			say("u %d %d", m.Size-1, m.UID)
 		}
 	}
-	m := snap.Messages[rng.IntN(len(snap.Messages))]
+	m := snap.Messages.At(rng.IntN(snap.Messages.Len()))
 	id, one := m.Size-1, []mailbox.UID{m.UID}
 	switch rng.IntN(4) {
 	case 0:
@@ -122,7 +131,7 @@ func (v *victimState) deliver() error {
 	}
 	defer m.Discard()
 	say("D %d", id)
-	if err := v.b.Deliver(context.Background(), strconv.Itoa(id), m, "", false); err != nil {
+	if err := v.b.Deliver(context.Background(), one(strconv.Itoa(id), m, "", false)); err != nil {
 		return err
 	}
 	say("d %d", id)
@@ -174,18 +183,17 @@ func (s *story) hear(line string) {
 func TestKilledAtAnyPoint(t *testing.T) {
 	s := newSetup(t, nil)
 	must(t, s.b.CreateFolder("Other"))
-	s.b.Close()
-	must(t, s.a.Close())
+	s.shut()
 	tale := &story{
 		begun: map[string]map[int64]bool{}, done: map[string]map[int64]bool{},
 		uid: map[int64]mailbox.UID{}, flags: map[int64]mailbox.System{}, flagsOpen: map[int64]bool{},
 	}
 	for round := range 12 {
 		runVictim(t, filepath.Dir(s.root), tale, 5+rand.IntN(100))
-		s.open(true)
+		s.boot()
+		s.open()
 		s.judge(tale)
-		s.b.Close()
-		must(t, s.a.Close())
+		s.shut()
 		if t.Failed() {
 			t.Fatalf("in round %d", round)
 		}
@@ -226,21 +234,23 @@ func (s *setup) judge(tale *story) {
 	// What the mx has no answer for it delivers again, and more than that.
 	for id := range int64(tale.next) {
 		m := s.stage(strings.Repeat("x", int(id)+1))
-		must(t, s.b.Deliver(context.Background(), strconv.FormatInt(id, 10), m, "", false))
+		must(t, s.b.Deliver(context.Background(), one(strconv.FormatInt(id, 10), m, "", false)))
 		m.Discard()
 	}
-	same(t, "files in tmp", len(pendingFiles(s)), 0)
+	same(t, "files in tmp", len(s.files("tmp")), 0)
 	s.quotaIsExact()
 	inbox, other := s.snapshot(s.folder("INBOX")), s.snapshot(s.folder("Other"))
 	count := map[int64]int{}
-	for _, m := range append(append([]mailbox.Message(nil), inbox.Messages...), other.Messages...) {
-		id := m.Size - 1
-		count[id]++
-		if want, told := tale.flags[id]; told && !tale.flagsOpen[id] && m.Flags.System != want {
-			t.Errorf("message %d has flags %b, was told %b", id, m.Flags.System, want)
+	for _, in := range []mailbox.Messages{inbox.Messages, other.Messages} {
+		for _, m := range in.All() {
+			id := m.Size - 1
+			count[id]++
+			if want, told := tale.flags[id]; told && !tale.flagsOpen[id] && m.Flags.System != want {
+				t.Errorf("message %d has flags %b, was told %b", id, m.Flags.System, want)
+			}
 		}
 	}
-	for _, m := range inbox.Messages {
+	for _, m := range inbox.Messages.All() {
 		id := m.Size - 1
 		if uid, told := tale.uid[id]; told && uid != m.UID {
 			t.Errorf("message %d has UID %d, was told %d", id, m.UID, uid)
@@ -264,14 +274,4 @@ func (s *setup) judge(tale *story) {
 			t.Errorf("message %d had UID %d, next is %d", id, uid, inbox.UIDNext)
 		}
 	}
-}
-
-// pendingFiles lists logged deliveries that are still in tmp.
-func pendingFiles(s *setup) []string {
-	s.t.Helper()
-	litter, err := litterIn(s.path(), func(os.FileInfo) bool { return true })
-	must(s.t, err)
-	all := len(litter)
-	must(s.t, spareLogged(filepath.Join(s.root, deliveriesName), litter))
-	return make([]string, all-len(litter))
 }

@@ -6,13 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"time"
 
 	"waypost/backend/maildir/name"
 	"waypost/backend/maildir/uidlist"
-	"waypost/internal/durable"
+	"waypost/internal/vfs"
 )
 
 // errFound ends a listing at the first message.
@@ -21,30 +20,30 @@ var errFound = errors.New("found")
 // Create makes an empty mailbox at root, durably: INBOX with its UIDVALIDITY
 // and an empty delivery log. What is there already stays; so it may be called
 // again after a crash. Nobody may have the user open meanwhile.
-func Create(root string) error {
-	if err := create(root); err != nil {
+func Create(fsys vfs.FS, root string) error {
+	if err := create(fsys, root); err != nil {
 		return fmt.Errorf("create mailbox %s: %w", root, err)
 	}
 	return nil
 }
 
-func create(root string) error {
+func create(fsys vfs.FS, root string) error {
 	maildir := filepath.Join(root, maildirName)
 	for _, sub := range subfolders {
-		if err := durable.MkdirAll(filepath.Join(maildir, sub), 0o700); err != nil {
+		if err := vfs.MkdirAll(fsys, filepath.Join(maildir, sub), 0o700); err != nil {
 			return err
 		}
 	}
 	log := filepath.Join(root, deliveriesName)
-	if err := durable.CreateFile(log, nil, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
+	if err := vfs.CreateFile(fsys, log, nil, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	if err := createUIDs(maildir); err != nil {
+	if err := createUIDs(fsys, maildir); err != nil {
 		return err
 	}
 	// An earlier call may have made these and crashed before its own syncs.
 	for _, dir := range []string{maildir, root, filepath.Dir(root)} {
-		if err := durable.SyncDir(dir); err != nil {
+		if err := fsys.SyncDir(dir); err != nil {
 			return err
 		}
 	}
@@ -53,12 +52,12 @@ func create(root string) error {
 
 // createUIDs begins the uidlist of an INBOX without messages. One with messages
 // that others made gets its list when it is opened.
-func createUIDs(maildir string) error {
-	if _, err := os.Stat(filepath.Join(maildir, uidlist.FileName)); !errors.Is(err, fs.ErrNotExist) {
+func createUIDs(fsys vfs.FS, maildir string) error {
+	if _, err := fsys.Lstat(filepath.Join(maildir, uidlist.FileName)); !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	for _, sub := range []string{"cur", "new"} {
-		err := eachMessage(filepath.Join(maildir, sub), func(string, name.Name) error { return errFound })
+		err := eachMessage(fsys, filepath.Join(maildir, sub), func(string, name.Name) error { return errFound })
 		if errors.Is(err, errFound) {
 			return nil
 		}
@@ -66,11 +65,11 @@ func createUIDs(maildir string) error {
 			return err
 		}
 	}
-	validity, err := nextValidity(maildir, 0, time.Now())
+	validity, err := nextValidity(fsys, maildir, 0, time.Now())
 	if err != nil {
 		return err
 	}
-	_, err = uidlist.Create(maildir, uidlist.Header{Validity: validity, Next: 1, GUID: newGUID()})
+	_, err = uidlist.Create(fsys, maildir, uidlist.Header{Validity: validity, Next: 1, GUID: newGUID()})
 	return err
 }
 

@@ -1,87 +1,279 @@
 package maildir
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/deliveries"
+	"waypost/backend/maildir/keywords"
 	"waypost/backend/maildir/name"
 )
 
-// deliver is Box.Deliver; the package comment lists its steps.
-func (a *Account) deliver(id string, s *staged, folder string, force bool) error {
-	log, err := a.deliveryLog()
+// Deliver is mailbox.Box's. The record is written under the user's lock and
+// waited for without it, so that deliveries to one user share flushes as well;
+// the message turns up in its folders when the record is durable.
+func (b *box) Deliver(ctx context.Context, d mailbox.Delivery) error {
+	var bytes int64
+	for _, p := range d.Places {
+		bytes += place(d, p).Size()
+	}
+	return b.change(ctx, "deliver", bytes, func() (*commit, error) {
+		// The last moment to turn back: from here on it is brief.
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		return b.a.deliver(d)
+	})
+}
+
+// place is the message that goes to p.
+func place(d mailbox.Delivery, p mailbox.Place) mailbox.Staged {
+	if p.Message != nil {
+		return p.Message
+	}
+	return d.Message
+}
+
+// valid refuses what could not be brought into the files.
+func valid(d mailbox.Delivery) error {
+	bad := d.ID == "" || len(d.ID) > deliveries.MaxKey
+	for _, m := range d.Memories {
+		bad = bad || m.Key == "" || len(m.Key) > deliveries.MaxMemory
+	}
+	for _, o := range d.Outbound {
+		bad = bad || o.ID == "" || o.Message == nil
+	}
+	if bad {
+		return fmt.Errorf("delivery without an id, or with a key that is too long: %w", fs.ErrInvalid)
+	}
+	return nil
+}
+
+func (a *Account) deliver(d mailbox.Delivery) (*commit, error) {
+	ids, err := a.deliveryLog()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if done, err := a.delivered(log, id); done || err != nil {
-		return err
+	if c := a.arriving[d.ID]; c != nil {
+		return c, nil // on its way: whoever asks again waits with it
 	}
-	if !force {
-		if err := a.fits(s.size, 1); err != nil {
+	if err := valid(d); err != nil {
+		return nil, err
+	}
+	if err := a.unstick(); err != nil {
+		return nil, err
+	}
+	if _, done, err := ids.Find(d.ID); done || err != nil {
+		return nil, err
+	}
+	t := delivery{a: a, c: &commit{}, at: a.o.Now()}
+	if err := t.plan(d); err != nil {
+		t.release()
+		return nil, err
+	}
+	if !d.Force {
+		if err := a.fits(t.c.bytes, t.c.messages); err != nil {
+			t.release()
+			return nil, err
+		}
+	}
+	t.commit(d.ID)
+	return t.c, nil
+}
+
+// delivery is a Delivery being made a commit.
+type delivery struct {
+	a       *Account
+	c       *commit
+	at      time.Time
+	ops     []op
+	touched []string
+	steps   []func() error
+	copies  []copyIn
+	held    []*staged
+}
+
+// plan decides where everything goes.
+func (t *delivery) plan(d mailbox.Delivery) error {
+	for _, p := range d.Places {
+		s, err := own(place(d, p))
+		if err != nil {
+			return err
+		}
+		if err := t.put(s, p); err != nil {
 			return err
 		}
 	}
-	rel, err := a.deliveryFolder(folder)
-	if err != nil {
-		return err
-	}
-	e := deliveries.Entry{
-		At: a.o.Now(), ID: id, Folder: rel,
-		File: name.WithSizes(a.names.Next(), s.size, s.wire),
-	}
-	open, err := a.openDeliveryFolder(rel)
-	if err != nil {
-		return err
-	}
-	defer closeAll(open)
-	tmp := filepath.Join(a.dir(rel), "tmp", e.File)
-	if err := link(s.path, tmp); err != nil {
-		return err
-	}
-	if err := open[0].sync(); err != nil {
-		return errors.Join(err, os.Remove(tmp))
-	}
-	if err := log.Append(e); err != nil {
-		if errors.Is(err, deliveries.ErrDoubtful) {
-			// The line may be there after a crash: then the file must be too.
-			return a.doubt(err)
+	for _, m := range d.Memories {
+		memories, err := t.a.memoryLog()
+		if err != nil {
+			return err
 		}
-		return errors.Join(err, os.Remove(tmp))
+		t.ops = append(t.ops, op{kind: opMemory, key: m.Key, at: m.Until})
+		t.touched = append(t.touched, filepath.Join(t.a.o.Root, memoriesName))
+		t.steps = append(t.steps, func() error { return memories.Remember(m.Key, m.Until, t.at) })
 	}
-	return a.publish(rel, e.File, open[1])
+	for _, o := range d.Outbound {
+		if err := t.send(o); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
-// delivered tells whether id was delivered before, and finishes that if need be.
-func (a *Account) delivered(log *deliveries.Log, id string) (bool, error) {
-	e, found, err := log.Find(id)
-	if err != nil || !found {
-		return false, err
-	}
-	if at, pending := a.pending[e.File]; pending {
-		e.Folder = at
-	}
-	_, err = os.Lstat(filepath.Join(a.dir(e.Folder), "tmp", e.File))
-	if errors.Is(err, fs.ErrNotExist) {
-		return true, nil
-	}
+// put plans one copy.
+func (t *delivery) put(s *staged, p mailbox.Place) error {
+	a := t.a
+	rel, err := a.deliveryFolder(p.Folder, p.Create)
 	if err != nil {
-		return false, err
+		return err
 	}
-	return true, a.finishOne(e)
+	// Two places that come to one folder, such as one that is not there and INBOX,
+	// are one copy.
+	to := copyIn{rel, s}
+	if slices.Contains(t.copies, to) {
+		return nil
+	}
+	t.copies = append(t.copies, to)
+	if err := t.hold(s); err != nil {
+		return err
+	}
+	o := op{kind: opCreate, dir: rel, base: name.WithSizes(a.names.Next(), s.size, s.wire), inNew: true, at: s.arrived(), body: s.ref()}
+	f := a.known(rel)
+	if p.Flags.System != 0 || len(p.Flags.Keywords) > 0 {
+		// Flags have their letters in the folder's own table, and their place in cur.
+		if err := f.sync(); err != nil {
+			return err
+		}
+		o.letters, err = f.lettersFor(p.Flags)
+		if errors.Is(err, ErrTooManyKeywords) || errors.Is(err, keywords.ErrBadKeyword) {
+			o.letters, err = name.Letters(systemLetters(p.Flags.System)), nil
+		}
+		if err != nil {
+			return err
+		}
+		o.inNew = false
+	}
+	// Once it is in the journal it must find its place.
+	if there, err := isDirectory(a.fs, f.path(refOf(o.inNew, ""))); err != nil {
+		return err
+	} else if !there {
+		if err := a.completeFolder(rel); err != nil {
+			return err
+		}
+	}
+	t.touched = append(t.touched, f.path(refOf(o.inNew, o.file())), f.path(refOf(o.inNew, "")))
+	t.ops = append(t.ops, o)
+	t.c.bytes += s.size
+	t.c.messages++
+	t.steps = append(t.steps, func() error {
+		before := f.stampsNow()
+		if err := a.place(s, f.rel, refOf(o.inNew, o.file()), o.at); err != nil {
+			return err
+		}
+		f.arrived(o, s, 0, before)
+		return nil
+	})
+	return nil
+}
+
+// copyIn is a message in a folder.
+type copyIn struct {
+	rel string
+	s   *staged
+}
+
+// send plans an outbound message.
+func (t *delivery) send(o mailbox.Outbound) error {
+	s, err := own(o.Message)
+	if err != nil {
+		return err
+	}
+	if t.a.o.Outbox == nil {
+		return errors.New("this mailbox has no way out")
+	}
+	if err := t.hold(s); err != nil {
+		return err
+	}
+	at := s.arrived()
+	t.ops = append(t.ops, op{kind: opOutbound, out: o, at: at, body: s.ref()})
+	t.touched = append(t.touched, t.a.o.Outbox.Paths(t.a.o.User, o.ID)...)
+	t.steps = append(t.steps, func() error {
+		return t.a.o.Outbox.Put(t.a.o.User, o, func(path string) error { return s.linkTo(path, at) })
+	})
+	return nil
+}
+
+// hold keeps a message to the end of the delivery.
+func (t *delivery) hold(s *staged) error {
+	if err := s.hold(); err != nil {
+		return err
+	}
+	t.held = append(t.held, s)
+	return nil
+}
+
+// commit journals what was planned.
+func (t *delivery) commit(id string) {
+	a, c := t.a, t.c
+	t.ops = append(t.ops, op{kind: opDelivered, key: id, at: t.at})
+	t.touched = append(t.touched, filepath.Join(a.o.Root, deliveriesName))
+	steps := append(t.steps, func() error { return a.ids.Append(deliveries.Entry{At: t.at, Key: id}) })
+	c.apply = func() error {
+		for len(steps) > 0 {
+			if err := steps[0](); err != nil {
+				return err
+			}
+			steps = steps[1:]
+		}
+		a.addUsage(c.bytes, c.messages)
+		delete(a.arriving, id)
+		t.release()
+		return nil
+	}
+	c.ops = t.ops
+	c.record = a.log(a.epoch, t.ops, t.touched)
+	for _, s := range t.held {
+		s.referred(c.record.last())
+	}
+	a.arriving[id] = c
+	a.push(c)
+}
+
+// release gives the messages back.
+func (t *delivery) release() {
+	for _, s := range t.held {
+		s.Discard()
+	}
+	t.held = nil
+}
+
+// Remembers is mailbox.Box's.
+func (b *box) Remembers(key string) (is bool, err error) {
+	err = b.do("memory", func() error {
+		memories, err := b.a.memoryLog()
+		if err != nil {
+			return err
+		}
+		is, err = memories.Remembered(key, b.a.o.Now())
+		return err
+	})
+	return is, err
 }
 
 // deliveryFolder decides where a delivery to folder goes.
-func (a *Account) deliveryFolder(folder string) (rel string, err error) {
+func (a *Account) deliveryFolder(folder string, create bool) (rel string, err error) {
 	if folder == "" {
 		return "", nil
 	}
 	rel, _, err = a.lookup(folder)
-	if errors.Is(err, mailbox.ErrNoFolder) && a.o.CreateFolderOnDelivery {
+	if errors.Is(err, mailbox.ErrNoFolder) && (create || a.o.CreateFolderOnDelivery) {
 		rel, err = a.makeFolder(folder)
 	}
 	for _, inbox := range []error{mailbox.ErrBadName, mailbox.ErrNoFolder, mailbox.ErrTooManyFolders} {
@@ -92,61 +284,15 @@ func (a *Account) deliveryFolder(folder string) (rel string, err error) {
 	return rel, err
 }
 
-// openDeliveryFolder opens tmp and new.
-func (a *Account) openDeliveryFolder(rel string) ([]directory, error) {
-	open, err := a.openDirectories(a.dir(rel), "tmp", "new")
-	if !errors.Is(err, fs.ErrNotExist) {
-		return open, err
+// known gives the folder of a directory, as the memory has it; it need not be
+// loaded.
+func (a *Account) known(rel string) *folder {
+	if f := a.folders[rel]; f != nil {
+		return f
 	}
-	if err := a.completeFolder(rel); err != nil {
-		return nil, err
+	folder, ok := folderOf(rel)
+	if !ok {
+		folder = mailbox.Inbox
 	}
-	return a.openDirectories(a.dir(rel), "tmp", "new")
-}
-
-// publish is steps 3 and 4 of a delivery whose id is in the log. If the rename
-// fails the message stays pending.
-func (a *Account) publish(rel, file string, into directory) error {
-	dir := a.dir(rel)
-	rename := func() error {
-		if err := os.Rename(filepath.Join(dir, "tmp", file), filepath.Join(dir, "new", file)); err != nil {
-			a.pending[file] = rel
-			return err
-		}
-		delete(a.pending, file)
-		return into.sync()
-	}
-	var err error
-	if f := a.folders[rel]; f != nil && f.loaded {
-		err = f.delivering(file, rename)
-	} else {
-		err = rename()
-	}
-	if err != nil {
-		return err
-	}
-	size, _ := name.Sizes(file)
-	a.addUsage(size, 1)
-	return nil
-}
-
-// finish publishes a logged delivery that is still in tmp.
-func (a *Account) finish(rel, file string) error {
-	open, err := a.openDeliveryFolder(rel)
-	if err != nil {
-		return err
-	}
-	defer closeAll(open)
-	return a.publish(rel, file, open[1])
-}
-
-// finishPending finishes all deliveries whose rename failed. Whatever renames
-// or removes folders, or hands the tree on, must do this first.
-func (a *Account) finishPending() error {
-	for file, rel := range a.pending {
-		if err := a.finish(rel, file); err != nil {
-			return fmt.Errorf("finish delivery: %w", err)
-		}
-	}
-	return nil
+	return a.folderAt(rel, folder)
 }

@@ -4,54 +4,86 @@
 //
 // # What lies on the disk
 //
-//	<root>/deliveries                       ids of deliveries (package deliveries)
+//	<root>/deliveries, memories             ids of deliveries, and what filters
+//	                                        remember (package deliveries)
+//	<root>/sieve/                           scripts; others' files
 //	<root>/Maildir/{cur,new,tmp}            INBOX
 //	<root>/Maildir/.A.B/{cur,new,tmp}       the folder A/B, parts in modified UTF-7
-//	…/dovecot-uidlist, dovecot-keywords     of each folder
+//	…/dovecot-uidlist, dovecot-keywords     of each folder (packages uidlist, keywords)
+//	…/waypost-state, waypost-index          of each folder (packages state, index)
 //	<root>/Maildir/{maildirsize,subscriptions,dovecot-uidvalidity*}
 //	<root>/Maildir/..waypost-*              folders being made or deleted
 //
-// The fence is not here. Nothing else that a user has is outside of root, so
-// copying root copies the user, modification times included: they are the
-// internal dates.
+// The fence is not here. Nothing else that a user has is outside of root, once
+// Account.Flushed has returned: copying root then copies the user, modification
+// times included: they are the internal dates.
 //
 // # Serialisation
 //
 // Each operation of a handle takes the user's lock through Guard, which also
 // checks the fence, and holds it to the end; streaming (Stage, reading a Body)
-// is done outside. One process has one Account of a user.
+// and the wait of a delivery for the journal are outside of it. One process has
+// one Account of a user.
 //
-// # States of a delivery
+// # The journal
 //
-// A Staged message is a synced file in the incoming folder. Delivering it is:
+// What is to be durable is a record in the backend's journal (package journal),
+// which says what is to be so, with the bytes of messages up to a megabyte;
+// longer ones are synced files of the incoming folder. The files change unsynced.
+// There are three ways to go:
 //
-//	1  link into tmp, sync tmp        a crash leaves litter; recovery removes it
-//	2  append the id to deliveries    from here on the message is delivered
-//	3  rename tmp → new, sync new     a crash before it: recovery does it
-//	4  add to the quota log           a crash before it: recovery counts anew
+//	deliveries, appends, copies, moves,     two phases: the record; when it is
+//	numberings                              durable, the files and the memory
+//	flags, expunges                         at once: files and memory, then the
+//	                                        record; nobody is shown the result, or
+//	                                        answered, before it is durable
+//	folders                                 made: durable in the files, then the
+//	                                        record. Renamed, deleted (a rename to a
+//	                                        hidden name): the record, then durable
+//	                                        in the files, all before the answer
 //
-// The id and the message are so one durable step (I3): the message is in tmp
-// before the id is there, and an id whose file is still in tmp is finished by
-// recovery, by the next attempt to deliver it, or by Flushed.
+// Two-phase steps (type commit) are applied in the order of their records. One that
+// the disk does not take counts as done: whoever comes next tries again. Until
+// then folders are seen as they were, and only expunges are taken, so that a full
+// disk can be emptied.
 //
-// # UIDs
+// Subscriptions, keywords' letters and UIDVALIDITYs are replaced files, durable
+// on their own, before anything refers to them.
 //
-// A UID is durable in dovecot-uidlist before it is told, and before the file
-// of an appended, copied or moved message gets its name. New messages get theirs
-// in the order of their names. Lines of files that are gone are dropped in time.
-// A uidlist that is missing or corrupt is begun anew under a higher UIDVALIDITY.
+// # UIDs and mod-sequences
 //
-// # Crashes and errors
+// A UID is in the journal before it is told, and before the file of an appended,
+// copied or moved message gets its name. New messages get theirs in the order of
+// their names. A uidlist that is missing or corrupt is begun anew under a higher
+// UIDVALIDITY.
 //
-// A call that returned nil is durable. Flag changes, expunges, copies and moves
-// of several messages, and renames of folders with children, may be half done
-// after a crash, each message and folder whole. An fsync of a folder that failed
-// makes the Account refuse further writes (ErrUncertain): the backend closes
-// and opens it again with Recover.
+// # Crashes
+//
+// A call that returned nil is durable. Replay, before anything serves, folds the
+// records into what must be so in the end, and brings that about, whatever of it
+// the disk has: it never makes again what a later record removed, moved or
+// renamed, nor a tree that is gone. It may be cut off and done again. Messages
+// that it touches get new mod-sequences, and the quota is counted anew. Each
+// record is of one step, which is done wholly or not at all; but
+//
+//   - flags and expunges that were under way may be half done, each message whole;
+//     of such flags no mod-sequence tells, since nobody was told of the flags;
+//   - INBOX's rename may have made the folder and moved nothing yet, and a delivery
+//     the folders it is to make.
+//
+// # Errors
+//
+// After an error nothing has changed that a client can see, but: an expunge
+// returns what it did remove; flags may stay changed where a failing disk did not
+// let them be set back; a subscription may be changed if its sync failed; a
+// delivery or a rename of INBOX may have made its folder. When the journal or the
+// sync of a folder fails the Account takes no more writes (ErrUncertain): the
+// backend is to be started again, and replays.
 //
 // # Foreign changes
 //
 // A folder is scanned again when the modification time of cur or new tells so.
-// Times too recent to be relied on are made up for by one more scan later.
-// Own changes are applied to the memory without a scan.
+// Times too recent to be relied on are made up for by one more scan later. Own
+// changes are applied to the memory without a scan. Messages that others have
+// removed make the quota be counted anew.
 package maildir

@@ -1,15 +1,14 @@
 package maildir
 
 import (
+	"context"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/keywords"
 	"waypost/backend/maildir/name"
-	"waypost/internal/durable"
 )
 
 // keywordsName is the file of package keywords in each folder.
@@ -33,6 +32,20 @@ func (f *folder) setWords(data []byte, file stamp) {
 	}
 	f.words, f.wordsFile = words, file
 	clear(f.meaning)
+	f.reread()
+}
+
+// reread works out anew what the letters of all messages mean.
+func (f *folder) reread() {
+	e := f.msgs.Edit()
+	for _, m := range f.msgs.All() {
+		if flags := f.flags(refName(m.Ref).Flags); !flags.Equal(m.Flags) {
+			now := *m
+			now.Flags = flags
+			f.replace(e, m, now)
+		}
+	}
+	f.msgs = e.Done()
 }
 
 // claims are letters that an operation has given out, and no file may carry yet.
@@ -64,14 +77,14 @@ func (f *folder) letters(list []string, add bool, given *claims) (string, error)
 		grown = true
 		b = append(b, l)
 	}
-	if !grown {
+	if !grown && (len(b) == 0 || !f.a.unsure[f.path(keywordsName)]) {
 		return string(b), nil
 	}
 	data := words.Format()
-	if err := durable.WriteFile(f.path(keywordsName), data, 0o600); err != nil {
+	if err := f.a.replace(f.path(keywordsName), data); err != nil {
 		return "", err
 	}
-	file, err := stampOf(f.path(keywordsName))
+	file, err := f.a.stampOf(f.path(keywordsName))
 	if err != nil {
 		return "", err
 	}
@@ -81,20 +94,27 @@ func (f *folder) letters(list []string, add bool, given *claims) (string, error)
 
 func (f *folder) lettersInUse() *claims {
 	var used claims
-	for _, m := range slices.Concat(f.msgs, f.fresh) {
-		for _, l := range []byte(m.letters()) {
+	note := func(ref string) {
+		for _, l := range []byte(refName(ref).Flags) {
 			if l >= 'a' && l <= 'z' {
 				used[l-'a'] = true
 			}
 		}
 	}
+	for _, m := range f.msgs.All() {
+		note(m.Ref)
+	}
+	for _, m := range f.fresh {
+		note(m.ref)
+	}
+	for _, c := range f.a.commits {
+		for _, o := range c.ops {
+			if o.dir == f.rel {
+				note(refOf(false, o.file()))
+			}
+		}
+	}
 	return &used
-}
-
-// letters are the flags in a message's file name.
-func (m *message) letters() string {
-	n, _ := name.Parse(m.file)
-	return n.Flags
 }
 
 // flags are what letters mean in this folder. The result is shared.
@@ -137,55 +157,55 @@ func (f *folder) unknown(letters string) string {
 
 // SetFlags is mailbox.Folder's.
 func (h *handle) SetFlags(uids []mailbox.UID, op mailbox.FlagOp, flags mailbox.Flags) (changed []mailbox.Message, err error) {
-	err = h.b.change("set flags", func() error {
+	err = h.b.change(context.Background(), "set flags", int64(64*len(uids)), func() (c *commit, err error) {
 		if err := h.sync(); err != nil {
-			return err
+			return nil, err
 		}
-		changed, err = h.setFlags(uids, op, flags)
-		return err
+		changed, c, err = h.f.setFlags(uids, op, flags)
+		return c, err
 	})
 	return changed, err
 }
 
-func (h *handle) setFlags(uids []mailbox.UID, op mailbox.FlagOp, flags mailbox.Flags) ([]mailbox.Message, error) {
-	f := h.f
-	words, err := f.letters(flags.Keywords, op != mailbox.FlagsRemove, new(claims))
+// setFlags renames the files at once, and leaves a commit to be waited for.
+func (f *folder) setFlags(uids []mailbox.UID, how mailbox.FlagOp, flags mailbox.Flags) ([]mailbox.Message, *commit, error) {
+	if err := f.a.unstickFor(); err != nil {
+		return nil, nil, err
+	}
+	words, err := f.letters(flags.Keywords, how != mailbox.FlagsRemove, new(claims))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
+	}
+	modseq, err := f.state.NextModSeq()
+	if err != nil {
+		return nil, nil, err
 	}
 	letters := systemLetters(flags.System) + words
-	open, err := f.a.openDirectories(f.path(), "cur", "new")
-	if err != nil {
-		return nil, err
-	}
-	defer closeAll(open)
 	r := renames{f: f}
 	var there []mailbox.UID
 	for _, uid := range f.pick(uids) {
-		m, err := f.chase(uid, func(m *message) error {
-			return r.to(m, f.combine(m.letters(), op, letters))
+		is, err := f.chase(uid, func(m *mailbox.Message) error {
+			return r.to(m, f.combine(refName(m.Ref).Flags, how, letters))
 		})
 		if err != nil {
 			r.undo()
-			return nil, err
+			return nil, nil, err
 		}
-		if m != nil {
+		if is {
 			there = append(there, uid)
 		}
 	}
+	c := f.pending()
 	if len(r.done) > 0 {
-		f.changed()
-		if err := syncAll(open[:r.touched()]); err != nil {
-			return nil, err
-		}
+		c = r.commit(modseq)
 	}
 	var result []mailbox.Message
 	for _, uid := range there {
-		if m := f.find(uid); m != nil {
-			result = append(result, h.show(m))
+		if m := f.msgs.Get(uid); m != nil {
+			result = append(result, *m)
 		}
 	}
-	return result, nil
+	return result, c, nil
 }
 
 func (f *folder) combine(old string, op mailbox.FlagOp, letters string) string {
@@ -211,52 +231,59 @@ type renames struct {
 }
 
 type renamed struct {
-	uid      mailbox.UID
-	from, to string // paths
-	was      string // file name
-	wasNew   bool
+	uid     mailbox.UID
+	was, is string // refs
 }
 
 // to gives m other letters. A message in new moves to cur: those in new have
-// none.
-func (r *renames) to(m *message, letters string) error {
-	n, _ := name.Parse(m.file)
-	if letters == n.Flags && !m.isNew {
+// none. The memory follows in commit.
+func (r *renames) to(m *mailbox.Message, letters string) error {
+	n := refName(m.Ref)
+	if letters == n.Flags && !refIsNew(m.Ref) {
 		return nil
 	}
 	n.Flags = letters
-	file := n.String()
-	from, to := r.f.where(m), r.f.path("cur", file)
-	if err := os.Rename(from, to); err != nil {
+	ref := refOf(false, n.String())
+	if err := r.f.a.fs.Rename(r.f.path(m.Ref), r.f.path(ref)); err != nil {
 		return err
 	}
-	r.done = append(r.done, renamed{m.uid, from, to, m.file, m.isNew})
-	m.file, m.isNew = file, false
+	r.done = append(r.done, renamed{m.UID, m.Ref, ref})
 	return nil
 }
 
-// touched is how many of cur, new were changed.
-func (r *renames) touched() int {
+// commit takes the renames into the memory and the journal.
+func (r *renames) commit(modseq uint64) *commit {
+	f := r.f
+	e := f.msgs.Edit()
+	ops := make([]op, 0, len(r.done))
+	touched := append(f.bookkeeping(), f.path("cur"), f.path("new"))
 	for _, d := range r.done {
-		if d.wasNew {
-			return 2
+		m := f.msgs.Get(d.uid)
+		if m == nil || m.Ref != d.was && m.Ref != d.is {
+			continue // a scan in between has seen it
 		}
+		n := refName(d.is)
+		now := *m
+		now.Ref, now.Flags, now.ModSeq = d.is, f.flags(n.Flags), modseq
+		f.replace(e, m, now)
+		ops = append(ops, op{kind: opFlags, dir: f.rel, base: n.Base, letters: n.Flags, uid: uint32(d.uid)})
+		touched = append(touched, f.path(d.is))
 	}
-	return 1
+	f.msgs = e.Done()
+	f.stateChanged(modseq, ops)
+	f.changed()
+	c := &commit{ops: ops}
+	f.made(c, touched)
+	return c
 }
 
 // undo takes the renames back after an error. The folder is scanned next time,
-// whatever came of it.
+// whatever came of it: a disk on which that fails, too, may leave some flags
+// changed.
 func (r *renames) undo() {
 	for _, d := range slices.Backward(r.done) {
-		if err := os.Rename(d.to, d.from); err != nil {
+		if err := r.f.a.fs.Rename(r.f.path(d.is), r.f.path(d.was)); err != nil {
 			r.f.a.o.Log.Warn("maildir: flags not set back", "root", r.f.a.o.Root, "folder", r.f.name, "error", err)
-			continue
-		}
-		// After an ErrRenumbered the UID may be another's.
-		m := r.f.find(d.uid)
-		if n, _ := name.Parse(d.was); m != nil && m.baseName() == n.Base {
-			m.file, m.isNew = d.was, d.wasNew
 		}
 	}
 	r.f.stale = true

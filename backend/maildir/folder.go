@@ -4,14 +4,16 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"math"
 	"path/filepath"
 	"slices"
 	"time"
 
+	"waypost/backend/index"
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/keywords"
 	"waypost/backend/maildir/name"
+	"waypost/backend/maildir/state"
 	"waypost/backend/maildir/uidlist"
 )
 
@@ -19,27 +21,31 @@ import (
 // operator to look at.
 const brokenName = uidlist.FileName + ".broken"
 
-// message is what the memory holds of one message. One without a UID is in
-// folder.fresh.
-type message struct {
-	uid mailbox.UID
-	// file is its name, in new if isNew and else in cur; base is the length of
-	// the part before the flags.
-	file  string
-	base  int
-	isNew bool
-	// fields are those of its line in the uidlist.
+// unnumbered is a message that has no UID yet.
+type unnumbered struct {
+	ref        string
 	fields     string
 	size, wire int64
-	// recent: no handle's Snapshot has shown it.
-	recent bool
+	recent     bool
 }
 
-func (m *message) baseName() string { return m.file[:m.base] }
-
-func (m *message) entry() uidlist.Entry {
-	return uidlist.Entry{UID: uint32(m.uid), Fields: m.fields, Base: m.baseName()}
+// ref is the place of a message's file in the folder, "cur/<file>" or
+// "new/<file>": what mailbox.Message.Ref is here.
+func refOf(isNew bool, file string) string {
+	if isNew {
+		return "new/" + file
+	}
+	return "cur/" + file
 }
+
+func refIsNew(ref string) bool { return ref[0] == 'n' }
+
+func refName(ref string) name.Name {
+	n, _ := name.Parse(ref[len("cur/"):])
+	return n
+}
+
+func refBase(ref string) string { return refName(ref).Base }
 
 // folder is what all handles of a folder share. a.mu guards it.
 type folder struct {
@@ -56,16 +62,36 @@ type folder struct {
 	measured bool
 
 	list  *uidlist.List
-	msgs  []*message // ascending by UID
-	fresh []*message // without UID yet
+	state *state.State
+	meta  *index.Index // nil until somebody asks
+	// msgs are the numbered messages; fields those of their lines in the uidlist
+	// that have any.
+	msgs   mailbox.Messages
+	fields map[mailbox.UID]string
+	fresh  []unnumbered
+	// bases are those of msgs, nil until somebody asks.
+	bases map[string]struct{}
+	// numbering: the UIDs of fresh are in the journal. promised is how many UIDs
+	// are in the journal and not in the list yet.
+	numbering bool
+	promised  uint32
+	// recent are the messages that no Snapshot has shown.
+	recent []mailbox.UID
+	// unseen, deleted and wireBytes are sums over msgs.
+	unseen, deleted int
+	wireBytes       int64
+
 	words keywords.Table
 	// wordsFile is the keywords file as it was when words were read.
 	wordsFile stamp
 	// meaning remembers what letters mean; it is emptied when words change.
 	meaning map[string]mailbox.Flags
 
+	// latest is the record of the last change that was made at once, nil once
+	// somebody has waited for it.
+	latest *record
+
 	seen scanned // what the last scan, and own changes since, left
-	view *mailbox.Snapshot
 	// version changes with all that a Snapshot shows.
 	version uint64
 	// wait is closed at the next change; nil while nobody waits.
@@ -78,12 +104,16 @@ func (a *Account) folder(folderName string) (*folder, error) {
 	if err != nil {
 		return nil, err
 	}
+	return a.folderAt(rel, canon), nil
+}
+
+func (a *Account) folderAt(rel, canon string) *folder {
 	f := a.folders[rel]
 	if f == nil {
 		f = &folder{a: a, rel: rel, name: canon, version: a.nextVersion(), meaning: map[string]mailbox.Flags{}}
 		a.folders[rel] = f
 	}
-	return f, nil
+	return f
 }
 
 // synced gives a folder that exists, up to date.
@@ -119,7 +149,6 @@ func (f *folder) restamp() {
 // newVersion says that a Snapshot would show something else now.
 func (f *folder) newVersion() {
 	f.version = f.a.nextVersion()
-	f.view = nil
 	f.wake()
 }
 
@@ -135,6 +164,14 @@ func (f *folder) wake() {
 func (f *folder) sync() error {
 	if f.gone {
 		return fmt.Errorf("folder %q: %w", f.name, mailbox.ErrNoFolder)
+	}
+	if err := f.a.unstick(); err != nil {
+		// What is on the disk is a step that is half done. What was before it is
+		// still true, for who only looks.
+		if f.loaded {
+			return nil
+		}
+		return fmt.Errorf("folder %q: %w", f.name, err)
 	}
 	err := f.read()
 	if err == nil {
@@ -160,10 +197,13 @@ func (f *folder) read() error {
 		return f.load()
 	}
 	if f.stale || f.outdated() {
-		return f.rescan(nil)
+		return f.rescan(nil, nil)
 	}
 	return nil
 }
+
+// salvageGap is how many UIDs are skipped behind damage.
+const salvageGap = 1000
 
 // load reads the folder's files from the beginning.
 func (f *folder) load() error {
@@ -171,39 +211,81 @@ func (f *folder) load() error {
 	if err := f.a.completeFolder(f.rel); err != nil {
 		return err
 	}
-	list, entries, err := uidlist.Load(f.path())
+	list, entries, err := uidlist.Load(f.a.fs, f.path())
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		list, err = f.renumber(uidlist.Header{})
 	case errors.Is(err, uidlist.ErrCorrupt):
 		f.a.o.Log.Warn("maildir: uidlist not usable", "root", f.a.o.Root, "folder", f.name, "error", err)
-		if err = os.Rename(f.path(uidlist.FileName), f.path(brokenName)); err == nil {
+		if err = f.a.fs.Rename(f.path(uidlist.FileName), f.path(brokenName)); err == nil {
 			list, err = f.renumber(list.Header())
 		}
+	}
+	if err == nil && list.Salvaged() {
+		// Whoever wrote this was not the journal's user. UIDs of lines that are
+		// lost must not be given again.
+		f.a.o.Log.Warn("maildir: uidlist damaged", "root", f.a.o.Root, "folder", f.name)
+		entries, err = list.Ensure(entries, nil, list.Header().Next+salvageGap)
 	}
 	if err != nil {
 		return err
 	}
-	recent := map[string]bool{}
-	for _, m := range append(f.msgs, f.fresh...) {
-		if m.recent {
-			recent[m.baseName()] = true
-		}
+	f.list = list
+	header := list.Header()
+	if f.state, err = state.Load(f.a.fs, stateOf(f.path(), header), f.a.o.Now(), false); err != nil {
+		return err
 	}
-	f.list, f.msgs, f.fresh = list, nil, nil
+	recent := f.recentBases()
 	known := make(map[string]uidlist.Entry, len(entries))
 	for _, e := range entries {
 		known[e.Base] = e
 	}
-	if err := f.rescan(known); err != nil {
+	f.empty()
+	if err := f.rescan(known, recent); err != nil {
 		return err
-	}
-	for _, m := range append(f.msgs, f.fresh...) {
-		m.recent = m.recent || recent[m.baseName()]
 	}
 	f.loaded = true
 	f.newVersion()
 	return nil
+}
+
+// stateOf says which folder's state it is.
+func stateOf(dir string, h uidlist.Header) state.Folder {
+	return state.Folder{Dir: dir, GUID: h.GUID, Validity: h.Validity, Next: h.Next}
+}
+
+// empty drops the messages from the memory.
+func (f *folder) empty() {
+	f.msgs, f.fresh, f.recent = mailbox.Messages{}, nil, nil
+	f.fields, f.bases = map[mailbox.UID]string{}, nil
+	f.unseen, f.deleted, f.wireBytes = 0, 0, 0
+}
+
+func (f *folder) recentBases() map[string]bool {
+	recent := map[string]bool{}
+	for _, uid := range f.recent {
+		if m := f.msgs.Get(uid); m != nil {
+			recent[refBase(m.Ref)] = true
+		}
+	}
+	for _, m := range f.fresh {
+		if m.recent {
+			recent[refBase(m.ref)] = true
+		}
+	}
+	return recent
+}
+
+// close gives back what the folder holds of the disk, and wakes who waits.
+func (f *folder) close() {
+	if f.meta != nil {
+		if err := f.meta.Close(); err != nil {
+			f.a.o.Log.Warn("maildir: index not closed in order", "root", f.a.o.Root, "folder", f.name, "error", err)
+		}
+		f.meta = nil
+	}
+	f.loaded = false
+	f.wake()
 }
 
 // renumber begins a new uidlist under a higher UIDVALIDITY than any before.
@@ -211,7 +293,7 @@ func (f *folder) renumber(old uidlist.Header) (*uidlist.List, error) {
 	if f.list != nil && f.list.Header().Validity > old.Validity {
 		old.Validity = f.list.Header().Validity
 	}
-	validity, err := nextValidity(f.a.maildir, old.Validity, f.a.o.Now())
+	validity, err := nextValidity(f.a.fs, f.a.maildir, old.Validity, f.a.o.Now())
 	if err != nil {
 		return nil, err
 	}
@@ -219,26 +301,18 @@ func (f *folder) renumber(old uidlist.Header) (*uidlist.List, error) {
 		old.GUID = newGUID()
 	}
 	f.a.o.Log.Warn("maildir: new UIDVALIDITY", "root", f.a.o.Root, "folder", f.name, "old", old.Validity, "new", validity)
-	return uidlist.Create(f.path(), uidlist.Header{Validity: validity, Next: 1, GUID: old.GUID, Other: old.Other})
+	return uidlist.Create(f.a.fs, f.path(), uidlist.Header{Validity: validity, Next: 1, GUID: old.GUID, Other: old.Other})
 }
 
 // number gives new messages their UIDs, in the order of their names.
 func (f *folder) number() error {
+	if f.numbering {
+		return f.a.settle()
+	}
 	if len(f.fresh) > 0 {
-		slices.SortFunc(f.fresh, func(a, b *message) int { return name.Compare(a.baseName(), b.baseName()) })
-		entries := make([]uidlist.Entry, len(f.fresh))
-		for i, m := range f.fresh {
-			entries[i] = m.entry()
-		}
-		if err := f.give(entries); err != nil {
+		if err := f.numberFresh(); err != nil {
 			return err
 		}
-		for i, m := range f.fresh {
-			m.uid = mailbox.UID(entries[i].UID)
-		}
-		f.msgs = append(f.msgs, f.fresh...)
-		f.fresh = nil
-		f.newVersion()
 	}
 	if f.list.Untidy() || f.measured {
 		if err := f.settle(f.list.Rewrite(f.live())); err != nil {
@@ -249,117 +323,147 @@ func (f *folder) number() error {
 	return nil
 }
 
-// give gives entries their UIDs, durably.
-func (f *folder) give(entries []uidlist.Entry) error {
-	return f.settle(f.list.Add(entries, f.live))
+func (f *folder) numberFresh() error {
+	slices.SortFunc(f.fresh, func(a, b unnumbered) int { return name.Compare(refBase(a.ref), refBase(b.ref)) })
+	// Commits before this one may number messages, too.
+	if err := f.a.settle(); err != nil {
+		return err
+	}
+	first, err := f.promise(len(f.fresh))
+	if err != nil {
+		return err
+	}
+	ops := make([]op, len(f.fresh))
+	for i, m := range f.fresh {
+		ops[i] = op{kind: opNumber, dir: f.rel, base: refBase(m.ref), fields: m.fields, uid: uint32(first) + uint32(i)}
+	}
+	f.numbering = true
+	queued, err := f.commitNow(f.bookkeeping(), &commit{ops: ops, apply: func() error { return f.numbered(ops) }})
+	f.numbering = f.numbering && queued
+	return err
+}
+
+// lastUID leaves room to notice in time that the UIDs are used up.
+const lastUID = math.MaxUint32 - 1<<20
+
+// promise takes the next n UIDs, which the caller's commit gives to messages.
+func (f *folder) promise(n int) (first mailbox.UID, err error) {
+	next := uint64(f.list.Header().Next) + uint64(f.promised)
+	if next+uint64(n) > lastUID {
+		f.loaded = false // used up: it is begun anew when it is loaded
+		return 0, fmt.Errorf("folder %q: %w: no UIDs left", f.name, uidlist.ErrCorrupt)
+	}
+	f.promised += uint32(n)
+	return mailbox.UID(next), nil
+}
+
+// numbered puts into the list and the memory what numberFresh has journaled.
+func (f *folder) numbered(ops []op) error {
+	changed, err := f.state.NextModSeq()
+	if err != nil {
+		return err
+	}
+	if err := f.enlist(ops); err != nil {
+		return err
+	}
+	f.numbering = false
+	waiting := make(map[string]unnumbered, len(f.fresh))
+	for _, m := range f.fresh {
+		waiting[refBase(m.ref)] = m
+	}
+	e := f.msgs.Edit()
+	for _, o := range ops {
+		m, there := waiting[o.base]
+		if !there {
+			f.list.Forget(o.base)
+			continue
+		}
+		delete(waiting, o.base)
+		f.add(e, f.message(mailbox.UID(o.uid), m, changed), m.fields, m.recent)
+	}
+	f.msgs = e.Done()
+	f.fresh = slices.DeleteFunc(f.fresh, func(m unnumbered) bool { _, still := waiting[refBase(m.ref)]; return !still })
+	f.stateArrived(changed, ops)
+	f.newVersion()
+	return nil
+}
+
+// enlist appends the UIDs that ops promise to the list.
+func (f *folder) enlist(ops []op) error {
+	entries := make([]uidlist.Entry, len(ops))
+	for i, o := range ops {
+		entries[i] = o.entry()
+	}
+	if err := f.settle(f.list.Add(entries, f.live)); err != nil {
+		return err
+	}
+	for i, o := range ops {
+		if entries[i].UID != o.uid {
+			return f.a.doubt(fmt.Errorf("folder %q: UID %d was promised and %d given", f.name, o.uid, entries[i].UID))
+		}
+	}
+	f.promised -= uint32(len(ops))
+	return nil
 }
 
 // settle deals with a uidlist that could not be written.
 func (f *folder) settle(err error) error {
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, uidlist.ErrCorrupt):
-		f.loaded = false // used up: it is begun anew when it is loaded
-		return err
-	case !f.list.Intact():
+	if err != nil && !f.list.Intact() {
 		return f.a.doubt(err)
 	}
 	return err
 }
 
+// bookkeeping are the files that every numbering touches.
+func (f *folder) bookkeeping() []string {
+	return []string{f.path(uidlist.FileName), f.path(state.FileName)}
+}
+
 // live are the entries of all numbered messages.
 func (f *folder) live() []uidlist.Entry {
-	all := make([]uidlist.Entry, len(f.msgs))
-	for i, m := range f.msgs {
-		all[i] = m.entry()
+	all := make([]uidlist.Entry, 0, f.msgs.Len())
+	for _, m := range f.msgs.All() {
+		all = append(all, f.entry(m))
 	}
 	return all
 }
 
-// find gives the message with that UID, or nil.
-func (f *folder) find(uid mailbox.UID) *message {
-	i, ok := slices.BinarySearchFunc(f.msgs, uid, func(m *message, uid mailbox.UID) int {
-		return int(int64(m.uid) - int64(uid))
-	})
-	if !ok {
-		return nil
-	}
-	return f.msgs[i]
+func (f *folder) entry(m *mailbox.Message) uidlist.Entry {
+	return uidlist.Entry{UID: uint32(m.UID), Fields: f.fields[m.UID], Base: refBase(m.Ref)}
 }
 
 // pick gives those of the UIDs that exist, ascending, each once.
 func (f *folder) pick(uids []mailbox.UID) []mailbox.UID {
 	uids = slices.Compact(slices.Sorted(slices.Values(uids)))
-	return slices.DeleteFunc(uids, func(uid mailbox.UID) bool { return f.find(uid) == nil })
+	return slices.DeleteFunc(uids, func(uid mailbox.UID) bool { return f.msgs.Get(uid) == nil })
 }
 
-// where is the path of a message's file.
-func (f *folder) where(m *message) string {
-	if m.isNew {
-		return f.path("new", m.file)
-	}
-	return f.path("cur", m.file)
-}
-
-// chase runs do on the file of the message with that UID. If the file is not
-// there, somebody else may have renamed it: the folder is scanned, and do tried
-// once more; the error is ErrRenumbered if UIDs name other messages then. It
-// returns nil for a message that is gone for good. Pointers to messages do not
-// outlive it.
-func (f *folder) chase(uid mailbox.UID, do func(m *message) error) (*message, error) {
-	var err error
+// chase runs do on the message with that UID. If its file is not there, somebody
+// else may have renamed it: the folder is scanned, and do tried once more; the
+// error is ErrRenumbered if UIDs name other messages then. It reports false for
+// a message that is gone for good.
+func (f *folder) chase(uid mailbox.UID, do func(m *mailbox.Message) error) (there bool, err error) {
 	validity := f.list.Header().Validity
 	for range 2 {
-		m := f.find(uid)
+		m := f.msgs.Get(uid)
 		if m == nil {
-			return nil, nil
+			return false, nil
 		}
 		if err = do(m); !isGone(err) {
-			return m, err
+			return true, err
 		}
 		f.stale = true
 		if err := f.sync(); err != nil {
-			return nil, err
+			return false, err
 		}
 		if f.list.Header().Validity != validity {
-			return nil, fmt.Errorf("folder %q: %w", f.name, mailbox.ErrRenumbered)
+			return false, fmt.Errorf("folder %q: %w", f.name, mailbox.ErrRenumbered)
 		}
 	}
-	if f.find(uid) == nil {
-		return nil, nil
+	if f.msgs.Get(uid) == nil {
+		return false, nil
 	}
-	return nil, err
-}
-
-// drop takes messages out of the memory whose files have left the folder.
-func (f *folder) drop(gone []*message) {
-	dead := make(map[*message]bool, len(gone))
-	for _, m := range gone {
-		dead[m] = true
-		f.list.Forget(m.baseName())
-	}
-	f.msgs = slices.DeleteFunc(f.msgs, func(m *message) bool { return dead[m] })
-}
-
-// delivering runs rename, which brings file into new, and takes it into the
-// memory.
-func (f *folder) delivering(file string, rename func() error) error {
-	before, err := f.stamps()
-	intact := err == nil && before == f.seen.stamps
-	if err := rename(); err != nil {
-		f.stale = true
-		return err
-	}
-	if !intact {
-		f.stale = true
-		f.newVersion()
-		return nil
-	}
-	size, wire := name.Sizes(file)
-	f.fresh = append(f.fresh, &message{file: file, base: len(file), isNew: true, size: size, wire: wire, recent: true})
-	f.changed()
-	return nil
+	return true, err
 }
 
 // stamp tells whether a file or folder is as it was.

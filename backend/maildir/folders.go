@@ -3,14 +3,13 @@ package maildir
 import (
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/subscriptions"
 	"waypost/backend/maildir/uidlist"
-	"waypost/internal/durable"
+	"waypost/internal/vfs"
 )
 
 const (
@@ -83,7 +82,7 @@ func describe(rels, subscribed []string) []mailbox.FolderInfo {
 
 // CreateFolder is mailbox.Box's.
 func (b *box) CreateFolder(folder string) error {
-	return b.change("create folder", func() error {
+	return b.write("create folder", func() error {
 		_, err := b.a.makeFolder(folder)
 		return err
 	})
@@ -113,32 +112,55 @@ func (a *Account) makeFolder(folder string) (rel string, err error) {
 	}
 	hidden := a.dir(hiddenPrefix + "new." + a.names.Next())
 	if err := a.furnish(hidden); err != nil {
-		return "", errors.Join(err, os.RemoveAll(hidden))
+		return "", errors.Join(err, a.fs.RemoveAll(hidden))
 	}
-	if err := os.Rename(hidden, a.dir(rel)); err != nil {
-		return "", errors.Join(err, os.RemoveAll(hidden))
+	if err := a.settle(); err != nil {
+		return "", errors.Join(err, a.fs.RemoveAll(hidden))
 	}
-	if err := durable.SyncDir(a.maildir); err != nil {
+	if err := a.fs.Rename(hidden, a.dir(rel)); err != nil {
+		return "", errors.Join(err, a.fs.RemoveAll(hidden))
+	}
+	if err := a.fs.SyncDir(a.maildir); err != nil {
 		return "", a.doubt(err)
 	}
-	return rel, nil
+	// The record tells replay that what it says of a folder of that name, up to
+	// here, is about another one.
+	return rel, a.noteFolder(op{kind: opMakeDir, dir: rel})
+}
+
+// noteFolder journals a change of a folder, and waits for it. Everything before
+// it is in the files.
+func (a *Account) noteFolder(ops ...op) error {
+	r, err := a.logFolder(ops...)
+	r.applied()
+	return err
+}
+
+// logFolder is noteFolder for a change that is still to be made: the caller says
+// when it was applied.
+func (a *Account) logFolder(ops ...op) (*record, error) {
+	r := a.log(a.epoch, ops, nil)
+	if err := r.wait(); err != nil {
+		return r, a.doubt(err)
+	}
+	return r, nil
 }
 
 func (a *Account) furnish(dir string) error {
 	for _, sub := range subfolders {
-		if err := os.MkdirAll(dir+"/"+sub, 0o700); err != nil {
+		if err := vfs.MkdirAll(a.fs, dir+"/"+sub, 0o700); err != nil {
 			return err
 		}
 	}
-	if err := os.WriteFile(dir+"/"+folderMark, nil, 0o600); err != nil {
+	if err := vfs.CreateFile(a.fs, dir+"/"+folderMark, nil, 0o600); err != nil {
 		return err
 	}
-	validity, err := nextValidity(a.maildir, 0, a.o.Now())
+	validity, err := nextValidity(a.fs, a.maildir, 0, a.o.Now())
 	if err != nil {
 		return err
 	}
 	// This syncs dir with all that is in it.
-	_, err = uidlist.Create(dir, uidlist.Header{Validity: validity, Next: 1, GUID: newGUID()})
+	_, err = uidlist.Create(a.fs, dir, uidlist.Header{Validity: validity, Next: 1, GUID: newGUID()})
 	return err
 }
 
@@ -146,7 +168,7 @@ func (a *Account) furnish(dir string) error {
 // without messages (RFC 9051, Section 6.3.5).
 func (b *box) DeleteFolder(folder string) error {
 	var hidden string
-	err := b.change("delete folder", func() (err error) {
+	err := b.write("delete folder", func() (err error) {
 		hidden, err = b.a.deleteFolder(folder)
 		return err
 	})
@@ -155,7 +177,7 @@ func (b *box) DeleteFolder(folder string) error {
 	}
 	// Many files take long to remove. Nobody looks at the hidden name, so that
 	// the user's lock need not wait for it.
-	if err := os.RemoveAll(hidden); err != nil {
+	if err := b.a.fs.RemoveAll(hidden); err != nil {
 		b.a.o.Log.Warn("maildir: deleted folder not removed; the next recovery does it", "root", b.a.o.Root, "error", err)
 	}
 	return nil
@@ -171,32 +193,42 @@ func (a *Account) deleteFolder(folder string) (hidden string, err error) {
 	if rel == "" {
 		return "", fmt.Errorf("folder %q: %w", mailbox.Inbox, mailbox.ErrBadName)
 	}
-	if err := a.finishPending(); err != nil {
+	// Messages that have left the folder may still be in it on the disk.
+	if err := a.flushNames(); err != nil {
 		return "", err
 	}
-	held, err := countFolder(a.dir(rel))
+	held, err := countFolder(a.fs, a.dir(rel))
 	if err != nil {
 		return "", err
 	}
-	hidden = a.dir(hiddenPrefix + "deleted." + a.names.Next())
-	if err := os.Rename(a.dir(rel), hidden); err != nil {
+	steps := []renameStep{{from: rel, to: hiddenPrefix + "deleted." + a.names.Next()}}
+	if err := a.renameDirectories(steps); err != nil {
 		return "", err
 	}
 	if f := a.folders[rel]; f != nil {
 		f.gone = true
+		f.close()
 		f.newVersion()
 		delete(a.folders, rel)
 	}
-	if err := durable.SyncDir(a.maildir); err != nil {
-		return "", a.doubt(err)
-	}
 	a.addUsage(-held.Bytes, -held.Messages)
-	return hidden, nil
+	return a.dir(steps[0].to), nil
+}
+
+// flushNames makes all names of messages durable.
+func (a *Account) flushNames() error {
+	if err := errors.Join(a.settle(), a.syncCollected(), a.syncLinked(), a.syncUnsure()); err != nil {
+		return err
+	}
+	if err := a.o.Journal.Flush(string(a.o.User)); err != nil {
+		return a.doubt(err)
+	}
+	return nil
 }
 
 // RenameFolder is mailbox.Box's.
 func (b *box) RenameFolder(from, to string) error {
-	return b.change("rename folder", func() error {
+	return b.write("rename folder", func() error {
 		source, err := canonical(from)
 		if err != nil {
 			return err
@@ -226,9 +258,9 @@ func (a *Account) renameInbox(to string) error {
 	if err != nil {
 		return err
 	}
-	uids := make([]mailbox.UID, len(inbox.msgs))
-	for i, m := range inbox.msgs {
-		uids[i] = m.uid
+	var uids []mailbox.UID
+	for _, m := range inbox.msgs.All() {
+		uids = append(uids, m.UID)
 	}
 	_, err = inbox.moveTo(g, uids)
 	return err
@@ -241,32 +273,64 @@ func (a *Account) renameFolder(from, to string) error {
 	if to == from || strings.HasPrefix(to, from+string(mailbox.Separator)) {
 		return fmt.Errorf("folder %q into %q: %w", from, to, mailbox.ErrBadName)
 	}
-	if err := errors.Join(a.finishPending(), a.syncCollected()); err != nil {
-		return err
-	}
 	steps, err := a.renameSteps(from, to)
 	if err != nil {
 		return err
 	}
-	for i, s := range steps {
-		if err := os.Rename(a.dir(s.from), a.dir(s.to)); err != nil {
-			for _, done := range slices.Backward(steps[:i]) {
-				err = errors.Join(err, os.Rename(a.dir(done.to), a.dir(done.from)))
-			}
-			return err
-		}
+	// Paths that the journal remembers for Flush are about to change.
+	if err := a.flushNames(); err != nil {
+		return err
+	}
+	if err := a.renameDirectories(steps); err != nil {
+		return err
 	}
 	for _, s := range steps {
 		if f := a.folders[s.from]; f != nil {
+			f.close()
 			delete(a.folders, s.from)
 			f.rel, f.name, f.loaded = s.to, s.name, false
 			a.folders[s.to] = f
 		}
 	}
-	if err := durable.SyncDir(a.maildir); err != nil {
+	return nil
+}
+
+// renameDirectories does all of the steps or none, durably. Replay goes on with
+// them if they are the last folder operation.
+func (a *Account) renameDirectories(steps []renameStep) error {
+	ops := make([]op, len(steps))
+	for i, s := range steps {
+		ops[i] = op{kind: opRenameDir, fromDir: s.from, dir: s.to}
+	}
+	r, err := a.logFolder(ops...)
+	defer r.applied()
+	if err != nil {
+		return err
+	}
+	for i, s := range steps {
+		if err := a.fs.Rename(a.dir(s.from), a.dir(s.to)); err != nil {
+			return errors.Join(err, a.renameBack(steps, i))
+		}
+	}
+	if err := a.fs.SyncDir(a.maildir); err != nil {
 		return a.doubt(err)
 	}
 	return nil
+}
+
+// renameBack takes back the first done of steps, and what the journal says of all.
+func (a *Account) renameBack(steps []renameStep, done int) error {
+	var ops []op
+	for i, s := range slices.Backward(steps) {
+		ops = append(ops, op{kind: opRenameDir, fromDir: s.to, dir: s.from})
+		if i >= done {
+			continue
+		}
+		if err := a.fs.Rename(a.dir(s.to), a.dir(s.from)); err != nil {
+			return a.doubt(err)
+		}
+	}
+	return a.noteFolder(ops...)
 }
 
 // renameStep is the rename of one directory.
@@ -313,7 +377,7 @@ func (b *box) Subscriptions() (list []string, err error) {
 }
 
 func (a *Account) subscriptions() ([]string, error) {
-	data, err := os.ReadFile(a.dir(subscriptionsName))
+	data, err := vfs.ReadFile(a.fs, a.dir(subscriptionsName))
 	if isGone(err) {
 		return nil, nil
 	}
@@ -322,7 +386,7 @@ func (a *Account) subscriptions() ([]string, error) {
 
 // Subscribe is mailbox.Box's.
 func (b *box) Subscribe(folder string, on bool) error {
-	return b.change("subscribe", func() error {
+	return b.write("subscribe", func() error {
 		list, err := b.a.subscriptions()
 		if err != nil {
 			return err
@@ -340,12 +404,14 @@ func (b *box) Subscribe(folder string, on bool) error {
 		i := slices.Index(list, folder)
 		switch {
 		case on == (i >= 0):
-			return nil
+			if !b.a.unsure[b.a.dir(subscriptionsName)] {
+				return nil
+			}
 		case on:
 			list = append(list, folder)
 		default:
 			list = slices.Delete(list, i, i+1)
 		}
-		return durable.WriteFile(b.a.dir(subscriptionsName), subscriptions.Format(list, mailbox.Separator), 0o600)
+		return b.a.replace(b.a.dir(subscriptionsName), subscriptions.Format(list, mailbox.Separator))
 	})
 }

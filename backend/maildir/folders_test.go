@@ -132,7 +132,7 @@ func TestDeleteFolder(t *testing.T) {
 	}
 	must(t, s.b.CreateFolder("A"))
 	again := s.snapshot(s.folder("A"))
-	if again.UIDValidity <= snap.UIDValidity || len(again.Messages) != 0 {
+	if again.UIDValidity <= snap.UIDValidity || again.Messages.Len() != 0 {
 		t.Errorf("%+v after %+v", again, snap)
 	}
 	if _, err := f.Expunge([]mailbox.UID{1}); !errors.Is(err, mailbox.ErrNoFolder) {
@@ -179,8 +179,8 @@ func TestRenameInbox(t *testing.T) {
 	s.deliver("1", text(1), "")
 	s.append("INBOX", text(2), system(mailbox.Seen))
 	must(t, s.b.RenameFolder("INBOX", "Old"))
-	same(t, "in INBOX", len(s.snapshot(s.folder("INBOX")).Messages), 0)
-	same(t, "in Old", len(s.snapshot(s.folder("Old")).Messages), 2)
+	same(t, "in INBOX", s.snapshot(s.folder("INBOX")).Messages.Len(), 0)
+	same(t, "in Old", s.snapshot(s.folder("Old")).Messages.Len(), 2)
 	sameList(t, "folders", folderNames(s), "INBOX", "INBOX/Sub", "Old")
 	s.quotaIsExact()
 }
@@ -202,13 +202,13 @@ func TestCreateFolderOnDelivery(t *testing.T) {
 	s := newSetup(t, func(o *Options) { o.CreateFolderOnDelivery = true })
 	s.deliver("1", text(1), "inbox/Lists/go")
 	s.deliver("2", text(2), "bad.name")
-	same(t, "in the folder", len(s.snapshot(s.folder("INBOX/Lists/go")).Messages), 1)
-	same(t, "in INBOX", len(s.snapshot(s.folder("INBOX")).Messages), 1)
+	same(t, "in the folder", s.snapshot(s.folder("INBOX/Lists/go")).Messages.Len(), 1)
+	same(t, "in INBOX", s.snapshot(s.folder("INBOX")).Messages.Len(), 1)
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	m := s.stage(text(3))
 	defer m.Discard()
-	if err := s.b.Deliver(ctx, "3", m, "", false); !errors.Is(err, context.Canceled) {
+	if err := s.b.Deliver(ctx, one("3", m, "", false)); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }

@@ -30,13 +30,14 @@ func TestDovecotTree(t *testing.T) {
 	must(t, os.MkdirAll(s.path(".A.B"), 0o700))
 	must(t, os.MkdirAll(s.path(".Entwürfe", "cur"), 0o700))
 	must(t, os.MkdirAll(s.path(".&AOQ-"), 0o700))
-	s.open(true)
+	must(t, os.Remove(s.path(quotaName)))
+	s.open()
 
 	f := s.folder("INBOX")
 	snap := s.snapshot(f)
 	same(t, "UIDVALIDITY", snap.UIDValidity, 1234)
 	sameList(t, "UIDs", uids(snap), 4, 6, 9)
-	one, two, three := snap.Messages[0], snap.Messages[1], snap.Messages[2]
+	one, two, three := snap.Messages.At(0), snap.Messages.At(1), snap.Messages.At(2)
 	if !one.Flags.Equal(mailbox.Flags{System: mailbox.Seen, Keywords: []string{"$Forwarded"}}) || one.GUID != "olduidl" {
 		t.Errorf("first %+v", one)
 	}
@@ -51,7 +52,7 @@ func TestDovecotTree(t *testing.T) {
 	r, err := f.Move([]mailbox.UID{4}, "Entwürfe")
 	must(t, err)
 	g := s.folder("Entwürfe")
-	same(t, "GUID after the move", s.snapshot(g).Messages[0].GUID, "olduidl")
+	same(t, "GUID after the move", s.snapshot(g).Messages.At(0).GUID, "olduidl")
 	data, err := os.ReadFile(s.path(".Entwürfe", uidlist.FileName))
 	must(t, err)
 	if len(r.Dest) != 1 || !strings.Contains(string(data), "1 Polduidl O2 :1.M1P1.h,S=4,W=6\n") {
@@ -68,7 +69,7 @@ func TestDovecotTree(t *testing.T) {
 	}
 	sameList(t, "folders", names, "INBOX", "A", "A/B", "Entwürfe", "ä")
 	s.deliver("1", text(1), "A/B")
-	same(t, "messages", len(s.snapshot(s.folder("A/B")).Messages), 1)
+	same(t, "messages", s.snapshot(s.folder("A/B")).Messages.Len(), 1)
 	s.quotaIsExact()
 }
 
@@ -86,7 +87,7 @@ func TestForeignRenamesAndRemovals(t *testing.T) {
 	same(t, "text", s.read(f, 1), text(0))
 	snap := s.snapshot(f)
 	sameList(t, "UIDs", uids(snap), 1, 3)
-	same(t, "flags", snap.Messages[0].Flags.System, mailbox.Seen|mailbox.Flagged)
+	same(t, "flags", snap.Messages.At(0).Flags.System, mailbox.Seen|mailbox.Flagged)
 	must(t, os.Rename(s.path("cur", files[2]), s.path("cur", files[2]+"T")))
 	got, err := f.SetFlags([]mailbox.UID{1, 2, 3}, mailbox.FlagsAdd, system(mailbox.Answered))
 	must(t, err)
@@ -108,7 +109,7 @@ func TestTwoFilesOfOneName(t *testing.T) {
 	f := s.folder("INBOX")
 	snap := s.snapshot(f)
 	all := ""
-	for _, m := range snap.Messages {
+	for _, m := range snap.Messages.All() {
 		all += s.read(f, m.UID)
 	}
 	if len(all) != 3 || !strings.Contains(all, "a") || !strings.Contains(all, "b") || !strings.Contains(all, "c") {
@@ -154,9 +155,9 @@ func TestConfirmation(t *testing.T) {
 	var err error
 	shared.seen.stamps, err = shared.stamps()
 	must(t, err)
-	same(t, "hidden", len(s.snapshot(f).Messages), 0)
+	same(t, "hidden", s.snapshot(f).Messages.Len(), 0)
 	clock = clock.Add(granularity + time.Second)
-	same(t, "found", len(s.snapshot(f).Messages), 1)
+	same(t, "found", s.snapshot(f).Messages.Len(), 1)
 	same(t, "still unconfirmed", shared.seen.unconfirmed, true)
 	clock = clock.Add(granularity + time.Second)
 	s.snapshot(f)

@@ -1,13 +1,15 @@
 package maildir
 
 import (
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
-	"slices"
 	"time"
 
+	"waypost/backend/index"
 	"waypost/backend/mailbox"
-	"waypost/backend/maildir/name"
+	"waypost/internal/vfs"
 )
 
 // handle is one open folder of one Box. b.a.mu guards all but b, f and name.
@@ -15,12 +17,8 @@ type handle struct {
 	b    *box
 	f    *folder
 	name string
-	// validity is the UIDVALIDITY of the last Snapshot, 0 before the first;
-	// recent are the messages, under it, that this handle saw first.
+	// validity is the UIDVALIDITY of the last Snapshot, 0 before the first.
 	validity uint32
-	recent   map[mailbox.UID]struct{}
-	// own is the shared view with Recent set; nil when it is to be made.
-	own *mailbox.Snapshot
 }
 
 var _ mailbox.Folder = (*handle)(nil)
@@ -31,15 +29,46 @@ func (h *handle) Name() string { return h.name }
 // the first that shows them.
 func (h *handle) Snapshot() (s mailbox.Snapshot, err error) {
 	err = h.b.do("list folder", func() error {
-		if err := h.f.sync(); err != nil {
+		f := h.f
+		if err := f.sync(); err != nil {
 			return err
 		}
-		h.f.collect()
-		h.claim()
-		s = *h.snapshot()
+		if err := f.durable(); err != nil {
+			return err
+		}
+		f.collect()
+		header := f.list.Header()
+		h.validity = header.Validity
+		s = mailbox.Snapshot{
+			UIDValidity: header.Validity, UIDNext: mailbox.UID(header.Next), HighestModSeq: f.state.Highest(),
+			Messages: f.msgs, Recent: f.recent, Unseen: f.unseen, Version: f.version,
+		}
+		f.recent = nil
 		return nil
 	})
 	return s, err
+}
+
+// durable waits for what was changed at once and is not durable yet: nobody sees
+// what a power cut could take back.
+func (f *folder) durable() error {
+	if f.latest == nil {
+		return nil
+	}
+	if err := f.latest.wait(); err != nil {
+		return f.a.doubt(err)
+	}
+	f.latest = nil
+	return nil
+}
+
+// pending is what is to be waited for by who finds the folder as it is to be, and
+// says so: nil if nothing.
+func (f *folder) pending() *commit {
+	if f.latest == nil {
+		return nil
+	}
+	return &commit{record: f.latest}
 }
 
 // sync brings the folder up to date for an operation that takes UIDs, and makes
@@ -59,24 +88,30 @@ func (h *handle) current() error {
 }
 
 // collect moves messages from new to cur. It is not synced: after a crash they
-// are in one of the two. What cannot be moved stays.
+// are in one of the two. What cannot be moved stays. Those in new are recent.
 func (f *folder) collect() {
+	if len(f.recent) == 0 {
+		return
+	}
 	moved := false
-	for _, m := range f.msgs {
-		if !m.isNew {
+	e := f.msgs.Edit()
+	for _, uid := range f.recent {
+		m := f.msgs.Get(uid)
+		if m == nil || !refIsNew(m.Ref) {
 			continue
 		}
-		n, _ := name.Parse(m.file)
-		file := n.String()
-		err := os.Rename(f.where(m), f.path("cur", file))
-		if err != nil {
-			f.a.o.Log.Warn("maildir: message not moved to cur", "root", f.a.o.Root, "folder", f.name, "file", m.file, "error", err)
+		ref := refOf(false, refName(m.Ref).String())
+		if err := f.a.fs.Rename(f.path(m.Ref), f.path(ref)); err != nil {
+			f.a.o.Log.Warn("maildir: message not moved to cur", "root", f.a.o.Root, "folder", f.name, "file", m.Ref, "error", err)
 			f.stale = f.stale || isGone(err)
 			continue
 		}
-		m.file, m.isNew, moved = file, false, true
+		now := *m
+		now.Ref, moved = ref, true
+		e.Set(now)
 	}
 	if moved {
+		f.msgs = e.Done()
 		f.a.unsynced[f.rel] = true
 		f.restamp()
 	}
@@ -85,99 +120,15 @@ func (f *folder) collect() {
 // syncCollected makes durable what collect has done.
 func (a *Account) syncCollected() error {
 	for rel := range a.unsynced {
-		open, err := a.openDirectories(a.dir(rel), "cur", "new")
-		if err == nil {
-			err = syncAll(open)
-			closeAll(open)
-		}
-		// A folder that was renamed or deleted meanwhile: that was synced.
-		if err != nil && !isGone(err) {
-			return err
+		for _, sub := range []string{"cur", "new"} {
+			// A folder that was renamed or deleted meanwhile: that was synced.
+			if err := a.fs.SyncDir(a.dir(rel) + "/" + sub); err != nil && !isGone(err) {
+				return a.doubt(err)
+			}
 		}
 		delete(a.unsynced, rel)
 	}
 	return nil
-}
-
-// claim makes the messages that no handle has shown recent for this one.
-func (h *handle) claim() {
-	if v := h.f.list.Header().Validity; v != h.validity {
-		clear(h.recent)
-		h.validity, h.own = v, nil
-	}
-	for _, m := range h.f.msgs {
-		if m.recent {
-			m.recent = false
-			h.recent[m.uid] = struct{}{}
-			h.own = nil
-		}
-	}
-}
-
-// snapshot gives the folder's view, or a copy where this handle has recent
-// messages.
-func (h *handle) snapshot() *mailbox.Snapshot {
-	shared := h.f.snapshot()
-	if len(h.recent) == 0 {
-		return shared
-	}
-	if h.own != nil && h.own.Version == shared.Version {
-		return h.own
-	}
-	mine := *shared
-	mine.Messages = slices.Clone(shared.Messages)
-	still := make(map[mailbox.UID]struct{}, len(h.recent))
-	for i := range mine.Messages {
-		uid := mine.Messages[i].UID
-		if _, is := h.recent[uid]; is {
-			mine.Messages[i].Recent = true
-			still[uid] = struct{}{}
-		}
-	}
-	h.recent, h.own = still, &mine
-	return h.own
-}
-
-// snapshot gives the view that all handles share, made anew after changes.
-func (f *folder) snapshot() *mailbox.Snapshot {
-	if f.view != nil {
-		return f.view
-	}
-	header := f.list.Header()
-	s := &mailbox.Snapshot{
-		UIDValidity: header.Validity, UIDNext: mailbox.UID(header.Next), Version: f.version,
-		Messages: make([]mailbox.Message, len(f.msgs)),
-	}
-	for i, m := range f.msgs {
-		s.Messages[i] = f.show(m)
-		if !s.Messages[i].Flags.Has(mailbox.Seen) {
-			s.Unseen++
-		}
-	}
-	f.view = s
-	return s
-}
-
-// show is a message as clients see it. An older POP3 UIDL that the uidlist
-// keeps stands before the GUID, so that POP3 clients know their messages again.
-func (f *folder) show(m *message) mailbox.Message {
-	guid := name.Unique(m.baseName())
-	if m.fields != "" {
-		e := m.entry()
-		if g, ok := e.Field('G'); ok && g != "" {
-			guid = g
-		}
-		if p, ok := e.Field('P'); ok && p != "" {
-			guid = p
-		}
-	}
-	return mailbox.Message{UID: m.uid, Flags: f.flags(m.letters()), Size: m.size, WireSize: m.wire, GUID: guid}
-}
-
-func (h *handle) show(m *message) mailbox.Message {
-	shown := h.f.show(m)
-	_, shown.Recent = h.recent[m.uid]
-	return shown
 }
 
 // Status is mailbox.Folder's. New messages get UIDs, and stay in new.
@@ -187,34 +138,23 @@ func (h *handle) Status() (s mailbox.Status, err error) {
 			return err
 		}
 		s = h.f.status()
-		return nil
+		return h.f.durable()
 	})
 	return s, err
 }
 
 func (f *folder) status() mailbox.Status {
 	header := f.list.Header()
-	s := mailbox.Status{UIDValidity: header.Validity, UIDNext: mailbox.UID(header.Next), Messages: len(f.msgs)}
-	for _, m := range f.msgs {
-		flags := f.flags(m.letters())
-		if !flags.Has(mailbox.Seen) {
-			s.Unseen++
-		}
-		if flags.Has(mailbox.Deleted) {
-			s.Deleted++
-		}
-		if m.recent {
-			s.Recent++
-		}
-		s.Bytes += m.wire
+	return mailbox.Status{
+		UIDValidity: header.Validity, UIDNext: mailbox.UID(header.Next), Messages: f.msgs.Len(),
+		Unseen: f.unseen, Recent: len(f.recent), Deleted: f.deleted, Bytes: f.wireBytes,
 	}
-	return s
 }
 
 // InternalDate is mailbox.Folder's: the modification time of the file.
 func (h *handle) InternalDate(uid mailbox.UID) (date time.Time, err error) {
-	err = h.file("internal date", uid, func(path string, _ *message) error {
-		info, err := os.Stat(path)
+	err = h.file("internal date", uid, func(path string, _ *mailbox.Message) error {
+		info, err := h.b.a.fs.Lstat(path)
 		if err == nil {
 			date = info.ModTime()
 		}
@@ -223,11 +163,62 @@ func (h *handle) InternalDate(uid mailbox.UID) (date time.Time, err error) {
 	return date, err
 }
 
+// Meta is mailbox.Folder's. A message that the index does not know is read
+// outside of the lock.
+func (h *handle) Meta(uid mailbox.UID) (*mailbox.Meta, error) {
+	var known *mailbox.Meta
+	var file vfs.File
+	var m mailbox.Message
+	err := h.file("index", uid, func(path string, found *mailbox.Message) (err error) {
+		m = *found
+		var is bool
+		if known, is = h.f.index().Get(refBase(m.Ref)); is {
+			return nil
+		}
+		file, err = h.b.a.fs.OpenFile(path, os.O_RDONLY, 0)
+		return err
+	})
+	if err != nil || known != nil {
+		return known, err
+	}
+	if known, err = read(file, m, h.b.a.o.Log); err != nil {
+		return nil, h.b.named("index", err)
+	}
+	err = h.b.do("index", func() error {
+		if !h.f.gone && h.f.loaded && h.f.taken(refBase(m.Ref)) {
+			h.f.learn(refBase(m.Ref), known)
+		}
+		return nil
+	})
+	return known, err
+}
+
+func read(file vfs.File, m mailbox.Message, log *slog.Logger) (*mailbox.Meta, error) {
+	info, err := file.Stat()
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	body, err := newBody(file, m, log)
+	if err != nil {
+		return nil, err
+	}
+	defer body.Close()
+	return index.Read(body, info.ModTime())
+}
+
+// learn puts what a message holds into the index. It is derived: what cannot be
+// written down is read again next time.
+func (f *folder) learn(base string, meta *mailbox.Meta) {
+	if err := f.index().Put(base, meta); err != nil {
+		f.a.o.Log.Warn("maildir: index not written", "root", f.a.o.Root, "folder", f.name, "error", err)
+	}
+}
+
 // file runs do on the path of a message.
-func (h *handle) file(what string, uid mailbox.UID, do func(path string, m *message) error) error {
+func (h *handle) file(what string, uid mailbox.UID, do func(path string, m *mailbox.Message) error) error {
 	return h.b.do(what, func() error {
 		f := h.f
-		if !f.loaded || f.find(uid) == nil {
+		if !f.loaded || f.msgs.Get(uid) == nil {
 			if err := f.sync(); err != nil {
 				return err
 			}
@@ -235,8 +226,8 @@ func (h *handle) file(what string, uid mailbox.UID, do func(path string, m *mess
 		if err := h.current(); err != nil {
 			return err
 		}
-		m, err := f.chase(uid, func(m *message) error { return do(f.where(m), m) })
-		if err == nil && m == nil {
+		there, err := f.chase(uid, func(m *mailbox.Message) error { return do(f.path(m.Ref), m) })
+		if err == nil && !there {
 			err = mailbox.ErrNoMessage
 		}
 		return err

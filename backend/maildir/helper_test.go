@@ -1,11 +1,12 @@
 package maildir
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -14,9 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"waypost/backend/journal"
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/name"
 	"waypost/director"
+	"waypost/internal/vfs"
 )
 
 // guard is a user's lock with a fence that serves epochs from the one it holds.
@@ -34,31 +37,96 @@ func (g *guard) Enter(epoch director.Epoch) (func(), error) {
 	return g.mu.Unlock, nil
 }
 
+// testUser is whose mailbox most tests are about.
+const testUser = "u@example.test"
+
 // setup is one user's mailbox for a test.
 type setup struct {
-	t      testing.TB
-	root   string
-	guard  *guard
-	limit  mailbox.Limit
-	stager *Stager
-	a      *Account
-	b      mailbox.Box
-	opts   func(*Options)
+	t       testing.TB
+	fs      vfs.FS
+	base    string
+	root    string
+	guard   *guard
+	limit   mailbox.Limit
+	journal *journal.Journal
+	stager  *Stager
+	a       *Account
+	b       mailbox.Box
+	opts    func(*Options)
 }
 
+// newSetup makes one on the machine's file system.
 func newSetup(t testing.TB, change func(*Options)) *setup {
 	t.Helper()
-	base := t.TempDir()
-	s := &setup{t: t, root: filepath.Join(base, "user"), guard: &guard{}, opts: change}
-	must(t, os.Mkdir(filepath.Join(base, "incoming"), 0o700))
-	must(t, Create(s.root))
-	var err error
-	s.stager, err = NewStager(filepath.Join(base, "incoming"))
-	must(t, err)
-	s.open(false)
-	t.Cleanup(func() { _ = s.a.Close() })
+	return newSetupOn(t, vfs.OS, t.TempDir(), change)
+}
+
+func newSetupOn(t testing.TB, fsys vfs.FS, base string, change func(*Options)) *setup {
+	t.Helper()
+	s := &setup{t: t, fs: fsys, base: base, root: filepath.Join(base, "user"), guard: &guard{}, opts: change}
+	must(t, vfs.MkdirAll(fsys, filepath.Join(base, "incoming"), 0o700))
+	must(t, Create(fsys, s.root))
+	s.boot()
+	s.open()
+	t.Cleanup(func() {
+		_ = s.a.Close()
+		_ = s.journal.Close()
+	})
 	return s
 }
+
+// bootJournal does what a backend does before it serves: it replays the journal
+// in base for the users in base, and starts it.
+func bootJournal(fsys vfs.FS, base string, segment int64, outbox Outbox, log *slog.Logger, users ...director.User) (*journal.Journal, *Stager, error) {
+	j, err := journal.Open(journal.Options{
+		FS: fsys, Dir: filepath.Join(base, "journal"), SegmentBytes: segment, Interval: time.Hour, Sync: base, Log: log,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	var r Replay
+	err = j.Replay(func(rec journal.Record) error {
+		if rec.User == "" {
+			return nil
+		}
+		return r.Add(director.User(rec.User), rec)
+	})
+	p := Replayer{FS: fsys, Incoming: filepath.Join(base, "incoming"), Read: j.Read, Outbox: outbox, Log: log, Now: time.Now}
+	for _, u := range users {
+		if err == nil {
+			err = p.Apply(&r, u, rootOf(base, u))
+		}
+	}
+	if err == nil {
+		err = j.Start()
+	}
+	var stager *Stager
+	if err == nil {
+		stager, err = NewStager(fsys, j, filepath.Join(base, "incoming"))
+	}
+	if err != nil {
+		return nil, nil, errors.Join(err, j.Close())
+	}
+	return j, stager, nil
+}
+
+// rootOf is the folder of a user in base.
+func rootOf(base string, u director.User) string {
+	if u == testUser {
+		return filepath.Join(base, "user")
+	}
+	return filepath.Join(base, string(u))
+}
+
+// boot starts the journal, which is replayed first.
+func (s *setup) boot() {
+	s.t.Helper()
+	var err error
+	s.journal, s.stager, err = bootJournal(s.fs, s.base, 1<<20, nil, s.log(), testUser)
+	must(s.t, err)
+}
+
+func (s *setup) log() *slog.Logger { return slog.New(slog.NewTextHandler(s.t.Output(), nil)) }
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -67,10 +135,11 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func (s *setup) options(recovering bool) Options {
+func (s *setup) options() Options {
 	o := Options{
+		FS: s.fs, Journal: s.journal, User: testUser,
 		Root: s.root, Guard: s.guard, Limit: func() mailbox.Limit { return s.limit },
-		Log: slog.New(slog.NewTextHandler(s.t.Output(), nil)), Now: time.Now, Host: "test", Recover: recovering,
+		Log: s.log(), Now: time.Now, Host: "test",
 	}
 	if s.opts != nil {
 		s.opts(&o)
@@ -78,19 +147,32 @@ func (s *setup) options(recovering bool) Options {
 	return o
 }
 
-func (s *setup) open(recovering bool) {
+func (s *setup) open() {
 	s.t.Helper()
-	a, err := Open(s.options(recovering))
+	a, err := Open(s.options())
 	must(s.t, err)
 	s.a = a
-	s.b = a.Box("u@example.test", 0, nil)
+	s.b = a.Box(testUser, 0, nil)
+}
+
+// one is a delivery to one place.
+func one(id string, m mailbox.Staged, folder string, force bool) mailbox.Delivery {
+	return mailbox.Delivery{ID: id, Message: m, Places: []mailbox.Place{{Folder: folder}}, Force: force}
 }
 
 func (s *setup) reopen() {
 	s.t.Helper()
 	s.b.Close()
 	must(s.t, s.a.Close())
-	s.open(false)
+	s.open()
+}
+
+// shut ends everything cleanly, the journal too.
+func (s *setup) shut() {
+	s.t.Helper()
+	s.b.Close()
+	must(s.t, s.a.Close())
+	must(s.t, s.journal.Close())
 }
 
 func (s *setup) stage(text string) mailbox.Staged {
@@ -104,7 +186,7 @@ func (s *setup) deliver(id, text, folder string) {
 	s.t.Helper()
 	m := s.stage(text)
 	defer m.Discard()
-	must(s.t, s.b.Deliver(context.Background(), id, m, folder, false))
+	must(s.t, s.b.Deliver(context.Background(), one(id, m, folder, false)))
 }
 
 func (s *setup) append(folder, text string, flags mailbox.Flags) mailbox.UID {
@@ -146,7 +228,7 @@ func (s *setup) read(f mailbox.Folder, uid mailbox.UID) string {
 // uids gives the UIDs of a snapshot.
 func uids(s mailbox.Snapshot) []mailbox.UID {
 	var all []mailbox.UID
-	for _, m := range s.Messages {
+	for _, m := range s.Messages.All() {
 		all = append(all, m.UID)
 	}
 	return all
@@ -171,15 +253,20 @@ func (s *setup) path(parts ...string) string {
 	return filepath.Join(append([]string{s.root, maildirName}, parts...)...)
 }
 
-// files lists the names in a folder of the Maildir that can be messages.
+// files lists the names in a folder of the Maildir that can be messages, in the
+// order in which they came.
 func (s *setup) files(parts ...string) []string {
 	s.t.Helper()
 	var list []string
-	must(s.t, eachMessage(s.path(parts...), func(file string, _ name.Name) error {
+	must(s.t, eachMessage(s.fs, s.path(parts...), func(file string, _ name.Name) error {
 		list = append(list, file)
 		return nil
 	}))
-	slices.Sort(list)
+	slices.SortFunc(list, func(a, b string) int {
+		x, _ := name.Parse(a)
+		y, _ := name.Parse(b)
+		return cmp.Or(name.Compare(x.Base, y.Base), strings.Compare(a, b))
+	})
 	return list
 }
 

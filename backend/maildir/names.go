@@ -2,13 +2,15 @@ package maildir
 
 import (
 	"fmt"
-	"os"
+	"io/fs"
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/mutf7"
+	"waypost/internal/vfs"
 )
 
 // maxDirectory bounds the encoded name of a folder that we make, in bytes; file
@@ -112,7 +114,7 @@ func (a *Account) lookup(folder string) (rel, name string, err error) {
 		if back, ok := folderOf(candidate); !ok || back != name || len(candidate) > maxName {
 			continue
 		}
-		found, err := isDirectory(a.dir(candidate))
+		found, err := isDirectory(a.fs, a.dir(candidate))
 		if err != nil {
 			return "", "", err
 		}
@@ -126,19 +128,16 @@ func (a *Account) lookup(folder string) (rel, name string, err error) {
 	return "", "", fmt.Errorf("folder %q: %w", name, mailbox.ErrNoFolder)
 }
 
-func (a *Account) directories() ([]string, error) { return directories(a.maildir) }
+func (a *Account) directories() ([]string, error) { return directories(a.fs, a.maildir) }
 
 // directories lists the directories of all folders but INBOX.
-func directories(maildir string) ([]string, error) {
-	entries, err := os.ReadDir(maildir)
-	if err != nil {
-		return nil, err
-	}
-	var rels []string
-	for _, e := range entries {
+func directories(fsys vfs.FS, maildir string) (rels []string, err error) {
+	err = fsys.ReadDir(maildir, func(e fs.DirEntry) error {
 		if _, ok := folderOf(e.Name()); ok && e.IsDir() {
 			rels = append(rels, e.Name())
 		}
-	}
-	return rels, nil
+		return nil
+	})
+	slices.Sort(rels)
+	return rels, err
 }

@@ -45,7 +45,7 @@ func (l *ledger) note(f mailbox.Folder, s mailbox.Snapshot) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	last := mailbox.UID(0)
-	for _, m := range s.Messages {
+	for _, m := range s.Messages.All() {
 		if m.UID <= last || m.UID >= s.UIDNext {
 			return fmt.Errorf("%s: UID %d after %d, next %d", f.Name(), m.UID, last, s.UIDNext)
 		}
@@ -70,7 +70,7 @@ type worker struct {
 var propertyFolders = []string{"INBOX", "A", "A/B"}
 
 func (w *worker) open() error {
-	w.box = w.s.a.Box("u@example.test", 0, nil)
+	w.box = w.s.a.Box(testUser, 0, nil)
 	w.folders = nil
 	for _, name := range propertyFolders {
 		f, err := w.box.Folder(name)
@@ -143,7 +143,7 @@ func (w *worker) do(a action) error {
 
 // choose takes about every third message.
 func choose(s mailbox.Snapshot, n int) (some []mailbox.UID) {
-	for i, m := range s.Messages {
+	for i, m := range s.Messages.All() {
 		if (i+n)%3 == 0 {
 			some = append(some, m.UID)
 		}
@@ -158,7 +158,7 @@ func (w *worker) deliver(n int) error {
 		return err
 	}
 	defer m.Discard()
-	if err := w.box.Deliver(context.Background(), fmt.Sprint(id), m, propertyFolders[n%3], true); err != nil {
+	if err := w.box.Deliver(context.Background(), one(fmt.Sprint(id), m, propertyFolders[n%3], true)); err != nil {
 		return err
 	}
 	w.l.mu.Lock()
@@ -221,8 +221,8 @@ func (s *setup) checkLedger(rt *rapid.T, l *ledger) {
 		if err := l.note(f, snap); err != nil {
 			rt.Fatal(err)
 		}
-		total += len(snap.Messages)
-		for _, m := range snap.Messages {
+		total += snap.Messages.Len()
+		for _, m := range snap.Messages.All() {
 			if got := s.read(f, m.UID); int64(len(got)) != m.WireSize {
 				rt.Fatalf("%d bytes, want %d", len(got), m.WireSize)
 			}

@@ -3,12 +3,13 @@ package maildir
 import (
 	"errors"
 	"fmt"
-	"os"
+	"io/fs"
 	"path/filepath"
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/name"
 	"waypost/backend/quota"
+	"waypost/internal/vfs"
 )
 
 // usage is the quota log's sum, counted anew if the log is missing or wrong.
@@ -26,7 +27,7 @@ func (a *Account) usage() (mailbox.Usage, error) {
 }
 
 func (a *Account) countAnew() (u mailbox.Usage, err error) {
-	err = a.quota.Recount(func() (quota.Usage, error) {
+	_, err = a.quota.Recount(func() (quota.Usage, error) {
 		u, err = a.count()
 		return quota.Usage(u), err
 	})
@@ -74,6 +75,8 @@ func (a *Account) fits(bytes, messages int64) error {
 	if err != nil {
 		return err
 	}
+	u.Bytes += a.reserved.Bytes
+	u.Messages += a.reserved.Messages
 	if quota.Limit(limit).Exceeded(quota.Usage(u), bytes, messages) {
 		return mailbox.ErrOverQuota
 	}
@@ -87,7 +90,7 @@ func (a *Account) count() (sum mailbox.Usage, err error) {
 		return sum, err
 	}
 	for _, rel := range append(rels, "") {
-		u, err := countFolder(a.dir(rel))
+		u, err := countFolder(a.fs, a.dir(rel))
 		if err != nil {
 			return sum, err
 		}
@@ -99,18 +102,18 @@ func (a *Account) count() (sum mailbox.Usage, err error) {
 
 // countFolder sums up one folder's names; only files whose name does not tell
 // their size are looked at.
-func countFolder(dir string) (sum mailbox.Usage, err error) {
+func countFolder(fsys vfs.FS, dir string) (sum mailbox.Usage, err error) {
 	seen := map[string]bool{}
 	for _, sub := range []string{"cur", "new"} {
-		err := eachMessage(filepath.Join(dir, sub), func(file string, n name.Name) error {
+		err := eachMessage(fsys, filepath.Join(dir, sub), func(file string, n name.Name) error {
 			if seen[n.Base] {
 				return nil
 			}
 			seen[n.Base] = true
 			size, _ := name.Sizes(n.Base)
 			if size < 0 {
-				info, err := os.Lstat(filepath.Join(dir, sub, file))
-				if errors.Is(err, os.ErrNotExist) {
+				info, err := fsys.Lstat(filepath.Join(dir, sub, file))
+				if errors.Is(err, fs.ErrNotExist) {
 					return nil
 				}
 				if err != nil {
@@ -122,7 +125,7 @@ func countFolder(dir string) (sum mailbox.Usage, err error) {
 			sum.Messages++
 			return nil
 		})
-		if err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return sum, fmt.Errorf("count %s: %w", dir, err)
 		}
 	}

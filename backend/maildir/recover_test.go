@@ -13,95 +13,129 @@ import (
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/uidlist"
+	"waypost/internal/vfs"
+	"waypost/internal/vfs/crashfs"
 )
 
-// TestDeliveryStates puts each state of a delivery of the package comment on
-// the disk, as a crash leaves it, and recovers.
-func TestDeliveryStates(t *testing.T) {
-	const file = "1700000000.M1P1Q1.test,S=5,W=7"
-	logged := "1700000000 id . " + file + "\n"
+// TestReplayStates puts each state in which a crash can leave a delivery on the
+// disk, and replays.
+func TestReplayStates(t *testing.T) {
 	for _, c := range []struct {
-		name, log  string
-		in         string // where the file is, with its flags
-		finished   bool   // by recovery alone
-		finalCount int    // after delivering the id again
+		name   string
+		damage func(s *setup, file string) error
+		sub    string // where it is afterwards
 	}{
-		{"linked", "", "tmp", false, 1},
-		{"log torn", strings.TrimSuffix(logged, "\n"), "tmp", false, 1},
-		{"logged", logged, "tmp", true, 1},
-		{"renamed", logged, "new", true, 1},
-		{"expunged since", logged, "", false, 0},
-		// What a file system without atomic renames shows after a power failure.
-		{"under both names", logged, "tmp new", true, 1},
-		{"read under both names", logged, "tmp cur:2,S", true, 1},
+		{"all is there", func(*setup, string) error { return nil }, "new"},
+		{"not linked", func(s *setup, file string) error { return os.Remove(s.path("new", file)) }, "new"},
+		{"zeros", func(s *setup, file string) error { return os.WriteFile(s.path("new", file), make([]byte, 17), 0o600) }, "new"},
+		{"empty", func(s *setup, file string) error { return os.Truncate(s.path("new", file), 0) }, "new"},
+		{"read meanwhile", func(s *setup, file string) error {
+			return os.Rename(s.path("new", file), s.path("cur", file+":2,"))
+		}, "cur"},
+		{"under both names", func(s *setup, file string) error {
+			return os.Link(s.path("new", file), s.path("cur", file+":2,"))
+		}, "cur"},
+		{"the id is lost", func(s *setup, _ string) error { return os.Truncate(filepath.Join(s.root, deliveriesName), 0) }, "new"},
+		{"no folder", func(s *setup, _ string) error { return os.RemoveAll(s.path("new")) }, "new"},
 	} {
-		for _, recovering := range []bool{true, false} {
-			t.Run(fmt.Sprintf("%s/%v", c.name, recovering), func(t *testing.T) {
-				s := newSetup(t, nil)
-				must(t, s.a.Close())
-				must(t, os.WriteFile(filepath.Join(s.root, deliveriesName), []byte(c.log), 0o600))
-				first := ""
-				for where := range strings.FieldsSeq(c.in) {
-					sub, info, _ := strings.Cut(where, ":")
-					path := s.path(sub, file)
-					if info != "" {
-						path += ":" + info
-					}
-					if first == "" {
-						must(t, os.WriteFile(path, []byte("a\nb\nc"), 0o600))
-						first = path
-					} else {
-						must(t, os.Link(first, path))
-					}
-				}
-				s.open(recovering)
-				want := 0
-				if c.finished && (recovering || c.in != "tmp") {
-					want = 1
-				}
-				same(t, "messages", len(s.snapshot(s.folder("INBOX")).Messages), want)
-				s.deliver("id", "a\r\nb\r\nc", "")
-				same(t, "messages after all", len(s.snapshot(s.folder("INBOX")).Messages), c.finalCount)
-				same(t, "files in tmp", len(pendingFiles(s)), 0)
-				if recovering {
-					s.quotaIsExact()
-				}
-			})
-		}
+		t.Run(c.name, func(t *testing.T) {
+			s := newSetup(t, nil)
+			s.deliver("id", text(1), "")
+			file := s.files("new")[0]
+			s.powerless(func() { must(t, c.damage(s, file)) })
+			if c.name != "under both names" {
+				same(t, "files in "+c.sub, len(s.files(c.sub)), 1)
+			}
+			s.deliver("id", text(1), "")
+			f := s.folder("INBOX")
+			snap := s.snapshot(f)
+			same(t, "messages", snap.Messages.Len(), 1)
+			same(t, "text", s.read(f, 1), text(1))
+			s.quotaIsExact()
+		})
 	}
 }
 
-// TestPendingDelivery: a rename that failed after the id was logged is made up
-// for by whatever comes first.
-func TestPendingDelivery(t *testing.T) {
+// TestReplayRevivesNothing: what later records removed stays so.
+func TestReplayRevivesNothing(t *testing.T) {
+	s := newSetup(t, nil)
+	must(t, s.b.CreateFolder("A"))
+	for i := range 4 {
+		s.deliver(fmt.Sprint(i), text(i), "")
+	}
+	s.deliver("a", text(9), "A")
+	f := s.folder("INBOX")
+	s.snapshot(f)
+	_, err := f.Expunge([]mailbox.UID{1})
+	must(t, err)
+	_, err = f.SetFlags([]mailbox.UID{2}, mailbox.FlagsAdd, system(mailbox.Flagged))
+	must(t, err)
+	must(t, s.b.RenameFolder("A", "B"))
+	_, err = f.Move([]mailbox.UID{3}, "B")
+	must(t, err)
+	must(t, s.b.CreateFolder("C"))
+	s.append("C", text(5), mailbox.Flags{})
+	must(t, s.b.DeleteFolder("C"))
+	want := s.seen()
+	s.powerless(func() {})
+	sameList(t, "seen", s.seen(), want...)
+	sameList(t, "folders", folderNames(s), "INBOX", "B")
+	for i := range 4 {
+		s.deliver(fmt.Sprint(i), text(i), "")
+	}
+	s.deliver("a", text(9), "A")
+	sameList(t, "seen", s.seen(), want...)
+	s.quotaIsExact()
+}
+
+// powerless leaves the journal as a crash does, damages the tree, and boots.
+func (s *setup) powerless(damage func()) {
+	s.t.Helper()
+	dir := filepath.Join(s.base, "journal")
+	kept := filepath.Join(s.base, "kept")
+	must(s.t, os.CopyFS(kept, os.DirFS(dir)))
+	s.shut()
+	must(s.t, os.RemoveAll(dir))
+	must(s.t, os.Rename(kept, dir))
+	damage()
+	s.boot()
+	s.open()
+}
+
+// TestAppliedLater: what the journal has and the files could not take is brought
+// into them by whatever comes next.
+func TestAppliedLater(t *testing.T) {
 	for _, c := range []struct {
 		name   string
 		then   func(s *setup, m mailbox.Staged) error
 		folder string
 	}{
 		{"delivered again", func(s *setup, m mailbox.Staged) error {
-			return s.b.Deliver(context.Background(), "id", m, "A", false)
+			return s.b.Deliver(context.Background(), one("id", m, "A", false))
 		}, "A"},
 		{"renamed", func(s *setup, _ mailbox.Staged) error { return s.b.RenameFolder("A", "B") }, "B"},
 		{"frozen", func(s *setup, _ mailbox.Staged) error { return s.a.Flushed() }, "A"},
+		{"read", func(*setup, mailbox.Staged) error { return nil }, "A"},
+		{"closed", func(s *setup, _ mailbox.Staged) error { s.reopen(); return nil }, "A"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := newSetup(t, nil)
+			disk := crashfs.New(1)
+			s := newSetupOn(t, disk, "/data", nil)
 			must(t, s.b.CreateFolder("A"))
 			m := s.stage(text(1))
 			defer m.Discard()
-			must(t, s.b.Deliver(context.Background(), "id", m, "A", false))
-			// Back to the state that publish leaves when its rename fails.
-			e, found, err := s.a.log.Find("id")
-			if err != nil || !found {
-				t.Fatal(found, err)
-			}
-			must(t, os.Rename(s.path(".A", "new", e.File), s.path(".A", "tmp", e.File)))
-			s.a.pending[e.File] = ".A"
-			s.a.addUsage(-m.Size(), -1)
+			disk.Fail(func(op crashfs.Op) error {
+				if op.Kind == crashfs.LinkTo && strings.Contains(op.Name, "/new/") {
+					return syscall.EIO
+				}
+				return nil
+			})
+			must(t, s.b.Deliver(context.Background(), one("id", m, "A", false)))
+			same(t, "waiting", len(s.a.commits), 1)
+			disk.Fail(nil)
 			must(t, c.then(s, m))
-			same(t, "messages", len(s.snapshot(s.folder(c.folder)).Messages), 1)
-			same(t, "pending", len(s.a.pending), 0)
+			same(t, "messages", s.snapshot(s.folder(c.folder)).Messages.Len(), 1)
+			same(t, "waiting", len(s.a.commits), 0)
 			s.quotaIsExact()
 		})
 	}
@@ -114,22 +148,22 @@ func TestFailedDeliveryLeavesNothing(t *testing.T) {
 	// A log that is a folder cannot be appended to.
 	must(t, os.Remove(filepath.Join(s.root, deliveriesName)))
 	must(t, os.MkdirAll(filepath.Join(s.root, deliveriesName, "x"), 0o700))
-	if err := s.b.Deliver(context.Background(), "1", m, "", false); err == nil {
+	if err := s.b.Deliver(context.Background(), one("1", m, "", false)); err == nil {
 		t.Fatal("delivered without its id")
 	}
-	same(t, "files in tmp", len(s.files("tmp")), 0)
+	same(t, "files in new", len(s.files("new")), 0)
 	must(t, os.RemoveAll(filepath.Join(s.root, deliveriesName)))
 	s.deliver("1", text(1), "")
 	// A staged file that is gone.
 	lost := s.stage(text(2))
 	lost.Discard()
-	if err := s.b.Deliver(context.Background(), "2", lost, "", false); err == nil {
+	if err := s.b.Deliver(context.Background(), one("2", lost, "", false)); err == nil {
 		t.Fatal("delivered nothing")
 	}
 	if _, _, err := s.b.Append("INBOX", lost, mailbox.Flags{}, time.Time{}); err == nil {
 		t.Fatal("appended nothing")
 	}
-	same(t, "messages", len(s.snapshot(s.folder("INBOX")).Messages), 1)
+	same(t, "messages", s.snapshot(s.folder("INBOX")).Messages.Len(), 1)
 	s.quotaIsExact()
 }
 
@@ -144,46 +178,32 @@ func TestFullDiskIsTold(t *testing.T) {
 	}
 }
 
+// TestUncertainRefusesWrites: nobody knows what a journal that has failed will
+// say after the next start.
 func TestUncertainRefusesWrites(t *testing.T) {
 	s := newSetup(t, nil)
 	s.deliver("1", text(1), "")
-	d, err := s.a.openDirectory(s.path("cur"))
-	must(t, err)
-	d.close() // so that the sync fails
-	if err := d.sync(); !errors.Is(err, ErrUncertain) {
+	s.snapshot(s.folder("INBOX"))
+	s.a.mu.Lock()
+	err := s.a.doubt(syscall.EIO)
+	s.a.mu.Unlock()
+	if !errors.Is(err, ErrUncertain) || !s.a.Broken() {
 		t.Fatal(err)
 	}
 	m := s.stage(text(2))
 	defer m.Discard()
-	if err := s.b.Deliver(context.Background(), "2", m, "", false); !errors.Is(err, ErrUncertain) {
+	if err := s.b.Deliver(context.Background(), one("2", m, "", false)); !errors.Is(err, ErrUncertain) {
 		t.Fatal(err)
 	}
-	same(t, "messages", len(s.snapshot(s.folder("INBOX")).Messages), 1)
+	same(t, "messages", s.snapshot(s.folder("INBOX")).Messages.Len(), 1)
 	if err := s.a.Flushed(); !errors.Is(err, ErrUncertain) {
 		t.Fatal(err)
 	}
 	if err := s.a.Close(); !errors.Is(err, ErrUncertain) {
 		t.Fatal(err)
 	}
-	s.open(true)
+	s.open()
 	s.deliver("2", text(2), "")
-}
-
-func TestRecoveryRemovesHalfFolders(t *testing.T) {
-	s := newSetup(t, nil)
-	must(t, s.a.Close())
-	for _, what := range []string{"new.1", "deleted.2"} {
-		must(t, os.MkdirAll(s.path(hiddenPrefix+what, "cur"), 0o700))
-		must(t, os.WriteFile(s.path(hiddenPrefix+what, "cur", "1.2.h,S=9:2,"), nil, 0o600))
-	}
-	s.open(true)
-	list, err := s.b.Folders()
-	must(t, err)
-	same(t, "folders", len(list), 1)
-	left, err := filepath.Glob(s.path(hiddenPrefix + "*"))
-	must(t, err)
-	same(t, "hidden folders", len(left), 0)
-	s.quotaIsExact()
 }
 
 func TestRemoveLitter(t *testing.T) {
@@ -191,17 +211,24 @@ func TestRemoveLitter(t *testing.T) {
 	must(t, s.b.CreateFolder("A"))
 	must(t, os.WriteFile(s.path("tmp", "1.litter"), nil, 0o600))
 	must(t, os.WriteFile(s.path(".A", "tmp", "2.litter"), nil, 0o600))
-	must(t, os.WriteFile(s.path("tmp", "3.logged"), nil, 0o600))
-	must(t, os.WriteFile(filepath.Join(s.root, deliveriesName), []byte("1 id . 3.logged\n"), 0o600))
+	for _, what := range []string{"new.1", "deleted.2"} {
+		must(t, os.MkdirAll(s.path(hiddenPrefix+what, "cur"), 0o700))
+		must(t, os.WriteFile(s.path(hiddenPrefix+what, "cur", "1.2.h,S=9:2,"), nil, 0o600))
+	}
 	// A message's date says nothing of how long it has been here.
 	must(t, os.Chtimes(s.path("tmp", "1.litter"), time.Unix(1, 0), time.Unix(1, 0)))
-	n, err := RemoveLitter(s.root, time.Now().Add(LitterAge-time.Hour))
+	n, err := RemoveLitter(vfs.OS, s.root, time.Now().Add(LitterAge-time.Hour))
 	must(t, err)
 	same(t, "removed too early", n, 0)
-	n, err = RemoveLitter(s.root, time.Now().Add(LitterAge+time.Hour))
+	n, err = RemoveLitter(vfs.OS, s.root, time.Now().Add(LitterAge+time.Hour))
 	must(t, err)
-	same(t, "removed", n, 2)
-	sameList(t, "left", s.files("tmp"), "3.logged")
+	same(t, "removed", n, 4)
+	same(t, "left", len(s.files("tmp")), 0)
+	sameList(t, "folders", folderNames(s), "INBOX", "A")
+	left, err := filepath.Glob(s.path(hiddenPrefix + "*"))
+	must(t, err)
+	same(t, "hidden folders", len(left), 0)
+	s.quotaIsExact()
 }
 
 func TestCorruptUIDListRaisesValidity(t *testing.T) {

@@ -1,6 +1,7 @@
 package maildir
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 	"waypost/backend/maildir/lineend"
 	"waypost/backend/maildir/name"
 	"waypost/backend/maildir/uidlist"
+	"waypost/internal/vfs"
 )
 
 const (
@@ -48,8 +50,8 @@ type found struct {
 	isNew bool
 }
 
-func stampOf(path string) (stamp, error) {
-	info, err := os.Stat(path)
+func (a *Account) stampOf(path string) (stamp, error) {
+	info, err := a.fs.Lstat(path)
 	if err != nil {
 		return stamp{}, err
 	}
@@ -65,10 +67,10 @@ func stampOf(path string) (stamp, error) {
 
 // stamps are those of cur and new.
 func (f *folder) stamps() (s [2]stamp, err error) {
-	if s[0], err = stampOf(f.path("cur")); err != nil {
+	if s[0], err = f.a.stampOf(f.path("cur")); err != nil {
 		return s, err
 	}
-	s[1], err = stampOf(f.path("new"))
+	s[1], err = f.a.stampOf(f.path("new"))
 	return s, err
 }
 
@@ -88,17 +90,18 @@ func (f *folder) outdated() bool {
 }
 
 // rescan compares the folder's files with the memory. known are the entries of
-// a uidlist that was just read; nil if the memory has them.
-func (f *folder) rescan(known map[string]uidlist.Entry) error {
+// a uidlist that was just read; nil if the memory has them. recent are the bases
+// of messages that are recent still.
+func (f *folder) rescan(known map[string]uidlist.Entry, recent map[string]bool) error {
 	f.stale = false // what happens from here on may set it again
-	err := f.scan(known)
+	err := f.scan(known, recent)
 	if err != nil {
 		f.stale = true
 	}
 	return err
 }
 
-func (f *folder) scan(known map[string]uidlist.Entry) error {
+func (f *folder) scan(known map[string]uidlist.Entry, recent map[string]bool) error {
 	before, err := f.stamps()
 	if err != nil {
 		return f.missing(err)
@@ -125,7 +128,11 @@ func (f *folder) scan(known map[string]uidlist.Entry) error {
 			maps.Copy(files, again)
 		}
 	}
-	if f.apply(files, known) {
+	changed, err := f.apply(files, known, recent)
+	if err != nil {
+		return err
+	}
+	if changed {
 		f.newVersion()
 	}
 	f.seen = scanned{stamps: before, at: start, since: start, took: f.a.o.Now().Sub(start), unconfirmed: unconfirmed}
@@ -137,7 +144,7 @@ func (f *folder) missing(err error) error {
 	if !isGone(err) {
 		return err
 	}
-	if there, statErr := isDirectory(f.path()); statErr == nil && !there && f.rel != "" {
+	if there, statErr := isDirectory(f.a.fs, f.path()); statErr == nil && !there && f.rel != "" {
 		return mailbox.ErrNoFolder
 	}
 	f.loaded = false
@@ -162,9 +169,9 @@ func (f *folder) readFiles() (map[string]found, error) {
 }
 
 func (f *folder) listFiles() (files map[string]found, twice []found, err error) {
-	files = make(map[string]found, len(f.msgs)+len(f.fresh))
+	files = make(map[string]found, f.msgs.Len()+len(f.fresh))
 	for _, sub := range []string{"cur", "new"} {
-		err := eachMessage(f.path(sub), func(file string, n name.Name) error {
+		err := f.a.eachMessage(f.path(sub), func(file string, n name.Name) error {
 			this := found{n, file, sub == "new"}
 			if _, is := files[n.Base]; is {
 				twice = append(twice, this)
@@ -184,7 +191,7 @@ func (f *folder) listFiles() (files map[string]found, twice []found, err error) 
 // one, another message gets a name of its own.
 func (f *folder) separate(files map[string]found, extra found) error {
 	first := files[extra.Base]
-	same, err := sameFile(f.pathOf(first), f.pathOf(extra))
+	same, err := f.a.sameFile(f.pathOf(first), f.pathOf(extra))
 	if isGone(err) {
 		f.stale = true
 		return nil
@@ -193,13 +200,13 @@ func (f *folder) separate(files map[string]found, extra found) error {
 		return err
 	}
 	if same {
-		return os.Remove(f.pathOf(extra))
+		return f.a.fs.Remove(f.pathOf(extra))
 	}
 	old := f.pathOf(extra)
 	extra.Base = f.a.names.Next() + strings.TrimPrefix(extra.Base, name.Unique(extra.Base))
 	extra.file = extra.Name.String()
 	f.a.o.Log.Warn("maildir: two messages of one name", "root", f.a.o.Root, "folder", f.name, "file", old, "renamed", extra.file)
-	if err := os.Rename(old, f.pathOf(extra)); err != nil {
+	if err := f.a.fs.Rename(old, f.pathOf(extra)); err != nil {
 		return err
 	}
 	files[extra.Base] = extra
@@ -213,13 +220,13 @@ func (f *folder) pathOf(x found) string {
 	return f.path("cur", x.file)
 }
 
-func sameFile(a, b string) (bool, error) {
-	first, err := os.Lstat(a)
+func (a *Account) sameFile(one, other string) (bool, error) {
+	first, err := a.stampOf(one)
 	if err != nil {
 		return false, err
 	}
-	second, err := os.Lstat(b)
-	return err == nil && os.SameFile(first, second), err
+	second, err := a.stampOf(other)
+	return err == nil && first.inode == second.inode, err
 }
 
 func (f *folder) anyMissing(files map[string]found, known map[string]uidlist.Entry) bool {
@@ -228,8 +235,8 @@ func (f *folder) anyMissing(files map[string]found, known map[string]uidlist.Ent
 			return true
 		}
 	}
-	for _, m := range f.msgs {
-		if _, is := files[m.baseName()]; !is {
+	for _, m := range f.msgs.All() {
+		if _, is := files[refBase(m.Ref)]; !is {
 			return true
 		}
 	}
@@ -238,56 +245,140 @@ func (f *folder) anyMissing(files map[string]found, known map[string]uidlist.Ent
 
 // apply makes the memory what the scan found and reports whether that changed
 // anything. It uses files up.
-func (f *folder) apply(files map[string]found, known map[string]uidlist.Entry) bool {
-	changed := false
-	stay := func(m *message) bool {
-		x, is := files[m.baseName()]
-		if !is {
-			changed = true
-			return false
-		}
-		delete(files, x.Base)
-		if m.file != x.file || m.isNew != x.isNew {
-			m.file, m.base, m.isNew = x.file, len(x.Base), x.isNew
-			changed = true
-		}
-		return true
+func (f *folder) apply(files map[string]found, known map[string]uidlist.Entry, recent map[string]bool) (changed bool, err error) {
+	foreign, err := f.follow(files)
+	if err != nil {
+		return false, err
 	}
-	kept := make([]*message, 0, len(f.msgs))
-	for _, m := range f.msgs {
-		if stay(m) {
-			kept = append(kept, m)
-		} else {
-			f.list.Forget(m.baseName())
-		}
-	}
-	f.msgs = kept
-	f.fresh = slices.DeleteFunc(f.fresh, func(m *message) bool { return !stay(m) })
+	changed = foreign
+	f.fresh = slices.DeleteFunc(f.fresh, func(m unnumbered) bool {
+		x, is := files[refBase(m.ref)]
+		delete(files, refBase(m.ref))
+		return !is || refOf(x.isNew, x.file) != m.ref
+	})
+	var numbered []uidlist.Entry
+	there := map[uint32]unnumbered{}
 	for base, x := range files {
-		e, numbered := known[base]
+		e, is := known[base]
 		m := f.newMessage(x, e)
+		m.recent = m.recent || recent[base]
 		changed = true
-		if numbered {
-			f.msgs = append(f.msgs, m)
+		if is {
+			numbered = append(numbered, e)
+			there[e.UID] = m
 			delete(known, base)
 		} else {
 			f.fresh = append(f.fresh, m)
 		}
 	}
-	for base := range known {
-		f.list.Forget(base)
+	if len(known) > 0 {
+		if err := f.vanished(known); err != nil {
+			return false, err
+		}
+		foreign = true
 	}
-	slices.SortFunc(f.msgs, func(a, b *message) int { return int(int64(a.uid) - int64(b.uid)) })
-	return changed
+	if foreign {
+		// The journal knows nothing of it.
+		if err := f.state.Sync(); err != nil {
+			return false, f.a.doubt(err)
+		}
+	}
+	f.admit(numbered, there)
+	return changed, nil
+}
+
+// follow finds the messages of the memory in files again, and takes them out of
+// there; those that are gone leave the memory.
+func (f *folder) follow(files map[string]found) (changed bool, err error) {
+	modseq, err := f.state.NextModSeq()
+	if err != nil {
+		return false, err
+	}
+	e := f.msgs.Edit()
+	var gone []mailbox.UID
+	for _, m := range f.msgs.All() {
+		base := refBase(m.Ref)
+		x, is := files[base]
+		if !is {
+			gone = append(gone, m.UID)
+			f.cut(e, m)
+			continue
+		}
+		delete(files, base)
+		ref := refOf(x.isNew, x.file)
+		if ref == m.Ref {
+			continue
+		}
+		now := *m
+		now.Ref, now.Flags = ref, f.flags(x.Flags)
+		if !now.Flags.Equal(m.Flags) {
+			now.ModSeq = modseq
+			f.stateChanged(modseq, []op{{uid: uint32(m.UID)}})
+		}
+		f.replace(e, m, now)
+		changed = true
+	}
+	f.msgs = e.Done()
+	if len(gone) > 0 {
+		f.stateExpunged(modseq, gone)
+		f.a.recount = true
+	}
+	return changed || len(gone) > 0, nil
+}
+
+// vanished notes numbered messages whose files went while nobody looked.
+func (f *folder) vanished(known map[string]uidlist.Entry) error {
+	modseq, err := f.state.NextModSeq()
+	if err != nil {
+		return err
+	}
+	var gone []mailbox.UID
+	for base, e := range known {
+		f.list.Forget(base)
+		gone = append(gone, mailbox.UID(e.UID))
+	}
+	slices.Sort(gone)
+	f.stateExpunged(modseq, gone)
+	// By others, or by an expunge that a crash cut off before the quota log.
+	f.a.recount = true
+	return nil
+}
+
+// admit takes numbered messages into the memory: at a load all there are, else
+// those that came back.
+func (f *folder) admit(entries []uidlist.Entry, there map[uint32]unnumbered) {
+	if len(entries) == 0 {
+		return
+	}
+	slices.SortFunc(entries, func(a, b uidlist.Entry) int { return cmp.Compare(a.UID, b.UID) })
+	all := make([]mailbox.Message, 0, len(entries)+f.msgs.Len())
+	for _, m := range f.msgs.All() {
+		all = append(all, *m)
+	}
+	for _, e := range entries {
+		m := there[e.UID]
+		if m.fields == "" {
+			m.fields = e.Fields
+		}
+		message := f.message(mailbox.UID(e.UID), m, f.state.ModSeq(e.UID))
+		all = append(all, message)
+		f.count(&message, 1)
+		if m.fields != "" {
+			f.fields[message.UID] = m.fields
+		}
+		if m.recent {
+			f.recent = append(f.recent, message.UID)
+		}
+	}
+	slices.SortFunc(all, func(a, b mailbox.Message) int { return cmp.Compare(a.UID, b.UID) })
+	slices.Sort(f.recent)
+	f.msgs = mailbox.NewMessages(all)
 }
 
 // newMessage makes a message of a file. What neither the name nor the uidlist
 // tells of its size is measured, once.
-func (f *folder) newMessage(x found, e uidlist.Entry) *message {
-	m := &message{
-		uid: mailbox.UID(e.UID), file: x.file, base: len(x.Base), isNew: x.isNew,
-		fields: e.Fields, recent: x.isNew,
-	}
+func (f *folder) newMessage(x found, e uidlist.Entry) unnumbered {
+	m := unnumbered{ref: refOf(x.isNew, x.file), fields: e.Fields, recent: x.isNew}
 	m.size, m.wire = name.Sizes(x.Base)
 	if m.size < 0 {
 		m.size = sizeField(e, 'S')
@@ -298,7 +389,7 @@ func (f *folder) newMessage(x found, e uidlist.Entry) *message {
 	if m.size >= 0 && m.wire >= 0 {
 		return m
 	}
-	count, err := measure(f.pathOf(x))
+	count, err := f.a.measure(f.pathOf(x))
 	if err != nil {
 		// It must not look expunged. Its size stays a guess until the folder is
 		// loaded again; Open measures for itself.
@@ -333,8 +424,8 @@ func withField(e uidlist.Entry, key byte, n int64) string {
 }
 
 // measure reads a file for its sizes.
-func measure(path string) (count lineend.Counter, err error) {
-	file, err := os.Open(path)
+func (a *Account) measure(path string) (count lineend.Counter, err error) {
+	file, err := a.fs.OpenFile(path, os.O_RDONLY, 0)
 	if err != nil {
 		return count, err
 	}
@@ -345,14 +436,14 @@ func measure(path string) (count lineend.Counter, err error) {
 
 // readWords reads the keywords file if it is another than before.
 func (f *folder) readWords() error {
-	now, err := stampOf(f.path(keywordsName))
+	now, err := f.a.stampOf(f.path(keywordsName))
 	if errors.Is(err, fs.ErrNotExist) {
 		now, err = stamp{}, nil
 	}
 	if err != nil || now == f.wordsFile {
 		return err
 	}
-	data, err := os.ReadFile(f.path(keywordsName))
+	data, err := vfs.ReadFile(f.a.fs, f.path(keywordsName))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}

@@ -1,80 +1,104 @@
 package maildir
 
 import (
+	"context"
 	"errors"
-	"os"
+	"io/fs"
 	"slices"
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/name"
-	"waypost/backend/maildir/uidlist"
 )
 
 // Expunge is mailbox.Folder's. If a file cannot be removed, those before it are
 // gone nevertheless; the result names them.
 func (h *handle) Expunge(uids []mailbox.UID) ([]mailbox.UID, error) {
-	return h.expunge(uids, func(*message) bool { return true })
+	return h.expunge(uids, func(*mailbox.Message) bool { return true })
 }
 
 // ExpungeDeleted is mailbox.Folder's.
 func (h *handle) ExpungeDeleted(uids []mailbox.UID) ([]mailbox.UID, error) {
-	return h.expunge(uids, func(m *message) bool { return h.f.flags(m.letters()).Has(mailbox.Deleted) })
+	return h.expunge(uids, func(m *mailbox.Message) bool { return m.Flags.Has(mailbox.Deleted) })
 }
 
-func (h *handle) expunge(uids []mailbox.UID, doomed func(*message) bool) (removed []mailbox.UID, err error) {
-	err = h.b.change("expunge", func() error {
+func (h *handle) expunge(uids []mailbox.UID, doomed func(*mailbox.Message) bool) (removed []mailbox.UID, err error) {
+	err = h.b.change(context.Background(), "expunge", int64(64*len(uids)), func() (c *commit, err error) {
 		if err := h.sync(); err != nil {
-			return err
+			return nil, err
 		}
-		removed, err = h.f.expunge(uids, doomed)
-		return err
+		removed, c, err = h.f.expunge(uids, doomed)
+		return c, err
 	})
 	return removed, err
 }
 
-// expunge removes those of uids that are doomed when their turn comes.
-func (f *folder) expunge(uids []mailbox.UID, doomed func(*message) bool) (removed []mailbox.UID, err error) {
-	open, err := f.a.openDirectories(f.path(), "cur", "new")
-	if err != nil {
-		return nil, err
+// expunge removes at once the files of those of uids that are doomed when their
+// turn comes, and leaves a commit to be waited for.
+func (f *folder) expunge(uids []mailbox.UID, doomed func(*mailbox.Message) bool) (removed []mailbox.UID, c *commit, err error) {
+	if err := errors.Join(f.a.unstickFor(), f.a.syncLinked()); err != nil {
+		return nil, nil, err
 	}
-	defer closeAll(open)
-	var gone []*message
+	modseq, err := f.state.NextModSeq()
+	if err != nil {
+		return nil, nil, err
+	}
+	e := f.msgs.Edit()
+	var ops []op
 	var bytes int64
-	touched := 1
 	for _, uid := range f.pick(uids) {
-		var m *message
-		remove := false
-		m, err = f.chase(uid, func(m *message) error {
-			if remove = doomed(m); !remove {
+		var gone *mailbox.Message
+		seen := f.version
+		_, err = f.chase(uid, func(m *mailbox.Message) error {
+			if gone = nil; !doomed(m) {
 				return nil
 			}
-			return os.Remove(f.where(m))
+			gone = m
+			return f.a.fs.Remove(f.path(m.Ref))
 		})
+		if f.version != seen {
+			// The folder was scanned meanwhile, and has seen what was cut so far.
+			e = f.msgs.Edit()
+		}
 		if err != nil {
 			break
 		}
-		if m == nil || !remove {
+		if gone == nil || e.Get(uid) == nil {
 			continue
 		}
-		if m.isNew {
-			touched = 2
-		}
-		gone, removed = append(gone, m), append(removed, uid)
-		bytes += m.size
+		f.cut(e, gone)
+		removed = append(removed, uid)
+		ops = append(ops, op{kind: opExpunge, dir: f.rel, base: refBase(gone.Ref)})
+		bytes += gone.Size
 	}
-	if len(gone) == 0 {
-		return nil, err
+	if len(removed) == 0 {
+		return nil, f.pending(), err
 	}
-	f.drop(gone)
+	f.msgs = e.Done()
+	f.stateExpunged(modseq, removed)
 	f.changed()
-	f.a.addUsage(-bytes, -int64(len(gone)))
-	return removed, errors.Join(err, syncAll(open[:touched]))
+	// The quota log follows once the record is durable: a crash before may bring
+	// the messages back, and nothing else would tell that the log is wrong.
+	c = &commit{ops: ops, bytes: -bytes, messages: -int64(len(removed))}
+	c.apply = func() error { f.a.addUsage(c.bytes, c.messages); return nil }
+	f.made(c, append(f.bookkeeping(), f.path("cur"), f.path("new")))
+	return removed, c, err
+}
+
+// syncLinked makes second names of messages durable: from now on the first ones
+// may go.
+func (a *Account) syncLinked() error {
+	for rel := range a.linked {
+		if err := a.fs.SyncDir(a.dir(rel) + "/cur"); err != nil && !isGone(err) {
+			return a.doubt(err)
+		}
+		delete(a.linked, rel)
+	}
+	return nil
 }
 
 // Copy is mailbox.Folder's.
 func (h *handle) Copy(uids []mailbox.UID, to string) (result mailbox.CopyResult, err error) {
-	err = h.b.change("copy", func() error {
+	err = h.b.write("copy", func() error {
 		g, err := h.destination(to)
 		if err != nil {
 			return err
@@ -93,65 +117,172 @@ func (h *handle) destination(to string) (*folder, error) {
 	return h.b.a.synced(to)
 }
 
-func (f *folder) copyTo(g *folder, uids []mailbox.UID) (mailbox.CopyResult, error) {
-	uids = f.pick(uids)
-	var bytes int64
-	for _, uid := range uids {
-		bytes += f.find(uid).size
-	}
-	if err := f.a.fits(bytes, int64(len(uids))); err != nil {
-		return mailbox.CopyResult{}, err
-	}
-	var all []arrival
-	var sources []mailbox.UID
-	var given claims
-	for _, uid := range uids {
-		in := arrival{}
-		m, err := f.chase(uid, func(m *message) (err error) {
-			in, err = f.linkInto(g, m, &given)
+// transfer is a copy or a move of messages from f to g, being made a commit.
+type transfer struct {
+	f, g  *folder
+	kind  opKind
+	ops   []op
+	from  []mailbox.UID
+	given claims
+	done  int // how many of ops have their files
+	// listed: the UIDs are in g's list.
+	listed bool
+	commit commit
+}
+
+// planAll adds messages that are there, file and all.
+func (t *transfer) planAll(uids []mailbox.UID) error {
+	for _, uid := range t.f.pick(uids) {
+		there, err := t.f.chase(uid, func(m *mailbox.Message) error {
+			_, err := t.f.a.fs.Lstat(t.f.path(m.Ref))
 			return err
 		})
+		if err == nil && there {
+			err = t.plan(t.f.msgs.Get(uid))
+		}
 		if err != nil {
-			return mailbox.CopyResult{}, errors.Join(err, g.abandon(all))
-		}
-		if m != nil {
-			all, sources = append(all, in), append(sources, uid)
+			return err
 		}
 	}
-	return g.take(all, sources)
+	return nil
 }
 
-// linkInto gives m a second name in the tmp of g.
-func (f *folder) linkInto(g *folder, m *message, given *claims) (arrival, error) {
-	letters, err := f.translate(g, m.letters(), given)
+// plan adds one message. A file that is moved keeps its name, and so its GUID.
+func (t *transfer) plan(m *mailbox.Message) error {
+	letters, err := t.f.translate(t.g, refName(m.Ref).Flags, &t.given)
 	if err != nil {
-		return arrival{}, err
+		return err
 	}
-	in := arrival{letters: letters, size: m.size, wire: m.wire}
-	in.entry.Base = name.WithSizes(f.a.names.Next(), m.size, m.wire)
-	return in, link(f.where(m), g.path("tmp", in.entry.Base))
+	o := op{kind: t.kind, fromDir: t.f.rel, fromBase: refBase(m.Ref), dir: t.g.rel, letters: letters}
+	o.base = o.fromBase
+	if t.kind == opMove {
+		o.fields = t.f.fields[m.UID]
+	} else {
+		t.commit.bytes += m.Size
+		t.commit.messages++
+	}
+	if t.kind == opCopy || t.g.taken(o.base) {
+		o.base = name.WithSizes(t.f.a.names.Next(), m.Size, m.WireSize)
+	}
+	t.ops, t.from = append(t.ops, o), append(t.from, m.UID)
+	return nil
 }
 
-// abandon removes what was linked into tmp.
-func (f *folder) abandon(all []arrival) (err error) {
-	for _, in := range all {
-		err = errors.Join(err, os.Remove(f.path("tmp", in.entry.Base)))
+// run journals and applies what was planned.
+func (t *transfer) run() (mailbox.CopyResult, error) {
+	result := mailbox.CopyResult{UIDValidity: t.g.list.Header().Validity, Source: t.from}
+	if len(t.ops) == 0 {
+		return result, nil
+	}
+	if err := t.f.a.settle(); err != nil {
+		return mailbox.CopyResult{}, err
+	}
+	first, err := t.g.promise(len(t.ops))
+	if err != nil {
+		return mailbox.CopyResult{}, err
+	}
+	touched := append(t.g.bookkeeping(), t.g.path("cur"), t.f.path("cur"), t.f.path("new"))
+	for i := range t.ops {
+		uid := first + mailbox.UID(i)
+		t.ops[i].uid = uint32(uid)
+		result.Dest = append(result.Dest, uid)
+		touched = append(touched, t.g.path(refOf(false, t.ops[i].file())))
+	}
+	t.commit.ops, t.commit.transfer, t.commit.apply = t.ops, true, t.apply
+	if _, err := t.g.commitNow(touched, &t.commit); err != nil {
+		return mailbox.CopyResult{}, err
+	}
+	return result, nil
+}
+
+// apply gives the files their names and brings both memories up to date.
+func (t *transfer) apply() error {
+	into, err := t.g.state.NextModSeq()
+	if err != nil {
+		return err
+	}
+	from, err := t.f.state.NextModSeq()
+	if err != nil {
+		return err
+	}
+	if !t.listed {
+		if err := t.g.enlist(t.ops); err != nil {
+			return err
+		}
+		t.listed = true
+	}
+	for ; t.done < len(t.ops); t.done++ {
+		if err := t.name(t.ops[t.done], t.from[t.done]); err != nil {
+			return err
+		}
+	}
+	t.remember(into, from)
+	return nil
+}
+
+// name makes the file of one message appear in g. One that has gone meanwhile
+// by other hands is no error: its UID names nothing then.
+func (t *transfer) name(o op, uid mailbox.UID) error {
+	m := t.f.msgs.Get(uid)
+	if m == nil {
+		return nil
+	}
+	from, to := t.f.path(m.Ref), t.g.path(refOf(false, o.file()))
+	var err error
+	if o.kind == opMove {
+		err = t.f.a.fs.Rename(from, to)
+	} else if err = t.f.a.link(from, to); errors.Is(err, fs.ErrExist) {
+		err = nil // an apply that was cut off after this
+	}
+	if isGone(err) {
+		t.f.stale = true
+		return nil
 	}
 	return err
 }
 
-// take admits arrivals and pairs their UIDs with those at the source.
-func (f *folder) take(all []arrival, sources []mailbox.UID) (mailbox.CopyResult, error) {
-	if len(all) > 0 {
-		if err := f.admit(all); err != nil {
-			return mailbox.CopyResult{}, err
+// remember brings the memories up to date; modseq and left are the
+// mod-sequences of the arrival and of the departure.
+func (t *transfer) remember(modseq, left uint64) {
+	f, g := t.f, t.g
+	into, out := g.msgs.Edit(), f.msgs.Edit()
+	var gone []mailbox.UID
+	for i, o := range t.ops {
+		m := f.msgs.Get(t.from[i])
+		if m == nil {
+			g.list.Forget(o.base)
+			continue
+		}
+		g.carry(f, o)
+		in := unnumbered{ref: refOf(false, o.file()), fields: o.fields, size: m.Size, wire: m.WireSize}
+		g.add(into, g.message(mailbox.UID(o.uid), in, modseq), o.fields, true)
+		if o.kind == opMove {
+			f.cut(out, m)
+			gone = append(gone, m.UID)
 		}
 	}
-	result := mailbox.CopyResult{UIDValidity: f.list.Header().Validity, Source: sources}
-	for _, in := range all {
-		result.Dest = append(result.Dest, mailbox.UID(in.entry.UID))
+	g.msgs = into.Done()
+	g.stateArrived(modseq, t.ops)
+	g.changed()
+	if t.kind == opCopy {
+		f.a.linked[g.rel] = true
+		f.a.addUsage(t.commit.bytes, t.commit.messages)
+		return
 	}
-	return result, nil
+	f.msgs = out.Done()
+	f.stateExpunged(left, gone)
+	f.changed()
+}
+
+func (f *folder) copyTo(g *folder, uids []mailbox.UID) (mailbox.CopyResult, error) {
+	t := transfer{f: f, g: g, kind: opCopy}
+	if err := t.planAll(uids); err != nil {
+		return mailbox.CopyResult{}, err
+	}
+	if err := f.a.fits(t.commit.bytes, t.commit.messages); err != nil {
+		return mailbox.CopyResult{}, err
+	}
+	return t.run()
 }
 
 // translate gives the letters that mean in g what letters mean here. Capitals
@@ -172,7 +303,7 @@ func (f *folder) translate(g *folder, letters string, given *claims) (string, er
 
 // Move is mailbox.Folder's. The files keep their names, and so their GUIDs.
 func (h *handle) Move(uids []mailbox.UID, to string) (result mailbox.CopyResult, err error) {
-	err = h.b.change("move", func() error {
+	err = h.b.write("move", func() error {
 		g, err := h.destination(to)
 		if err != nil {
 			return err
@@ -188,67 +319,61 @@ func (h *handle) Move(uids []mailbox.UID, to string) (result mailbox.CopyResult,
 }
 
 func (f *folder) moveTo(g *folder, uids []mailbox.UID) (mailbox.CopyResult, error) {
-	sources := f.pick(uids)
-	open, err := f.a.openDirectories(f.path(), "cur", "new")
-	if err != nil {
+	t := transfer{f: f, g: g, kind: opMove}
+	if err := t.planAll(uids); err != nil {
 		return mailbox.CopyResult{}, err
 	}
-	defer closeAll(open)
-	taken := map[string]bool{}
-	for _, m := range slices.Concat(g.msgs, g.fresh) {
-		taken[m.baseName()] = true
-	}
-	var all []arrival
-	var moved []*message
-	var given claims
-	for _, uid := range sources {
-		m := f.find(uid)
-		letters, err := f.translate(g, m.letters(), &given)
-		if err != nil {
-			return mailbox.CopyResult{}, err
-		}
-		entry := m.entry()
-		entry.UID = 0
-		if taken[entry.Base] {
-			entry.Base = name.WithSizes(f.a.names.Next(), m.size, m.wire)
-		}
-		all = append(all, arrival{entry: entry, letters: letters, size: m.size, wire: m.wire, from: f.where(m)})
-		moved = append(moved, m)
-	}
-	result, err := g.take(all, sources)
-	if err != nil {
-		// Some may have left, or been renamed by others: look.
-		f.stale = true
-		return mailbox.CopyResult{}, err
-	}
-	if len(moved) == 0 {
-		return result, nil
-	}
-	f.drop(moved)
-	f.changed()
-	// The new names are synced already: a crash shows both, or the new one.
-	return result, syncAll(open)
+	return t.run()
 }
 
 // renew is a move into the same folder: new UIDs, and nothing else.
 func (f *folder) renew(uids []mailbox.UID) (mailbox.CopyResult, error) {
 	result := mailbox.CopyResult{UIDValidity: f.list.Header().Validity, Source: f.pick(uids)}
-	var moved []*message
-	var entries []uidlist.Entry
-	for _, uid := range result.Source {
-		m := f.find(uid)
-		moved, entries = append(moved, m), append(entries, m.entry())
+	if len(result.Source) == 0 {
+		return result, nil
 	}
-	f.drop(moved)
-	if err := f.give(entries); err != nil {
-		f.loaded = false
+	if err := f.a.settle(); err != nil {
 		return mailbox.CopyResult{}, err
 	}
-	for i, m := range moved {
-		m.uid = mailbox.UID(entries[i].UID)
-		result.Dest = append(result.Dest, m.uid)
+	first, err := f.promise(len(result.Source))
+	if err != nil {
+		return mailbox.CopyResult{}, err
 	}
-	f.msgs = append(f.msgs, moved...)
+	var ops []op
+	for i, uid := range result.Source {
+		m := f.msgs.Get(uid)
+		ops = append(ops, op{kind: opNumber, dir: f.rel, base: refBase(m.Ref), fields: f.fields[uid], uid: uint32(first) + uint32(i)})
+		result.Dest = append(result.Dest, first+mailbox.UID(i))
+	}
+	_, err = f.commitNow(f.bookkeeping(), &commit{ops: ops, apply: func() error { return f.renewed(result.Source, ops) }})
+	return result, err
+}
+
+func (f *folder) renewed(sources []mailbox.UID, ops []op) error {
+	modseq, err := f.state.NextModSeq()
+	if err != nil {
+		return err
+	}
+	if err := f.enlist(ops); err != nil {
+		return err
+	}
+	e := f.msgs.Edit()
+	for i, uid := range sources {
+		m := f.msgs.Get(uid)
+		if m == nil {
+			continue
+		}
+		now := *m
+		now.UID, now.ModSeq = mailbox.UID(ops[i].uid), modseq
+		f.add(e, now, ops[i].fields, false)
+		f.count(m, -1)
+		delete(f.fields, uid)
+		e.Delete(uid)
+	}
+	f.msgs = e.Done()
+	f.recent = slices.DeleteFunc(f.recent, func(uid mailbox.UID) bool { return f.msgs.Get(uid) == nil })
+	f.stateArrived(modseq, ops)
+	f.stateExpunged(modseq, sources)
 	f.newVersion()
-	return result, nil
+	return nil
 }

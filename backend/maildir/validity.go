@@ -3,14 +3,14 @@ package maildir
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
-	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
-	"waypost/internal/durable"
+	"waypost/internal/vfs"
 )
 
 // validityName is the file with the last UIDVALIDITY given, in hexadecimal, and
@@ -20,8 +20,8 @@ const validityName = "dovecot-uidvalidity"
 
 // nextValidity gives a UIDVALIDITY that no folder of the mailbox has had: over
 // the last one, over floor, and not below the time. It is durable on return.
-func nextValidity(maildir string, floor uint32, now time.Time) (uint32, error) {
-	last, marks, err := lastValidity(maildir)
+func nextValidity(fsys vfs.FS, maildir string, floor uint32, now time.Time) (uint32, error) {
+	last, marks, err := lastValidity(fsys, maildir)
 	if err != nil {
 		return 0, fmt.Errorf("UIDVALIDITY: %w", err)
 	}
@@ -35,37 +35,37 @@ func nextValidity(maildir string, floor uint32, now time.Time) (uint32, error) {
 	}
 	text := fmt.Sprintf("%08x", next)
 	mark := filepath.Join(maildir, validityName+"."+text)
-	if err := os.WriteFile(mark, nil, 0o600); err != nil {
+	if err := vfs.CreateFile(fsys, mark, nil, 0o600); err != nil && !errors.Is(err, fs.ErrExist) {
 		return 0, fmt.Errorf("UIDVALIDITY: %w", err)
 	}
 	// This syncs the folder with the mark as well.
-	if err := durable.WriteFile(filepath.Join(maildir, validityName), []byte(text), 0o600); err != nil {
+	if err := vfs.ReplaceFile(fsys, filepath.Join(maildir, validityName), []byte(text), 0o600); err != nil {
 		return 0, fmt.Errorf("UIDVALIDITY: %w", err)
 	}
 	for _, old := range marks {
 		if old != mark {
-			err = errors.Join(err, os.Remove(old))
+			err = errors.Join(err, fsys.Remove(old))
 		}
 	}
 	return next, err
 }
 
 // lastValidity reads both places and gives the higher number.
-func lastValidity(maildir string) (last uint32, marks []string, err error) {
-	data, err := os.ReadFile(filepath.Join(maildir, validityName))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
+func lastValidity(fsys vfs.FS, maildir string) (last uint32, marks []string, err error) {
+	data, err := vfs.ReadFile(fsys, filepath.Join(maildir, validityName))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return 0, nil, err
 	}
 	numbers := []string{strings.TrimSpace(string(data))}
-	entries, err := os.ReadDir(maildir)
-	if err != nil {
-		return 0, nil, err
-	}
-	for _, e := range entries {
+	err = fsys.ReadDir(maildir, func(e fs.DirEntry) error {
 		if number, ok := strings.CutPrefix(e.Name(), validityName+"."); ok {
 			numbers = append(numbers, number)
 			marks = append(marks, filepath.Join(maildir, e.Name()))
 		}
+		return nil
+	})
+	if err != nil {
+		return 0, nil, err
 	}
 	for _, number := range numbers {
 		if n, err := strconv.ParseUint(number, 16, 32); err == nil {

@@ -176,7 +176,7 @@ func IsMessage(rel string) bool {
 }
 
 // Skip tells what a move does not carry: files in tmp (the folder itself is
-// carried), locks, half-written replacements, and Dovecot's derived indexes.
+// carried), locks, half-written replacements, and derived indexes.
 func Skip(rel string, dir bool) bool {
 	base := filepath.Base(rel)
 	if dir {
@@ -188,7 +188,7 @@ func Skip(rel string, dir bool) bool {
 	}
 	return filepath.Base(filepath.Dir(rel)) == "tmp" ||
 		strings.HasSuffix(base, ".lock") || strings.HasSuffix(base, ".tmp") ||
-		strings.HasPrefix(base, "dovecot.index") || strings.HasPrefix(base, ".tmp") || strings.HasPrefix(base, ".waypost-")
+		strings.HasPrefix(base, "dovecot.index") || strings.HasPrefix(base, "waypost-index") || strings.HasPrefix(base, ".tmp") || strings.HasPrefix(base, ".waypost-")
 }
 
 // Summary digests a manifest: equal digests mean equal manifests.

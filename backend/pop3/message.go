@@ -33,7 +33,7 @@ func (s *session) top(args []int) error {
 // lines. After the +OK there is no way to tell an error but to end the
 // connection without the final dot.
 func (s *session) send(i, lines int) error {
-	body, err := s.folder.Open(s.messages[i].UID)
+	body, err := s.folder.Open(s.messages.At(i).UID)
 	if err != nil {
 		return s.fail("open", err)
 	}
@@ -83,7 +83,7 @@ func (s *session) copy(body mailbox.Body, lines int) error {
 
 // noteSeen remembers that message i has been read.
 func (s *session) noteSeen(i int) {
-	if s.messages[i].Flags.Has(mailbox.Seen) || slices.Contains(s.unseen, i) {
+	if s.messages.At(i).Flags.Has(mailbox.Seen) || slices.Contains(s.unseen, i) {
 		return
 	}
 	s.unseen = append(s.unseen, i)

@@ -36,7 +36,11 @@ func (e *endless) Read(p []byte) (int, error) {
 }
 func (e *endless) Close() error    { return nil }
 func (e *endless) WireSize() int64 { return e.size }
-func (e *endless) Rewind() error   { e.at = 0; return nil }
+
+func (e *endless) Seek(to int64, _ int) (int64, error) {
+	e.at = to
+	return to, nil
+}
 
 // TestLargeMessageBoundedMemory: 64 MiB pass with less than 1 MiB allocated,
 // all in all.

@@ -74,6 +74,8 @@ type Options struct {
 type Session struct {
 	// Box is the user's mailbox. Serve does not close it.
 	Box mailbox.Box
+	// UIDL is the form of unique ids in this mailbox; the zero value: Options.UIDL.
+	UIDL UIDL
 	// Client is the client's address and ID the session's, for logs.
 	Client, ID string
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"slices"
 
@@ -29,9 +30,14 @@ type session struct {
 
 	folder   mailbox.Folder
 	validity uint32
-	messages []mailbox.Message // shared with the store: read only
-	deleted  map[int]bool      // by index in messages
-	unseen   []int             // retrieved, \Seen still to be set
+	messages mailbox.Messages
+	deleted  map[int]bool // by index in messages
+	form     UIDL
+	older    map[mailbox.UID]mailbox.OlderID // where form is another server's
+	unseen   []int                           // retrieved, \Seen still to be set
+
+	// octets are those of all messages, marked those of the deleted ones.
+	octets, marked int64
 
 	bad, retrieved, expunged int
 	quit                     bool
@@ -43,7 +49,7 @@ func newSession(ctx context.Context, srv *Server, conn net.Conn, ses Session) *s
 		srv: srv, box: ses.Box, link: l, out: l.out,
 		br:      bufio.NewReaderSize(l, readBuffer),
 		log:     srv.opt.Log.With("user", string(ses.Box.User()), "client", ses.Client, "session", ses.ID),
-		deleted: map[int]bool{},
+		deleted: map[int]bool{}, form: ses.form(srv),
 	}
 }
 
@@ -82,7 +88,13 @@ func (s *session) open() error {
 		return err
 	}
 	s.folder, s.validity, s.messages = folder, snap.UIDValidity, snap.Messages
-	return nil
+	for _, m := range s.messages.All() {
+		s.octets += m.WireSize
+	}
+	if ids, ok := folder.(mailbox.OlderIDs); ok && s.form.older {
+		s.older, err = ids.OlderIDs()
+	}
+	return err
 }
 
 // finish is what is left to do when the session has ended in err.
@@ -194,7 +206,7 @@ func (s *session) fail(op string, err error) error {
 // given here.
 func (s *session) index(n int) (i int, ok bool, err error) {
 	switch {
-	case n < 1 || n > len(s.messages):
+	case n < 1 || n > s.messages.Len():
 		return 0, false, s.say("-ERR no such message")
 	case s.deleted[n-1]:
 		return 0, false, s.say("-ERR message %d is deleted", n)
@@ -204,13 +216,7 @@ func (s *session) index(n int) (i int, ok bool, err error) {
 
 // drop counts the messages that are not marked deleted, and their octets.
 func (s *session) drop() (count int, octets int64) {
-	for i := range s.messages {
-		if !s.deleted[i] {
-			count++
-			octets += s.messages[i].WireSize
-		}
-	}
-	return count, octets
+	return s.messages.Len() - len(s.deleted), s.octets - s.marked
 }
 
 func (s *session) stat([]int) error {
@@ -220,34 +226,37 @@ func (s *session) stat([]int) error {
 
 func (s *session) list(args []int) error {
 	count, octets := s.drop()
-	return s.scan(args, fmt.Sprintf("%d messages (%d octets)", count, octets), func(i int) string {
-		return fmt.Sprint(s.messages[i].WireSize)
+	return s.scan(args, fmt.Sprintf("%d messages (%d octets)", count, octets), func(m *mailbox.Message) string {
+		return fmt.Sprint(m.WireSize)
 	})
 }
 
 func (s *session) uidl(args []int) error {
-	return s.scan(args, "unique ids follow", func(i int) string {
-		return s.srv.opt.UIDL.Of(s.messages[i], s.validity)
+	return s.scan(args, "unique ids follow", func(m *mailbox.Message) string {
+		if id, ok := s.older[m.UID]; ok {
+			return s.form.Older(*m, s.validity, id)
+		}
+		return s.form.Of(*m, s.validity)
 	})
 }
 
 // scan answers LIST and UIDL: one message's entry, or everyone's.
-func (s *session) scan(args []int, title string, entry func(i int) string) error {
+func (s *session) scan(args []int, title string, entry func(*mailbox.Message) string) error {
 	if len(args) == 1 {
 		i, ok, err := s.index(args[0])
 		if !ok {
 			return err
 		}
-		return s.say("+OK %d %s", i+1, entry(i))
+		return s.say("+OK %d %s", i+1, entry(s.messages.At(i)))
 	}
 	if err := s.say("+OK %s", title); err != nil {
 		return err
 	}
-	for i := range s.messages {
+	for i, m := range s.messages.All() {
 		if s.deleted[i] {
 			continue
 		}
-		if err := s.say("%d %s", i+1, entry(i)); err != nil {
+		if err := s.say("%d %s", i+1, entry(m)); err != nil {
 			return err
 		}
 	}
@@ -260,11 +269,13 @@ func (s *session) dele(args []int) error {
 		return err
 	}
 	s.deleted[i] = true
+	s.marked += s.messages.At(i).WireSize
 	return s.say("+OK message %d deleted", i+1)
 }
 
 func (s *session) rset([]int) error {
 	clear(s.deleted)
+	s.marked = 0
 	count, octets := s.drop()
 	return s.say("+OK %d messages (%d octets)", count, octets)
 }
@@ -290,10 +301,8 @@ func (s *session) capa([]int) error {
 // and it deletes at the new home what it meant to.
 func (s *session) bye([]int) error {
 	var uids []mailbox.UID
-	for i := range s.messages {
-		if s.deleted[i] {
-			uids = append(uids, s.messages[i].UID)
-		}
+	for _, i := range slices.Sorted(maps.Keys(s.deleted)) {
+		uids = append(uids, s.messages.At(i).UID)
 	}
 	s.quit = true
 	if len(uids) > 0 {
@@ -318,7 +327,7 @@ func (s *session) markSeen() {
 	var uids []mailbox.UID
 	for _, i := range s.unseen {
 		if !(s.quit && s.deleted[i]) {
-			uids = append(uids, s.messages[i].UID)
+			uids = append(uids, s.messages.At(i).UID)
 		}
 	}
 	s.unseen = s.unseen[:0]

@@ -30,7 +30,7 @@ func drop(t testing.TB, messages ...string) *memory.Store {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := box.Deliver(t.Context(), fmt.Sprint("id", i), m, "", false); err != nil {
+		if err := box.Deliver(t.Context(), mailbox.Delivery{ID: fmt.Sprint("id", i), Message: m, Places: []mailbox.Place{{}}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -63,7 +63,7 @@ func inbox(t testing.TB, box mailbox.Box) string {
 		t.Fatal(err)
 	}
 	var out []string
-	for _, m := range snap.Messages {
+	for _, m := range snap.Messages.All() {
 		body, err := f.Open(m.UID)
 		if err != nil {
 			t.Fatal(err)

@@ -3,25 +3,73 @@ package pop3
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
 	"waypost/backend/mailbox"
 )
 
-// maxUIDL bounds a unique id (RFC 1939, Section 7).
-const maxUIDL = 70
+// maxUIDL bounds a unique id (RFC 1939, Section 7), maxOlder one that another
+// server has given: clients have taken it as it is.
+const (
+	maxUIDL  = 70
+	maxOlder = 255
+)
 
 // ErrUIDLFormat: a format that cannot make unique ids.
 var ErrUIDLFormat = errors.New("bad UIDL format")
 
 // UIDL is the form of a maildrop's unique ids. The zero value is "%g".
-type UIDL struct{ parts []uidlPart }
+type UIDL struct {
+	parts []uidlPart
+	// older: another server's, which is asked for with OlderID.
+	older bool
+}
+
+// form is the one that counts in a session.
+func (ses Session) form(srv *Server) UIDL {
+	if ses.UIDL.parts != nil {
+		return ses.UIDL
+	}
+	return srv.opt.UIDL
+}
+
+func (u UIDL) has(variable byte) bool {
+	return slices.ContainsFunc(u.parts, func(p uidlPart) bool { return p.variable == variable })
+}
+
+// Older is the unique id that the other server gave, or would have given, to a
+// message that it called o. An id that it has written down stands before its
+// form.
+func (u UIDL) Older(m mailbox.Message, validity uint32, o mailbox.OlderID) string {
+	id := o.Kept
+	if id == "" {
+		m.GUID = o.GUID
+		id = u.compose(m, validity, o.File)
+	}
+	if !fitsIn(id, maxOlder) {
+		return fallback(m, validity)
+	}
+	return id
+}
+
+func (u UIDL) compose(m mailbox.Message, validity uint32, file string) string {
+	var b strings.Builder
+	for _, p := range u.parts {
+		if p.variable == 'f' {
+			b.WriteString(file)
+			continue
+		}
+		p.write(&b, m, validity)
+	}
+	return b.String()
+}
 
 // uidlPart is a literal, or a variable.
 type uidlPart struct {
 	literal  string
-	variable byte // 'g', 'u', 'v', or 0
+	variable byte // 'g', 'f', 'u', 'v', or 0
 	hex      bool
 	width    int // filled up with zeros
 }
@@ -46,6 +94,24 @@ func fallback(m mailbox.Message, validity uint32) string {
 // characters of 0x21 to 0x7E) the message has the form "%08Xu%08Xv". The error
 // is ErrUIDLFormat.
 func ParseUIDL(format string) (UIDL, error) {
+	u, err := parseUIDL(format)
+	if err == nil && u.has('f') {
+		return UIDL{}, fmt.Errorf("%w: %q: %%f is for mailboxes of other servers only", ErrUIDLFormat, format)
+	}
+	return u, err
+}
+
+// ParseOlderUIDL reads the pop3_uidl_format of the Dovecot that a mailbox was
+// taken over from. It is ParseUIDL's language, with %g as Dovecot has it, and
+//
+//	%f   the message's file name without flags, as Courier and qmail have it
+func ParseOlderUIDL(format string) (UIDL, error) {
+	u, err := parseUIDL(format)
+	u.older = true
+	return u, err
+}
+
+func parseUIDL(format string) (UIDL, error) {
 	bad := func(why string) (UIDL, error) {
 		return UIDL{}, fmt.Errorf("%w: %q: %s", ErrUIDLFormat, format, why)
 	}
@@ -59,7 +125,7 @@ func ParseUIDL(format string) (UIDL, error) {
 		rest = after
 		u.parts = append(u.parts, part)
 		longest += part.longest()
-		unique = unique || part.variable == 'u' || part.variable == 'g'
+		unique = unique || part.variable == 'u' || part.variable == 'g' || part.variable == 'f'
 	}
 	if !unique {
 		return bad("needs %u or %g to tell messages apart")
@@ -105,9 +171,9 @@ func parsePart(s string) (p uidlPart, rest, bad string) {
 		if plain {
 			return uidlPart{literal: "%"}, s[i+1:], ""
 		}
-	case 'g':
+	case 'g', 'f':
 		if plain {
-			return uidlPart{variable: 'g'}, s[i+1:], ""
+			return uidlPart{variable: s[i]}, s[i+1:], ""
 		}
 	case 'u', 'v':
 		p.variable = s[i]
@@ -121,7 +187,7 @@ func (p uidlPart) longest() int {
 	switch {
 	case p.variable == 0:
 		return len(p.literal)
-	case p.variable == 'g':
+	case p.variable == 'g' || p.variable == 'f':
 		return 1
 	case p.hex:
 		return max(8, p.width)
@@ -134,11 +200,7 @@ func (p uidlPart) longest() int {
 func (u UIDL) Of(m mailbox.Message, validity uint32) string {
 	id := m.GUID
 	if u.parts != nil {
-		var b strings.Builder
-		for _, p := range u.parts {
-			p.write(&b, m, validity)
-		}
-		id = b.String()
+		id = u.compose(m, validity, "")
 	}
 	if !fits(id) || u.parts != nil && !u.known(m) {
 		return fallback(m, validity)
@@ -177,8 +239,10 @@ func (p uidlPart) write(b *strings.Builder, m mailbox.Message, validity uint32) 
 }
 
 // fits reports whether s can be a unique id.
-func fits(s string) bool {
-	if s == "" || len(s) > maxUIDL {
+func fits(s string) bool { return fitsIn(s, maxUIDL) }
+
+func fitsIn(s string, longest int) bool {
+	if s == "" || len(s) > longest {
 		return false
 	}
 	for i := range len(s) {

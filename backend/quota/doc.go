@@ -29,17 +29,31 @@
 //     one step.)
 //   - Foreign appenders, such as Dovecot, take no lock. One that opened the file
 //     before a coalescing may append to the old file after it. So a Log keeps the
-//     old file open for a minute, and at each of its operations and at Close
-//     carries over what came late. An appender that holds its descriptor for
-//     longer than that is not provided for; Dovecot opens, writes and closes.
+//     old file open for a minute, and carries over what came late: at its first
+//     operation a second later, and at Close. An appender that holds its
+//     descriptor for longer, or over more than 16 coalescings, is not provided
+//     for; Dovecot opens, writes and closes.
 //   - A last line without a newline is torn: its writer died or the disk was
 //     full. It was never acknowledged, so it does not count; and the next
 //     append goes to a new file without it, so that it cannot run into the next
 //     line.
 //
 // A file that is missing is ErrMissing, one that cannot be understood
-// ErrCorrupt; the remedy for both is Recount. A negative sum is reported as it
-// is, and also calls for a recount: some change was never logged.
+// ErrCorrupt; the remedy for both is a recount. A negative sum is reported as it
+// is (Usage.Known), and also calls for a recount: some change was never logged, or
+// a recount of a log that could not be read is at work, or was never finished.
+//
+// # Recounts
+//
+// A recount holds no lock while the mailbox is counted, and changes are logged
+// meanwhile as ever: BeginRecount notes the sum, the caller finds what the mailbox
+// held at that moment, and Finish corrects the log by the difference. It is exact
+// if mailbox and log agree in what is before BeginRecount and what after: the
+// caller calls it under the lock under which it makes changes and logs them, and
+// either takes its totals under that same lock (they may be in memory), or lists
+// the mailbox afterwards and leaves out what was added, and puts back what was
+// removed, since. Where it cannot tell, Finish reports whether the mailbox was
+// quiet meanwhile, and it counts again (Recount).
 //
 // # Crashes
 //
@@ -49,7 +63,7 @@
 // logs. An fsync for each delivered message would halve the rate of deliveries
 // and make nothing safer. Where a copy must be durable as it stands, before a
 // clean stop is recorded or a move is sealed, there is Sync. A crash may leave a
-// file maildirsize.new.*, which the next Recount removes.
+// file maildirsize.new.*, which the next recount removes.
 //
 // Only the store of a backend may import this package.
 package quota

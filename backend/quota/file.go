@@ -9,42 +9,47 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
-	"golang.org/x/sys/unix"
+	"waypost/internal/vfs"
 )
 
 // maxReopens bounds how often a lock is tried on a file that others keep
 // replacing. Each time means that somebody else got something done.
 const maxReopens = 1000
 
-// lock opens the current file if need be and locks it. Callers hold mu.
-func (l *Log) lock(how int, create bool) error {
+// lock opens the current file if need be, locks it, and tells what it is. Callers
+// hold mu.
+func (l *Log) lock(exclusive, create bool) (fs.FileInfo, error) {
 	if l.closed {
-		return os.ErrClosed
+		return nil, os.ErrClosed
 	}
 	for range maxReopens {
 		if l.f == nil {
 			if err := l.open(create); err != nil {
-				return err
+				return nil, err
 			}
 		}
-		if err := flock(l.f, how); err != nil {
-			return err
+		if err := l.f.Lock(exclusive); err != nil {
+			return nil, err
 		}
-		current, err := l.isCurrent()
-		if err != nil || !current {
-			err = errors.Join(err, l.drop()) // closing unlocks
+		info, err := l.fsys.Lstat(l.path)
+		if err == nil && idOf(info) == l.id {
+			return info, nil
 		}
-		if err != nil || current {
-			return err
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		if err = errors.Join(err, l.drop()); err != nil { // closing unlocks
+			return nil, err
 		}
 	}
-	return errors.New("replaced again and again")
+	return nil, errors.New("replaced again and again")
 }
 
 // unlock cannot fail in a way that matters: closing unlocks as well.
 func (l *Log) unlock() {
-	if l.f != nil && flock(l.f, unix.LOCK_UN) != nil {
+	if l.f != nil && l.f.Unlock() != nil {
 		_ = l.drop()
 	}
 }
@@ -55,14 +60,18 @@ func (l *Log) open(create bool) error {
 	if create {
 		flags |= os.O_CREATE
 	}
-	f, err := os.OpenFile(l.path, flags, 0o600)
+	f, err := l.fsys.OpenFile(l.path, flags, 0o600)
 	if errors.Is(err, fs.ErrNotExist) && !create {
 		return ErrMissing
 	}
 	if err != nil {
 		return err
 	}
-	l.f, l.valid = f, false
+	info, err := f.Stat()
+	if err != nil {
+		return errors.Join(err, f.Close())
+	}
+	l.f, l.id, l.valid = f, idOf(info), false
 	return nil
 }
 
@@ -75,37 +84,18 @@ func (l *Log) drop() error {
 	return err
 }
 
-// isCurrent reports whether the path still names the open file.
-func (l *Log) isCurrent() (bool, error) {
-	named, err := os.Stat(l.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+// fileID tells files apart as long as they are open.
+type fileID struct{ device, inode uint64 }
+
+func idOf(info fs.FileInfo) (id fileID) {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		id = fileID{uint64(st.Dev), st.Ino}
 	}
-	if err != nil {
-		return false, err
-	}
-	own, err := l.f.Stat()
-	if err != nil {
-		return false, err
-	}
-	return os.SameFile(named, own), nil
+	return id
 }
 
-func flock(f *os.File, how int) error {
-	for {
-		err := unix.Flock(int(f.Fd()), how)
-		if !errors.Is(err, unix.EINTR) {
-			return os.NewSyscallError("flock", err)
-		}
-	}
-}
-
-// refresh sees to it that contents are those of the locked file.
-func (l *Log) refresh() error {
-	info, err := l.f.Stat()
-	if err != nil {
-		return err
-	}
+// refresh sees to it that contents are those of the locked file, which info is of.
+func (l *Log) refresh(info fs.FileInfo) error {
 	if l.valid && l.remembers(info) {
 		return nil
 	}
@@ -123,25 +113,38 @@ func (l *Log) refresh() error {
 	return nil
 }
 
+// refreshNow is refresh after something else was done under the lock.
+func (l *Log) refreshNow() error {
+	info, err := l.f.Stat()
+	if err != nil {
+		return err
+	}
+	return l.refresh(info)
+}
+
 // remembers reports whether info is that of the file when last looked at. The
 // length tells of appends, which is all that the format allows; the time tells of
-// most other changes, made by an editor say.
+// most other changes, made by an editor say. Behind a write of our own the time is
+// not known, and is learnt here: to ask for it at once would cost each change a
+// system call more.
 func (l *Log) remembers(info fs.FileInfo) bool {
-	return info.Size() == l.size && info.ModTime().Equal(l.modTime)
+	if info.Size() != l.size {
+		return false
+	}
+	if l.modTime.IsZero() {
+		l.modTime = info.ModTime()
+	}
+	return info.ModTime().Equal(l.modTime)
 }
 
 // wrote remembers contents that this Log has just written and that make the file
 // size bytes long. Is it longer, a foreign appender came between, and refresh
 // will see it.
 func (l *Log) wrote(c Contents, size int64) {
-	l.contents, l.size = c, size
-	info, err := l.f.Stat()
-	if l.valid = err == nil && info.Size() == size; l.valid {
-		l.modTime = info.ModTime()
-	}
+	l.contents, l.size, l.modTime, l.valid = c, size, time.Time{}, true
 }
 
-func readFrom(f *os.File, off int64) ([]byte, error) {
+func readFrom(f vfs.File, off int64) ([]byte, error) {
 	data, err := io.ReadAll(io.NewSectionReader(f, off, maxFileBytes+1))
 	if err != nil {
 		return nil, err
@@ -176,17 +179,11 @@ func (l *Log) appendLine(change Usage) error {
 	return nil
 }
 
-// writeOnce makes one write(2). os.File.Write would go on after a short one,
-// behind what a foreign appender may have written meanwhile.
-func writeOnce(f *os.File, line []byte) error {
-	n, err := unix.Write(int(f.Fd()), line)
-	if err != nil {
-		return os.NewSyscallError("write", err)
-	}
-	if n < len(line) {
-		return io.ErrShortWrite // torn; the next append cuts it off
-	}
-	return nil
+// writeOnce makes one write(2), but on a disk that is full: then the line is torn,
+// and the next append cuts it off.
+func writeOnce(f vfs.File, line []byte) error {
+	_, err := f.Write(line)
+	return err
 }
 
 // rewrite replaces the locked file by one that holds limit and usage, and locks
@@ -197,38 +194,43 @@ func (l *Log) rewrite(limit Limit, usage Usage, off int64) error {
 		return err
 	}
 	temp := l.path + tempInfix + rand.Text()
-	f, err := os.OpenFile(temp, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := l.fsys.OpenFile(temp, os.O_RDWR|os.O_APPEND|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
 	data := append(limit.header(), usage.line()...)
 	err = fillLike(f, info, data)
 	if err == nil {
-		err = flock(f, unix.LOCK_EX)
+		err = f.Lock(true)
 	}
 	if err == nil {
-		err = os.Rename(temp, l.path)
+		info, err = f.Stat()
+	}
+	if err == nil {
+		err = l.fsys.Rename(temp, l.path)
 	}
 	if err != nil {
-		return errors.Join(err, f.Close(), os.Remove(temp))
+		return errors.Join(err, f.Close(), l.fsys.Remove(temp))
 	}
 	// Those who wait for the old file may go on to wait for the new.
-	_ = flock(l.f, unix.LOCK_UN)
+	_ = l.f.Unlock()
 	l.replaced = append(l.replaced, replacedFile{l.f, off, l.now()})
-	l.f = f
+	l.f, l.id = f, idOf(info)
 	l.wrote(Contents{limit, usage, len(data)}, int64(len(data)))
+	l.modTime = info.ModTime() // which renaming has not changed
 	return nil
 }
 
 // fillLike writes data and gives the file the permissions of the one it
 // replaces, and its owner where we may: an operator's repair as root must not
 // take the log away from the backend.
-func fillLike(f *os.File, like fs.FileInfo, data []byte) error {
+func fillLike(f vfs.File, like fs.FileInfo, data []byte) error {
 	if err := f.Chmod(like.Mode().Perm()); err != nil {
 		return err
 	}
-	if st, ok := like.Sys().(*syscall.Stat_t); ok && os.Geteuid() == 0 {
-		if err := f.Chown(int(st.Uid), int(st.Gid)); err != nil {
+	owned, can := f.(interface{ Chown(uid, gid int) error })
+	if st, ok := like.Sys().(*syscall.Stat_t); ok && can && os.Geteuid() == 0 {
+		if err := owned.Chown(int(st.Uid), int(st.Gid)); err != nil {
 			return err
 		}
 	}
@@ -236,18 +238,29 @@ func fillLike(f *os.File, like fs.FileInfo, data []byte) error {
 }
 
 // latePending reports whether something was appended to a replaced file, and
-// lets go of those kept long enough.
+// lets go of those kept long enough. Callers hold mu. It looks at times only, since
+// each look is a system call per file.
 func (l *Log) latePending() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
+	if len(l.replaced) == 0 {
+		return false
+	}
+	now := l.now()
+	if now.Sub(l.looked) < l.lookEvery && len(l.replaced) <= maxReplaced {
+		return false
+	}
 	for _, r := range l.replaced {
-		info, err := r.f.Stat()
-		if err != nil || info.Size() > r.off {
+		if r.late() {
 			return true
 		}
 	}
-	l.retire()
+	l.looked = now
+	l.retire(now)
 	return false
+}
+
+func (r replacedFile) late() bool {
+	info, err := r.f.Stat()
+	return err != nil || info.Size() > r.off
 }
 
 // carryOver appends to the locked file what came late to replaced ones.
@@ -259,7 +272,8 @@ func (l *Log) carryOver() error {
 			return err
 		}
 	}
-	l.retire()
+	l.looked = l.now()
+	l.retire(l.looked)
 	return nil
 }
 
@@ -281,7 +295,7 @@ func (l *Log) carryOverFrom(i int) error {
 		return err
 	}
 	if late != (Usage{}) {
-		if err := l.refresh(); err != nil {
+		if err := l.refreshNow(); err != nil {
 			return err
 		}
 		if err := l.appendLine(late); err != nil {
@@ -293,10 +307,10 @@ func (l *Log) carryOverFrom(i int) error {
 }
 
 // retire closes replaced files that nobody can still have open for writing.
-func (l *Log) retire() {
+func (l *Log) retire(now time.Time) {
 	n := 0
 	for _, r := range l.replaced {
-		if len(l.replaced)-n <= maxReplaced && l.now().Sub(r.since) < keepReplaced {
+		if len(l.replaced)-n <= maxReplaced && now.Sub(r.since) < keepReplaced {
 			break
 		}
 		_ = r.f.Close() // it was only read

@@ -4,15 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"waypost/internal/durable"
+	"waypost/internal/vfs"
 )
 
 const (
@@ -28,6 +24,9 @@ const (
 	keepReplaced = time.Minute
 	maxReplaced  = 16
 
+	// lookEvery is how often they are looked at.
+	lookEvery = time.Second
+
 	// leftoverAge is the age at which a temporary file is a crash's.
 	leftoverAge = time.Hour
 
@@ -38,41 +37,46 @@ const (
 var ErrMissing = fmt.Errorf("no quota log: %w", fs.ErrNotExist)
 
 // Log is one user's quota log. It is safe for concurrent use, holds one file
-// descriptor, and for a minute after each coalescing another. Calls wait for
-// the lock of the file, which other processes hold for moments, and during a
-// Recount for its length.
+// descriptor, and for a minute after each coalescing another, 17 at most. Calls wait for
+// the lock of the file, which others hold for moments only.
 type Log struct {
-	path string
-	now  func() time.Time
+	fsys      vfs.FS
+	path      string
+	now       func() time.Time
+	lookEvery time.Duration
 
 	// mu guards all below. It is held for whole operations, since the flock
 	// belongs to the descriptor and not to the goroutine.
 	mu       sync.Mutex
 	closed   bool
 	limit    Limit // what the next recount writes
-	f        *os.File
-	valid    bool // the next three are those of f when last looked at
+	f        vfs.File
+	id       fileID // of f
+	valid    bool   // the next three are those of f when last looked at
 	contents Contents
 	size     int64
 	modTime  time.Time
 	replaced []replacedFile
+	looked   time.Time // at those
+	// added counts the changes logged here, recounts those begun.
+	added, recounts uint64
 }
 
 // replacedFile is a file this Log has coalesced, which foreign appenders may
 // still have open.
 type replacedFile struct {
-	f     *os.File
+	f     vfs.File
 	off   int64 // the end of what is in the new file already
 	since time.Time
 }
 
 // Open opens the quota log at path. The file may be missing. The limit is what
 // a Recount will write; that of an existing file stays until SetLimit.
-func Open(path string, limit Limit) (*Log, error) {
+func Open(fsys vfs.FS, path string, limit Limit) (*Log, error) {
 	if err := limit.check(); err != nil {
 		return nil, fmt.Errorf("open quota log %s: %w", path, err)
 	}
-	l := &Log{path: path, now: time.Now, limit: limit}
+	l := &Log{fsys: fsys, path: path, now: time.Now, lookEvery: lookEvery, limit: limit}
 	if err := l.open(false); err != nil && !errors.Is(err, ErrMissing) {
 		return nil, fmt.Errorf("open quota log: %w", err)
 	}
@@ -93,10 +97,11 @@ func (l *Log) Add(bytes int64, messages int64) error {
 	if change == (Usage{}) {
 		return nil
 	}
-	return l.exclusively("add to", false, func() error {
-		if err := l.refresh(); err != nil {
+	return l.exclusively("add to", func(info fs.FileInfo) error {
+		if err := l.refresh(info); err != nil {
 			return err
 		}
+		l.added++
 		return l.appendLine(change)
 	})
 }
@@ -124,42 +129,11 @@ func (l *Log) SetLimit(limit Limit) error {
 	l.mu.Lock()
 	l.limit = limit
 	l.mu.Unlock()
-	return l.exclusively("set limit of", false, func() error {
-		if err := l.refresh(); err != nil || l.contents.Limit == limit {
+	return l.exclusively("set limit of", func(info fs.FileInfo) error {
+		if err := l.refresh(info); err != nil || l.contents.Limit == limit {
 			return err
 		}
 		return l.rewrite(limit, l.contents.Usage, int64(l.contents.CompleteBytes))
-	})
-}
-
-// Recount replaces whatever the log holds, or makes a new one, by the usage that
-// count finds in the mailbox. It is the only call that creates the file. The log
-// is locked while count runs: other users of it wait, and count must not use
-// this Log. A change made to the mailbox meanwhile, by somebody whose Add still
-// waits, may be counted twice; so the caller must hold the user's lock. If count
-// fails the log is as it was, but for a missing one, which is then an empty
-// file: ErrCorrupt, and to be recounted.
-func (l *Log) Recount(count func() (Usage, error)) error {
-	return l.exclusively("recount", true, func() error {
-		usage, err := count()
-		if err != nil {
-			return err
-		}
-		info, err := l.f.Stat()
-		if err != nil {
-			return err
-		}
-		if err := l.rewrite(l.limit, usage, info.Size()); err != nil {
-			return err
-		}
-		// What came late to files before this one was in the mailbox already.
-		for i := range len(l.replaced) - 1 {
-			if info, err := l.replaced[i].f.Stat(); err == nil {
-				l.replaced[i].off = info.Size()
-			}
-		}
-		l.removeLeftovers()
-		return nil
 	})
 }
 
@@ -167,13 +141,13 @@ func (l *Log) Recount(count func() (Usage, error)) error {
 func (l *Log) Sync() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	err := l.lock(unix.LOCK_SH, false)
+	_, err := l.lock(false, false)
 	if err == nil {
 		err = l.f.Sync()
 		l.unlock()
 	}
 	if err == nil {
-		err = durable.SyncDir(filepath.Dir(l.path))
+		err = l.fsys.SyncDir(filepath.Dir(l.path))
 	}
 	if err != nil {
 		return fmt.Errorf("sync quota log %s: %w", l.path, err)
@@ -184,14 +158,15 @@ func (l *Log) Sync() error {
 // Close carries over late appends a last time and gives the descriptors back. A
 // second call does nothing.
 func (l *Log) Close() error {
-	var err error
-	if l.latePending() {
-		err = l.exclusively("close", false, func() error { return nil })
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.closed {
 		return nil
+	}
+	l.looked = time.Time{}
+	var err error
+	if l.latePending() {
+		err = l.locked("close", func(fs.FileInfo) error { return nil })
 	}
 	l.closed = true
 	for _, r := range l.replaced {
@@ -203,26 +178,21 @@ func (l *Log) Close() error {
 
 // look gives the contents of the current file.
 func (l *Log) look() (Contents, error) {
-	if l.latePending() {
-		// Carrying over needs the exclusive lock.
-		var c Contents
-		err := l.exclusively("read", false, func() error {
-			if err := l.refresh(); err != nil {
-				return err
-			}
-			c = l.contents
-			return nil
-		})
-		return c, err
-	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.latePending() {
+		// Carrying over needs the exclusive lock.
+		if err := l.locked("read", l.refresh); err != nil {
+			return Contents{}, err
+		}
+		return l.contents, nil
+	}
 	if l.unchanged() {
 		return l.contents, nil
 	}
-	err := l.lock(unix.LOCK_SH, false)
+	info, err := l.lock(false, false)
 	if err == nil {
-		err = l.refresh()
+		err = l.refresh(info)
 		l.unlock()
 	}
 	if err != nil {
@@ -236,31 +206,29 @@ func (l *Log) unchanged() bool {
 	if l.closed || l.f == nil || !l.valid {
 		return false
 	}
-	info, err := os.Stat(l.path)
-	if err != nil || !l.remembers(info) {
-		return false
-	}
-	own, err := l.f.Stat()
-	return err == nil && os.SameFile(info, own)
+	info, err := l.fsys.Lstat(l.path)
+	return err == nil && idOf(info) == l.id && l.remembers(info)
 }
 
-// exclusively runs do under the exclusive lock of the current file, which is
-// created if need be and create says so.
-func (l *Log) exclusively(what string, create bool, do func() error) error {
+// exclusively runs do under the exclusive lock of the current file.
+func (l *Log) exclusively(what string, do func(fs.FileInfo) error) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	err := l.lock(unix.LOCK_EX, create)
+	return l.locked(what, do)
+}
+
+// locked is exclusively for callers that hold mu. It carries over what came late
+// before do; what comes meanwhile is for the next operation.
+func (l *Log) locked(what string, do func(fs.FileInfo) error) error {
+	info, err := l.lock(true, false)
 	if err == nil {
-		if !create { // a recount makes what came late irrelevant
-			err = l.carryOver()
+		if l.latePending() {
+			if err = l.carryOver(); err == nil {
+				info, err = l.f.Stat()
+			}
 		}
 		if err == nil {
-			err = do()
-		}
-		// What came while do was at work. If it fails it is tried again in the
-		// next operation; this one is done.
-		if err == nil {
-			_ = l.carryOver()
+			err = do(info)
 		}
 		l.unlock()
 	}
@@ -268,21 +236,4 @@ func (l *Log) exclusively(what string, create bool, do func() error) error {
 		return fmt.Errorf("%s quota log %s: %w", what, l.path, err)
 	}
 	return nil
-}
-
-// removeLeftovers removes temporary files of coalescings that a crash cut off.
-func (l *Log) removeLeftovers() {
-	dir, prefix := filepath.Dir(l.path), filepath.Base(l.path)+tempInfix
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return // they do no harm
-	}
-	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), prefix) {
-			continue
-		}
-		if info, err := e.Info(); err == nil && l.now().Sub(info.ModTime()) > leftoverAge {
-			_ = os.Remove(filepath.Join(dir, e.Name()))
-		}
-	}
 }

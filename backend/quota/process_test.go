@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+
+	"waypost/internal/vfs"
 )
 
 const (
@@ -46,7 +48,7 @@ func appendMany(path string, seed int) error {
 }
 
 func appendSome(path string, seed, g int) error {
-	l, err := Open(path, Limit{})
+	l, err := Open(vfs.OS, path, Limit{})
 	if err != nil {
 		return err
 	}

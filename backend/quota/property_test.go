@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"waypost/internal/vfs"
 )
 
 // TestLogsAgreeWithModel runs random operations on several Logs of one file,
@@ -30,6 +32,9 @@ func TestLogsAgreeWithModel(t *testing.T) {
 			"burst":        m.burst,
 			"set limit":    m.setLimit,
 			"recount":      m.recount,
+			"begin":        m.begin,
+			"finish":       m.finish,
+			"drop":         func(*rapid.T) { m.counting = nil },
 			"reopen":       m.reopen,
 			"foreign open": m.foreignOpen,
 			"foreign add":  m.foreignAdd,
@@ -44,14 +49,17 @@ type machine struct {
 	strangers map[int]*os.File
 	want      Usage
 	limit     Limit
+	counting  *Counting // with what the mailbox held then
+	held      Usage
 	rewrites  int // at most, since the oldest stranger came
 }
 
 func (m *machine) open(t *rapid.T) *Log {
-	l, err := Open(m.path, m.limit)
+	l, err := Open(vfs.OS, m.path, m.limit)
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.lookEvery = 0
 	return l
 }
 
@@ -135,13 +143,40 @@ func (m *machine) recount(t *rapid.T) {
 		m.settle(t)
 	}
 	m.rewriting()
-	m.want = drawUsage(t, "recount")
-	if err := m.pick(t).Recount(func() (Usage, error) { return m.want, nil }); err != nil {
+	m.want, m.counting = drawUsage(t, "recount"), nil
+	if _, err := m.pick(t).Recount(func() (Usage, error) { return m.want, nil }); err != nil {
 		t.Fatal(err)
 	}
 }
 
+// begin begins a recount that corrects the sum by something.
+func (m *machine) begin(t *rapid.T) {
+	m.settle(t)
+	m.rewriting()
+	c, err := m.pick(t).BeginRecount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.counting, m.held = c, drawUsage(t, "held")
+}
+
+func (m *machine) finish(t *rapid.T) {
+	if m.counting == nil {
+		t.Skip("none begun")
+	}
+	m.settle(t)
+	m.rewriting()
+	quiet, err := m.counting.Finish(m.held)
+	since := Usage{m.want.Bytes - m.counting.before.Bytes, m.want.Messages - m.counting.before.Messages}
+	if err != nil || quiet && since != (Usage{}) {
+		t.Fatal(quiet, err)
+	}
+	m.want = Usage{m.held.Bytes + since.Bytes, m.held.Messages + since.Messages}
+	m.counting = nil
+}
+
 func (m *machine) reopen(t *rapid.T) {
+	m.counting = nil
 	m.dismiss() // a closed Log watches no longer
 	i := rapid.IntRange(0, len(m.logs)-1).Draw(t, "log")
 	if err := m.logs[i].Close(); err != nil {

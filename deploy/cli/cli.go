@@ -137,8 +137,8 @@ func (a *app) root() *cobra.Command {
 		}
 	}
 	add(groupRun, a.upCmd(), a.initCmd(), a.directorCmd(), a.backendCmd(), a.mxCmd(), a.proxyCmd(), a.rebalanceCmd())
-	add(groupManage, a.statusCmd(), a.userCmd(), a.domainCmd(), a.addressCmd(), a.moveCmd(), a.sessionCmd(), a.spoolCmd())
-	add(groupOther, a.versionCmd(), a.completionCmd())
+	add(groupManage, a.statusCmd(), a.userCmd(), a.domainCmd(), a.addressCmd(), a.moveCmd(), a.sessionCmd(), a.spoolCmd(), a.checkCmd(), a.repairCmd())
+	add(groupOther, a.benchCmd(), a.versionCmd(), a.completionCmd())
 	return parent(root)
 }
 

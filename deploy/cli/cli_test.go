@@ -20,6 +20,11 @@ func TestWrongUsage(t *testing.T) {
 		"", "nonsense", "user", "user nonsense", "user add", "user add alice", "user add alice@example.test bob@example.test",
 		"user add a@example.test --quota-bytes much", "user add a@example.test --quota-messages -1", "user add a@example.test --services smoke",
 		"user add a@example.test --home B/1", "user add a@example.test --password secret", "user delete a@example.test",
+		"user forward", "user forward alice", "user forward a@example.test bob", "user forward a@example.test b@example.test --off",
+		"user forward a@example.test --off --only", "user reply", "user reply alice", "user reply a@example.test b@example.test", "user reply a@example.test --kind smoke --text x",
+		"user reply a@example.test --text x", "user reply a@example.test --kind always --text x --days 3", "user reply a@example.test --kind vacation --text x --days 0",
+		"user reply a@example.test --kind vacation --text x --days 366", "user reply a@example.test --kind echo --text x", "user reply a@example.test --kind echo --from soon",
+		"user reply a@example.test --kind echo --from 2026-08-02 --until 2026-08-01", "user reply a@example.test --off --kind echo",
 		"user set a@example.test", "user set a@example.test --services smoke", "user import", "user import - --format xml", "user list all",
 		"domain add", "domain add -- -x.example", "address add team@example.test", "address add team alice@example.test", "address delete team",
 		"backend", "backend nonsense", "backend drain", "backend drain B!", "backend set b1", "backend set b1 --weight -1", "backend remove b1",
@@ -50,6 +55,8 @@ func TestWrongUsage(t *testing.T) {
 const (
 	aliceJSON = `{"user":"alice@example.test","home":"b1","state":"active","epoch":3,"used_bytes":2048,"used_messages":2,"sessions":1,` +
 		`"quota_bytes":1073741824,"quota_messages":0,"disabled":false,"has_password":true,"services":[],"created":"2026-01-02T03:04:05Z"}`
+	rulesJSON = `{"user":"alice@example.test","home":"b1","state":"active","epoch":3,"forward":["bob@far.test","eve@far.test"],"forward_only":true,` +
+		`"reply":{"kind":"vacation","subject":"Away","text":"I am away.\nAsk Bob.\n","until":"2026-08-15T00:00:00Z"}}`
 	b1JSON = `{"id":"b1","kind":"waypost","state":"active","weight":100,"users":7,"used_bytes":1024,"capacity_bytes":4096,"free_bytes":3072,"sessions":2,"node":"h:1","alive":true}`
 	b2JSON = `{"id":"b2","kind":"dovecot","state":"draining","weight":100,"users":0,"used_bytes":null,"capacity_bytes":null,"free_bytes":null,"sessions":null,"alive":null}`
 )
@@ -74,6 +81,21 @@ func TestCommands(t *testing.T) {
 		{line: "user set alice@example.test --quota-messages 9", on: "PATCH " + alice, answer: aliceJSON, body: `{"quota_messages":9}`, stdout: "changed"},
 		{line: "user disable alice@example.test", on: "PATCH " + alice, answer: aliceJSON, body: `{"disabled":true}`, stdout: "disabled"},
 		{line: "user enable alice@example.test", on: "PATCH " + alice, answer: aliceJSON, body: `{"disabled":false}`, stdout: "enabled"},
+		{line: "user forward alice@example.test", on: "GET " + alice, answer: aliceJSON, stdout: "alice@example.test: forward: none\n"},
+		{line: "user forward alice@example.test", on: "GET " + alice, answer: rulesJSON, stdout: "alice@example.test: forward: bob@far.test, eve@far.test; no copy is kept\n"},
+		{line: "user forward alice@example.test bob@far.test eve@far.test", on: "PATCH " + alice, answer: aliceJSON, body: `{"forward":["bob@far.test","eve@far.test"],"forward_only":false}`, stdout: "forward:"},
+		{line: "user forward alice@example.test bob@far.test --only", on: "PATCH " + alice, answer: rulesJSON, body: `{"forward":["bob@far.test"],"forward_only":true}`, stdout: "no copy"},
+		{line: "user forward alice@example.test --only=false", on: "PATCH " + alice, answer: aliceJSON, body: `{"forward_only":false}`, stdout: "forward:"},
+		{line: "user forward alice@example.test --off", on: "PATCH " + alice, answer: aliceJSON, body: `{"forward":[],"forward_only":false}`, stdout: "none"},
+		{line: "user reply alice@example.test", on: "GET " + alice, answer: aliceJSON, stdout: "alice@example.test: reply: none\n"},
+		{line: "user reply alice@example.test", on: "GET " + alice, answer: rulesJSON, stdout: "reply: vacation, once in 7 days, until "},
+		{line: "user reply alice@example.test", on: "GET " + alice, answer: rulesJSON, stdout: "\nSubject: Away\n\nI am away.\nAsk Bob.\n"},
+		{line: "user reply alice@example.test --kind always", stdin: "Two\nlines\n", on: "PATCH " + alice, answer: rulesJSON, body: `{"reply":{"kind":"always","text":"Two\nlines\n"}}`, stdout: "reply:"},
+		{line: "user reply alice@example.test --kind vacation --subject s --text t --from 2026-08-01T00:00:00Z --until 2026-08-02T06:00:00Z --days 3", on: "PATCH " + alice, answer: rulesJSON, stdout: "reply:",
+			body: `{"reply":{"kind":"vacation","subject":"s","text":"t","from":"2026-08-01T00:00:00Z","until":"2026-08-02T06:00:00Z","days":3}}`},
+		{line: "user reply alice@example.test --kind echo", stdin: "not read", on: "PATCH " + alice, answer: rulesJSON, body: `{"reply":{"kind":"echo"}}`, stdout: "reply:"},
+		{line: "user reply alice@example.test --off", on: "PATCH " + alice, answer: aliceJSON, body: `{"reply":{"kind":""}}`, stdout: "reply: none\n"},
+		{line: "user show alice@example.test", on: "GET " + alice, answer: rulesJSON, stdout: "forward   bob@far.test, eve@far.test; no copy is kept\nreply     vacation, once in 7 days, until"},
 		{line: "user show alice@example.test", on: "GET " + alice, answer: aliceJSON, stdout: "2.0 KiB of 1.0 GiB"},
 		{line: "user delete alice@example.test --yes", on: "DELETE " + alice, answer: aliceJSON, stdout: "deleted alice@example.test\n"},
 		{line: "user list --domain example.test --home b1 --prefix a", on: "GET /v1/users?domain=example.test&home=b1&prefix=a", answer: aliceJSON + "\n", stdout: "alice@example.test  b1"},
@@ -138,7 +160,7 @@ func TestJSONNames(t *testing.T) {
 		list  bool
 		names string
 	}{
-		{"user show alice@example.test --json", false, "user home state epoch used_bytes used_messages quota_bytes"},
+		{"user show alice@example.test --json", false, "user home state epoch used_bytes used_messages quota_bytes forward forward_only reply"},
 		{"backend list --json", true, "id state users used_bytes capacity_bytes sessions"},
 		{"user list --json", true, "user home state epoch quota_bytes"},
 		{"version --json", false, "version revision go"},

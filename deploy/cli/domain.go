@@ -132,7 +132,7 @@ func (a *app) addressAddCmd() *cobra.Command {
 		Use:   "add ADDRESS MEMBER...",
 		Short: "Say who gets an address's mail",
 		Long: `Say who gets an address's mail; all members at once, those of an existing record
-are replaced. Members must be of the cluster's own domains.`,
+are replaced. Members of other domains need a smarthost at the mx.`,
 		Example: `  waypost address add team@example.test alice@example.test bob@example.test
   waypost address add '*@example.test' carol@example.test`,
 		Args: func(_ *cobra.Command, args []string) error {

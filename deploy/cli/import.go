@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -19,18 +20,33 @@ const maxFailuresKept = 1000
 
 func (a *app) userImportCmd() *cobra.Command {
 	var format string
+	one := importOne{}
 	c := &cobra.Command{
-		Use:   "import FILE|-",
-		Short: "Add many users from JSON lines or CSV, with their password hashes",
+		Use:   "import FILE|-|USER --maildir PATH",
+		Short: "Add users from JSON lines or CSV, with password hashes and mailboxes",
 		Long: `Add many users from a file, or from standard input (-). The file is either JSON
 lines, an object a line, or CSV whose first line names the columns. The names:
 
   user            local@domain; required, its domain must exist
   password_hash   crypt(3), argon2id, or Dovecot's {SCHEME} form; also "hash"
   quota_bytes, quota_messages      0 or absent: unlimited
-  services        of imap, pop3, submission; absent: all. In CSV separated by spaces
+  services        of imap, managesieve, pop3, submission; absent: all. In CSV
+                  separated by spaces
   disabled        true or false
+  forward         addresses that get all mail as well; in CSV separated by spaces
+  forward_only    true: and the mailbox gets none of it
+  reply           JSON only: {"kind":"vacation","text":"…"}, as user show prints it
   home            a backend; absent: the one with the most room
+  maildir         absolute path, on the home's machine, of a Maildir++ (or of a
+                  folder that has it as Maildir) of Dovecot or Courier, which is
+                  taken over as the mailbox: the same UIDs, flags, folders and
+                  POP3 ids. Its server must not serve it any more
+  maildir_mode    copy (if absent), link (message files are shared with it; same
+                  file system), or move (link, and it is removed in the end)
+  pop3_uidl       the pop3_uidl_format of the Dovecot that served it; absent:
+                  Dovecot's default, %08Xu%08Xv, and for Courier its own
+
+With --maildir the argument is one user, and flags say the rest.
 
 An import may be run again, after an interruption or with failed lines mended:
 users who are there already just as the line has them are counted and left
@@ -39,9 +55,11 @@ the exit code is 1, and all other lines are done.`,
 		Example: `  printf '{"user":"ann@example.test","hash":"%s","quota_bytes":1073741824}\n' \
       "$(openssl passwd -6 'a long secret')" | waypost user import -
   printf 'user,password_hash,services\nben@example.test,,imap pop3\n' | waypost user import - --format csv
-  waypost user import accounts.csv --json   # and again, until nothing fails`,
-		Args: exactly("the file, or - for standard input"),
+  waypost user import accounts.csv --json   # and again, until nothing fails
+  waypost user import ann@example.test --maildir /var/vmail/example.test/ann --home b1 --link`,
+		Args: exactly("the file, or - for standard input, or with --maildir the user"),
 	}
+	one.flags(c)
 	c.Flags().StringVar(&format, "format", "", "json or csv (default: by the file's name or first character)")
 	conn, out := a.connecting(c), a.printing(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -49,7 +67,15 @@ the exit code is 1, and all other lines are done.`,
 			return usagef("--format %q: want json or csv", format)
 		}
 		in := a.stdin
-		if args[0] != "-" {
+		if one.u.Maildir != "" {
+			line, err := one.line(args[0])
+			if err != nil {
+				return err
+			}
+			in, format = bytes.NewReader(line), formatJSON
+		} else if err := one.unused(c); err != nil {
+			return err
+		} else if args[0] != "-" {
 			f, err := os.Open(args[0])
 			if err != nil {
 				return err

@@ -61,12 +61,24 @@ func TestImport(t *testing.T) {
 		failed     []string // "line: user" of those that fail
 	}{
 		{
+			name: "Maildirs",
+			text: "user,home,maildir,maildir_mode,pop3_uidl\na@x.test,b1,/var/vmail/a,move,%g\nb@x.test,b2,/var/vmail/b,,\nc@x.test,,/var/vmail/c,,\n" +
+				"d@x.test,b1,/d,steal,\ne@x.test,b1,,copy,\n",
+			sent: []admin.CreateUser{
+				{User: "a@x.test", Home: "b1", Maildir: &admin.Maildir{Path: "/var/vmail/a", Mode: "move", POP3UIDL: "%g"}},
+				{User: "b@x.test", Home: "b2", Maildir: &admin.Maildir{Path: "/var/vmail/b"}},
+			},
+			out:    "2 created, 0 there already, 3 failed\n",
+			failed: []string{"line 4: c@x.test", "line 5: d@x.test", "line 6: e@x.test"},
+		},
+		{
 			name: "JSON lines",
-			text: `{"user":"a@x.test","hash":"{SHA}1","quota_bytes":5,"quota_messages":6,"services":["imap"],"disabled":true,"home":"b2"}` + "\n\n" +
+			text: `{"user":"a@x.test","hash":"{SHA}1","quota_bytes":5,"quota_messages":6,"services":["imap"],"disabled":true,"home":"b2","forward":["c@x.test"],"forward_only":true}` + "\n\n" +
 				`{"user":"old@x.test","password_hash":"h"}` + "\n" + `{"user":"nobody"}` + "\n" + `{"user":"c@x.test","colour":1}` + "\n" +
 				`{"user":"d@x.test","hash":"bad"}` + "\n" + `{"user":"e@x.test"} {}` + "\n" + `{"user":"f@x.test","hash":"1","password_hash":"2"}` + "\n" + `{"user":"z@x.test"}`,
 			sent: []admin.CreateUser{
-				{User: "a@x.test", PasswordHash: "{SHA}1", QuotaBytes: 5, QuotaMessages: 6, Services: []string{"imap"}, Disabled: true, Home: "b2"},
+				{User: "a@x.test", PasswordHash: "{SHA}1", QuotaBytes: 5, QuotaMessages: 6, Services: []string{"imap"}, Disabled: true, Home: "b2",
+					Forward: []string{"c@x.test"}, ForwardOnly: true},
 				{User: "old@x.test", PasswordHash: "h"}, {User: "d@x.test", PasswordHash: "bad"}, {User: "z@x.test"},
 			},
 			out:    "2 created, 1 there already, 5 failed\n",
@@ -74,9 +86,10 @@ func TestImport(t *testing.T) {
 		},
 		{
 			name: "CSV",
-			text: "\ufeffuser, Password_Hash,quota_bytes,services,disabled\na@x.test,{SHA}1,5,imap pop3,true\n\nold@x.test,\"h\nh\",,,\nnobody,,,,\nc@x.test,h,much,,\nshort@x.test\nd@x.test,bad,,,\nz@x.test,,,,false\n",
+			text: "\ufeffuser, Password_Hash,quota_bytes,services,disabled,forward,forward_only\na@x.test,{SHA}1,5,imap pop3,true,b@x.test c@x.test,true\n\nold@x.test,\"h\nh\",,,,,\nnobody,,,,,,\nc@x.test,h,much,,,,\nshort@x.test\nd@x.test,bad,,,,,\nz@x.test,,,,false,,\n",
 			sent: []admin.CreateUser{
-				{User: "a@x.test", PasswordHash: "{SHA}1", QuotaBytes: 5, Services: []string{"imap", "pop3"}, Disabled: true},
+				{User: "a@x.test", PasswordHash: "{SHA}1", QuotaBytes: 5, Services: []string{"imap", "pop3"}, Disabled: true,
+					Forward: []string{"b@x.test", "c@x.test"}, ForwardOnly: true},
 				{User: "old@x.test", PasswordHash: "h\nh"}, {User: "d@x.test", PasswordHash: "bad"}, {User: "z@x.test"},
 			},
 			out:    "2 created, 1 there already, 4 failed\n",
@@ -96,8 +109,8 @@ func TestImport(t *testing.T) {
 			if r.code != want || r.stdout != row.out {
 				t.Errorf("%+v", r)
 			}
-			if fmt.Sprint(*sent) != fmt.Sprint(row.sent) {
-				t.Errorf("sent %+v", *sent)
+			if got, want := asJSON(t, *sent), asJSON(t, row.sent); got != want {
+				t.Errorf("sent %s, want %s", got, want)
 			}
 			told := strings.Split(strings.TrimSpace(r.stderr), "\n")
 			slices.Sort(told) // ours and the director's come from two sides
@@ -114,6 +127,18 @@ func TestImport(t *testing.T) {
 			}
 		})
 	}
+}
+
+func asJSON(t *testing.T, users []admin.CreateUser) string {
+	t.Helper()
+	b, err := json.Marshal(users)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(users) == 0 {
+		return "[]"
+	}
+	return string(b)
 }
 
 func TestImportJSONOutput(t *testing.T) {

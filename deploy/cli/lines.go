@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"waypost/backend/control"
 	"waypost/director"
 	"waypost/director/admin"
 )
@@ -77,14 +78,37 @@ func sniff(r *bufio.Reader) (string, error) {
 // importUser is a line as it is written: a CreateUser, with another name for
 // the hash, and without a password in clear.
 type importUser struct {
-	User          string             `json:"user"`
-	Hash          string             `json:"hash"`
-	PasswordHash  string             `json:"password_hash"`
-	QuotaBytes    int64              `json:"quota_bytes"`
-	QuotaMessages int64              `json:"quota_messages"`
-	Services      []string           `json:"services"`
-	Disabled      bool               `json:"disabled"`
-	Home          director.BackendID `json:"home"`
+	User          string              `json:"user"`
+	Hash          string              `json:"hash"`
+	PasswordHash  string              `json:"password_hash"`
+	QuotaBytes    int64               `json:"quota_bytes"`
+	QuotaMessages int64               `json:"quota_messages"`
+	Services      []string            `json:"services"`
+	Disabled      bool                `json:"disabled"`
+	Forward       []string            `json:"forward"`
+	ForwardOnly   bool                `json:"forward_only"`
+	Reply         *director.AutoReply `json:"reply"` // JSON lines only
+	Home          director.BackendID  `json:"home"`
+	Maildir       string              `json:"maildir"`
+	MaildirMode   control.AdoptMode   `json:"maildir_mode"`
+	POP3UIDL      string              `json:"pop3_uidl"`
+}
+
+// maildir is what is to be taken over; nil: nothing.
+func (u importUser) maildir() (*admin.Maildir, error) {
+	if u.Maildir == "" {
+		if u.MaildirMode != "" || u.POP3UIDL != "" {
+			return nil, errors.New("maildir_mode and pop3_uidl tell of a maildir, and there is none")
+		}
+		return nil, nil
+	}
+	if u.Home == "" {
+		return nil, errors.New("a maildir lies on one backend: name it as home")
+	}
+	if u.MaildirMode != "" && !u.MaildirMode.Valid() {
+		return nil, fmt.Errorf("maildir_mode %q: want copy, link or move", u.MaildirMode)
+	}
+	return &admin.Maildir{Path: u.Maildir, Mode: u.MaildirMode, POP3UIDL: u.POP3UIDL}, nil
 }
 
 // line gives the form that is sent.
@@ -98,9 +122,14 @@ func (u importUser) line() ([]byte, error) {
 	if u.PasswordHash == "" {
 		u.PasswordHash = u.Hash
 	}
+	mail, err := u.maildir()
+	if err != nil {
+		return nil, err
+	}
 	b, err := json.Marshal(admin.CreateUser{
 		User: u.User, PasswordHash: u.PasswordHash, QuotaBytes: u.QuotaBytes, QuotaMessages: u.QuotaMessages,
-		Services: u.Services, Disabled: u.Disabled, Home: u.Home,
+		Services: u.Services, Disabled: u.Disabled, Home: u.Home, Maildir: mail,
+		Forward: u.Forward, ForwardOnly: u.ForwardOnly, Reply: u.Reply,
 	})
 	return append(b, '\n'), err
 }
@@ -168,7 +197,7 @@ func openCSV(r io.Reader, failed func(admin.ImportResult)) (func() ([]byte, erro
 			name = strings.TrimPrefix(name, "\ufeff") // spreadsheets put a byte order mark there
 		}
 		if err := new(importUser).set(name, ""); err != nil || seen[name] {
-			return nil, fmt.Errorf("column %q of the first line: want each at most once of user, password_hash, quota_bytes, quota_messages, services, disabled, home", name)
+			return nil, fmt.Errorf("column %q of the first line: want each at most once of user, password_hash, quota_bytes, quota_messages, services, disabled, forward, forward_only, home, maildir, maildir_mode, pop3_uidl", name)
 		}
 		head[i], seen[name] = name, true
 	}
@@ -225,16 +254,24 @@ func (u *importUser) set(column, value string) error {
 		u.PasswordHash = value
 	case "home":
 		u.Home = director.BackendID(value)
+	case "maildir":
+		u.Maildir = value
+	case "maildir_mode":
+		u.MaildirMode = control.AdoptMode(value)
+	case "pop3_uidl":
+		u.POP3UIDL = value
 	case "services":
 		u.Services = strings.Fields(value)
 	case "quota_bytes":
 		u.QuotaBytes, err = number(value)
 	case "quota_messages":
 		u.QuotaMessages, err = number(value)
+	case "forward":
+		u.Forward = strings.Fields(value)
 	case "disabled":
-		if value != "" {
-			u.Disabled, err = strconv.ParseBool(value)
-		}
+		u.Disabled, err = yesNo(value)
+	case "forward_only":
+		u.ForwardOnly, err = yesNo(value)
 	default:
 		return fmt.Errorf("there is no column %q", column)
 	}
@@ -249,4 +286,11 @@ func number(s string) (int64, error) {
 		return 0, nil
 	}
 	return strconv.ParseInt(s, 10, 64)
+}
+
+func yesNo(s string) (bool, error) {
+	if s == "" {
+		return false, nil
+	}
+	return strconv.ParseBool(s)
 }

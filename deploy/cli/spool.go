@@ -2,6 +2,8 @@ package cli
 
 import (
 	"io"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -56,21 +58,29 @@ func (a *app) spoolListCmd() *cobra.Command {
 }
 
 func writeSpool(w io.Writer, entries []admin.SpoolEntry) {
-	t := newTable(w, "ID", "MX", "STATE", "AGE", "SIZE", "TRIES", "NEXT", "SENDER", "FOR", "ERROR")
+	t := newTable(w, "ID", "MX", "QUEUE", "STATE", "AGE", "SIZE", "TRIES", "NEXT", "SENDER", "FOR", "ERROR")
 	for _, e := range entries {
 		for i, r := range e.Recipients {
 			reason := r.Error
 			if reason == "" {
 				reason = e.LastError
 			}
+			to := r.User
+			if to == "" {
+				to = r.Address
+			}
 			if i == 0 {
-				t.row(e.ID, e.Node, e.State, age(e.AgeSeconds), size(e.SizeBytes), e.Attempts, when(e.NextTry), "<"+e.Sender+">", r.User, orDash(oneLine(reason)))
+				t.row(e.ID, e.Node, orDash(strings.Join(nonEmpty(e.Queue, e.Kind), " ")), e.State, age(e.AgeSeconds), size(e.SizeBytes), e.Attempts, when(e.NextTry), "<"+e.Sender+">", to, orDash(oneLine(reason)))
 			} else {
-				t.row("", "", "", "", "", "", "", "", r.User, orDash(oneLine(reason)))
+				t.row("", "", "", "", "", "", "", "", "", to, orDash(oneLine(reason)))
 			}
 		}
 	}
 	t.end()
+}
+
+func nonEmpty(list ...string) []string {
+	return slices.DeleteFunc(list, func(s string) bool { return s == "" })
 }
 
 func (a *app) spoolRetryCmd() *cobra.Command {

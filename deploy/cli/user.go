@@ -24,7 +24,7 @@ on its home, one of the backends.`,
   waypost user show alice@example.test --json
   waypost user list --domain example.test`,
 	}
-	c.AddCommand(a.userAddCmd(), a.userImportCmd(), a.userPasswdCmd(), a.userSetCmd(), a.userShowCmd(), a.userListCmd(),
+	c.AddCommand(a.userAddCmd(), a.userImportCmd(), a.userPasswdCmd(), a.userSetCmd(), a.userForwardCmd(), a.userReplyCmd(), a.userShowCmd(), a.userListCmd(),
 		a.userDisableCmd(), a.userEnableCmd(), a.userDeleteCmd())
 	return parent(c)
 }
@@ -260,6 +260,8 @@ func writeUser(w io.Writer, u admin.User) {
 	t.row("sessions", countOr(u.Sessions))
 	t.row("services", services(u))
 	t.row("password", map[bool]string{true: "set", false: "none: nobody can log in"}[u.HasPassword])
+	t.row("forward", forwardText(u))
+	t.row("reply", replyText(u.Reply))
 	t.row("created", when(u.Created))
 	if u.Move != nil {
 		t.row("move", fmt.Sprintf("%s to %s: %s", u.Move.From, u.Move.To, u.Move.Phase))

@@ -14,6 +14,7 @@ import (
 	"waypost/deploy/initialize"
 	"waypost/deploy/role"
 	"waypost/internal/cluster"
+	"waypost/mx/relay"
 )
 
 func trial(t *testing.T) (string, initialize.Plan) {
@@ -75,6 +76,9 @@ func TestEverySettingIsShown(t *testing.T) {
 		if n.Role == cluster.RoleMX || n.Role == cluster.RoleProxy {
 			sections = append(sections, "login")
 		}
+		if n.Role == cluster.RoleMX {
+			sections = append(sections, "mx.relay")
+		}
 		for _, s := range sections {
 			_, body, ok := strings.Cut(string(text), "\n["+s+"]\n")
 			if !ok {
@@ -93,6 +97,9 @@ func TestEverySettingIsShown(t *testing.T) {
 
 // settingsOf gives a section's keys, less those that role takes from [node].
 func settingsOf(t *testing.T, section string) []string {
+	if section == "mx.relay" {
+		return keysOf(reflect.TypeFor[relay.Config](), section, nil)
+	}
 	fromNode := map[string]bool{"id": true, "listen": true, "advertise": true}
 	typ := reflect.TypeFor[role.Config]()
 	for i := range typ.NumField() {
@@ -103,18 +110,22 @@ func settingsOf(t *testing.T, section string) []string {
 		if s.Kind() == reflect.Pointer {
 			s = s.Elem()
 		}
-		var keys []string
-		for j := range s.NumField() {
-			key := s.Field(j).Tag.Get("toml")
-			if key == "" || key == "-" || section != "node" && section != "gossip" && fromNode[key] && !(section == "mx" && key == "listen") {
-				continue
-			}
-			keys = append(keys, key)
-		}
-		return keys
+		return keysOf(s, section, fromNode)
 	}
 	t.Errorf("role.Config has no section %s", section)
 	return nil
+}
+
+// keysOf are the keys of a section; those that are sections themselves are not.
+func keysOf(s reflect.Type, section string, fromNode map[string]bool) (keys []string) {
+	for j := range s.NumField() {
+		key := s.Field(j).Tag.Get("toml")
+		if key == "" || key == "-" || s.Field(j).Type.Kind() == reflect.Struct || section != "node" && section != "gossip" && fromNode[key] && !(section == "mx" && key == "listen") {
+			continue
+		}
+		keys = append(keys, key)
+	}
+	return keys
 }
 
 func TestSecretsAreForTheOwnerOnly(t *testing.T) {

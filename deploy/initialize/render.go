@@ -32,6 +32,7 @@ type settings struct {
 	Admin                          string
 	SMTP, Submission               string
 	IMAP, IMAPS, POP3, POP3S       string
+	ManageSieve                    string
 	DirectorySnapshot, ClientsCert string
 }
 
@@ -95,11 +96,13 @@ func (s *settings) clientPorts() {
 	if i == 0 && !loopback(s.Host) {
 		s.SMTP, s.Submission = join(at, 25), join(at, 587)
 		s.IMAP, s.IMAPS, s.POP3, s.POP3S = join(at, 143), join(at, 993), join(at, 110), join(at, 995)
+		s.ManageSieve = join(at, 4190)
 		return
 	}
 	s.SMTP, s.Submission = join(at, 2525+i), join(at, 1587+i)
 	// 1993 and 1995 are two apart, so these go by tens.
 	s.IMAP, s.IMAPS, s.POP3, s.POP3S = join(at, 1143+i), join(at, 1993+10*i), join(at, 1110+i), join(at, 1995+10*i)
+	s.ManageSieve = join(at, 14190+i)
 }
 
 // etcdServer is one etcd server that the plan's endpoints name.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"waypost/backend"
+	"waypost/backend/sieve"
 	"waypost/director"
 	"waypost/director/member"
 	"waypost/director/server"
@@ -16,6 +17,7 @@ import (
 	"waypost/internal/telemetry"
 	"waypost/mx"
 	"waypost/proxy"
+	"waypost/proxy/managesieve"
 	"waypost/rebalance"
 )
 
@@ -39,7 +41,7 @@ func (b *base) newTier() (tier, error) {
 var atOnce = func() <-chan struct{} { c := make(chan struct{}); close(c); return c }()
 
 func (b *base) newBackend() (tier, error) {
-	s, err := backend.New(*b.cfg.Backend, backend.Deps{Identity: b.id, Directory: b.dir, Cache: b.cache, Log: b.log, Metrics: b.reg})
+	s, err := backend.New(*b.cfg.Backend, backend.Deps{Identity: b.id, Directory: b.dir, Cache: b.cache, Log: b.log, Metrics: b.reg, MX: b.mxNodes})
 	if err != nil {
 		return tier{}, err
 	}
@@ -49,6 +51,17 @@ func (b *base) newBackend() (tier, error) {
 	}
 	b.load.Store(&load)
 	return tier{serve: s.Serve, ready: s.Ready()}, nil
+}
+
+// mxNodes are the mx hosts that are alive, by the addresses of their listeners.
+func (b *base) mxNodes() map[string]cluster.Peer {
+	nodes := map[string]cluster.Peer{}
+	for _, m := range b.members.Members() {
+		if m.Role == cluster.RoleMX && m.Alive && m.Node != "" {
+			nodes[m.Node] = m.Peer()
+		}
+	}
+	return nodes
 }
 
 func (b *base) newMover() (tier, error) {
@@ -81,7 +94,7 @@ func (b *base) node(control http.Handler, serve func(context.Context) error, shu
 	if err != nil {
 		return tier{}, err
 	}
-	mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{cluster.RoleDirector, cluster.RoleAdmin}, control)
+	mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{cluster.RoleDirector, cluster.RoleAdmin, cluster.RoleBackend}, control)
 	run := func(ctx context.Context) error {
 		var wg sync.WaitGroup
 		defer wg.Wait()
@@ -104,12 +117,18 @@ func (b *base) node(control http.Handler, serve func(context.Context) error, shu
 	return tier{serve: run, ready: atOnce}, nil
 }
 
+// sieveCapabilities are what every backend of this version understands: the proxy
+// announces them before it knows the user.
+var sieveCapabilities = managesieve.Capabilities{
+	Extensions: sieve.Extensions(), Notify: sieve.NotifyMethods(), MaxRedirects: backend.MaxRedirects,
+}
+
 func (b *base) newProxy() (tier, error) {
 	guard, err := b.guard()
 	if err != nil {
 		return tier{}, err
 	}
-	s, err := proxy.New(*b.cfg.Proxy, proxy.Deps{Node: b.cfg.Node.ID, Directory: b.cache, Guard: guard, Dial: proxy.ClusterDialer(b.id), Log: b.log, Metrics: b.reg})
+	s, err := proxy.New(*b.cfg.Proxy, proxy.Deps{Node: b.cfg.Node.ID, Directory: b.cache, Guard: guard, Dial: proxy.ClusterDialer(b.id), Sieve: sieveCapabilities, Log: b.log, Metrics: b.reg})
 	if err != nil {
 		return tier{}, err
 	}

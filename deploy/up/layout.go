@@ -26,6 +26,7 @@ const (
 	portIMAPS              = 1993
 	portPOP1, portPOP2     = 1110, 1111
 	portPOP3S              = 1995
+	portManageSieve        = 14190
 	portAdmin              = 8080
 	portEtcd, portEtcdPeer = 12379, 12380
 	portNode               = 17000
@@ -141,7 +142,8 @@ func (l layout) addProxies(add adder) {
 			out := []Listener{{"IMAP", l.addr(ports[0])}, {"POP3", l.addr(ports[1])}}
 			if i == 0 {
 				c.Proxy.IMAPS, c.Proxy.POP3S = []string{l.addr(portIMAPS)}, []string{l.addr(portPOP3S)}
-				out = append(out, Listener{"IMAPS", l.addr(portIMAPS)}, Listener{"POP3S", l.addr(portPOP3S)})
+				c.Proxy.ManageSieve = []string{l.addr(portManageSieve)}
+				out = append(out, Listener{"IMAPS", l.addr(portIMAPS)}, Listener{"POP3S", l.addr(portPOP3S)}, Listener{"ManageSieve", l.addr(portManageSieve)})
 			}
 			return out
 		})

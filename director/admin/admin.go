@@ -11,6 +11,8 @@
 //	GET    /v1/users/{user}         → User, with usage
 //	PATCH  /v1/users/{user}         UpdateUser → User
 //	DELETE /v1/users/{user}         → User, of state "deleted"
+//	POST   /v1/users/{user}/repair  ?deep=1 → stream of CheckLine
+//	GET    /v1/check                ?user= &backend= &deep=1 → stream of CheckLine
 //	POST   /v1/import               stream of CreateUser → stream of ImportResult
 //	GET    /v1/domains              → []Domain
 //	POST   /v1/domains              CreateDomain → Domain

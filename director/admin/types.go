@@ -27,8 +27,14 @@ type User struct {
 	// HasPassword is false for a user who cannot log in for want of one.
 	HasPassword bool `json:"has_password"`
 	// Services that may be used; empty is all.
-	Services []string  `json:"services"`
-	Created  time.Time `json:"created,omitzero"`
+	Services []string `json:"services"`
+	// Forward are addresses that get all mail as well; with ForwardOnly the
+	// mailbox itself gets none of it.
+	Forward     []string `json:"forward"`
+	ForwardOnly bool     `json:"forward_only"`
+	// Reply is null for a user whose mail is not answered.
+	Reply   *director.AutoReply `json:"reply"`
+	Created time.Time           `json:"created,omitzero"`
 	// Move is the unfinished move of this user, if there is one.
 	Move *Move `json:"move,omitempty"`
 }
@@ -46,8 +52,16 @@ type CreateUser struct {
 	QuotaMessages int64    `json:"quota_messages,omitempty"`
 	Services      []string `json:"services,omitempty"`
 	Disabled      bool     `json:"disabled,omitempty"`
+	// Forward, ForwardOnly and Reply are as in User. An import does not compare
+	// them for a user who is there, if they are left out.
+	Forward     []string            `json:"forward,omitempty"`
+	ForwardOnly bool                `json:"forward_only,omitempty"`
+	Reply       *director.AutoReply `json:"reply,omitempty"`
 	// Home names the backend; empty: the one with the most free weighted room.
 	Home director.BackendID `json:"home,omitempty"`
+	// Maildir, where not nil, is taken over as the user's mailbox; Home must be
+	// given.
+	Maildir *Maildir `json:"maildir,omitempty"`
 }
 
 // UpdateUser changes what is not nil.
@@ -58,10 +72,14 @@ type UpdateUser struct {
 	QuotaMessages *int64    `json:"quota_messages,omitempty"`
 	Services      *[]string `json:"services,omitempty"`
 	Disabled      *bool     `json:"disabled,omitempty"`
+	Forward       *[]string `json:"forward,omitempty"`
+	ForwardOnly   *bool     `json:"forward_only,omitempty"`
+	// Reply replaces the whole of it; one without a kind takes it away.
+	Reply *director.AutoReply `json:"reply,omitempty"`
 }
 
 // Services that a user can be limited to.
-func Services() []string { return []string{"imap", "pop3", "submission"} }
+func Services() []string { return []string{"imap", "managesieve", "pop3", "submission"} }
 
 // UserFilter chooses users of a list; empty fields choose all.
 type UserFilter struct {
@@ -111,9 +129,8 @@ type Address struct {
 	Members []string `json:"members"`
 }
 
-// PutAddress sets what an address means. Members must be of the cluster's own
-// domains: mail is not forwarded to others yet. They may be addresses
-// themselves; loops end.
+// PutAddress sets what an address means. Members may be addresses themselves,
+// loops end; those of other domains get their mail by the mx's smarthost.
 type PutAddress struct {
 	Members []string `json:"members"`
 }

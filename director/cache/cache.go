@@ -91,6 +91,7 @@ type Client struct {
 	confirmed   atomic.Int64 // unix nanoseconds when the memory was last known to be current
 	dirty       atomic.Bool  // there is something that the snapshot has not
 	restarts    atomic.Uint64
+	accounts    decodedAccounts
 
 	mu      sync.Mutex // protects what follows
 	lastErr error
@@ -207,17 +208,22 @@ func (c *Client) Location(u director.User) (r director.Record, known, stale bool
 	return r, known, stale
 }
 
-// Account gives a user's account and its version, which rises at each change.
+// Account gives a user's account and its version, which rises at each change. What
+// it points to is shared: nobody writes to it.
 func (c *Client) Account(u director.User) (a director.Account, version int64, known bool) {
 	row := c.st.Load().account(u)
 	if row == nil {
 		return a, 0, false
+	}
+	if a, known := c.accounts.get(u, row.rev); known {
+		return a, row.rev, true
 	}
 	a, err := director.DecodeAccount([]byte(row.raw))
 	if err != nil {
 		c.log.Warn("account cannot be read", "user", u, "err", err)
 		return director.Account{}, 0, false
 	}
+	c.accounts.put(u, row.rev, a)
 	return a, row.rev, true
 }
 

@@ -72,7 +72,8 @@ func (c *Client) Resolve(ctx context.Context, address string) (Resolution, error
 		return Resolution{}, fmt.Errorf("resolve %q: %w", address, err)
 	}
 	if len(x.out.Recipients) == 0 {
-		return Resolution{}, fmt.Errorf("resolve %q: no member leads to a user: %w", address, ErrUnknownUser)
+		// What leads outside is the mx's to look at.
+		return x.out, fmt.Errorf("resolve %q: no member leads to a user: %w", address, ErrUnknownUser)
 	}
 	return x.out, nil
 }

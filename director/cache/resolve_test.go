@@ -66,7 +66,7 @@ func TestResolve(t *testing.T) {
 		{"nested@example.test", "ann@example.test bob@example.test/Lists info@example.test", nil},
 		{"info@example.test", "info@example.test bob@example.test", nil},
 		{"loop1@example.test", "", ErrUnknownUser},
-		{"gone@example.test", "", ErrUnknownUser},
+		{"gone@example.test", "!dead@example.test !x@elsewhere.test !nobody@example.test", ErrUnknownUser},
 		{"half@example.test", "ann@example.test !x@elsewhere.test !no domain", nil},
 		{"dead@example.test", "", ErrUnknownUser},
 		{"nobody@example.test", "", ErrUnknownUser},

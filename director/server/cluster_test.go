@@ -41,17 +41,24 @@ func TestDomainsAndAddresses(t *testing.T) {
 		t.Errorf("a loop resolves to %+v", got)
 	}
 	must(w.client.PutAddress(ctx, "*@example.test", []string{"ann@example.test"}))(t)
+	// A forward to the outside keeps what its domain may tell apart.
+	if a := must(w.client.PutAddress(ctx, "sales@example.test", []string{"ann@example.test", "Bob/x+y@Gmail.test"}))(t); strings.Join(a.Members, " ") != "ann@example.test Bob/x+y@gmail.test" {
+		t.Errorf("address %+v", a)
+	}
 	for name, c := range map[string]struct {
 		address string
 		members []string
 		want    error
 		text    string
 	}{
-		"outside":        {"x@example.test", []string{"ann@example.test", "bob@gmail.test"}, director.ErrInvalid, "forwarding outside is not supported yet"},
-		"no members":     {"x@example.test", nil, director.ErrInvalid, "0 members"},
-		"bad member":     {"x@example.test", []string{"ann"}, director.ErrInvalid, "local@domain"},
-		"foreign domain": {"x@elsewhere.test", []string{"ann@example.test"}, director.ErrNotFound, "elsewhere.test"},
-		"sub-address":    {"x+y@example.test", []string{"ann@example.test"}, director.ErrInvalid, "character"},
+		"outside, no dot": {"x@example.test", []string{"ann@example.test", "bob@gmail"}, director.ErrInvalid, "no domain of mail"},
+		"outside, number": {"x@example.test", []string{"bob@[127.0.0.1]"}, director.ErrInvalid, "no domain of mail"},
+		"outside, odd":    {"x@example.test", []string{"b\x01b@gmail.test"}, director.ErrInvalid, "local@domain"},
+		"outside, nobody": {"x@example.test", []string{"@gmail.test"}, director.ErrInvalid, "local@domain"},
+		"no members":      {"x@example.test", nil, director.ErrInvalid, "0 members"},
+		"bad member":      {"x@example.test", []string{"ann"}, director.ErrInvalid, "local@domain"},
+		"foreign domain":  {"x@elsewhere.test", []string{"ann@example.test"}, director.ErrNotFound, "elsewhere.test"},
+		"sub-address":     {"x+y@example.test", []string{"ann@example.test"}, director.ErrInvalid, "character"},
 	} {
 		_, err := w.client.PutAddress(ctx, c.address, c.members)
 		if !errors.Is(err, c.want) || !strings.Contains(err.Error(), c.text) {

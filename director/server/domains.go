@@ -10,6 +10,7 @@ import (
 
 	"waypost/director"
 	"waypost/director/admin"
+	"waypost/internal/lmtp"
 )
 
 // maxMembers bounds an address; more could not be expanded in one delivery.
@@ -157,7 +158,9 @@ func (s *Server) putAddress(ctx context.Context, c *call) (any, error) {
 }
 
 // checkMembers gives the members in canonical form, each once. The sub-address
-// of a member is kept as it was written: it names a folder.
+// of a member is kept as it was written: it names a folder. A member of another
+// domain is a forward to the outside, which the mx send on if they have a
+// smarthost, and whose local part only that domain understands.
 func (s *Server) checkMembers(ctx context.Context, members []string) ([]string, error) {
 	if len(members) == 0 || len(members) > maxMembers {
 		return nil, fmt.Errorf("%d members: want 1 to %d: %w", len(members), maxMembers, director.ErrInvalid)
@@ -165,25 +168,20 @@ func (s *Server) checkMembers(ctx context.Context, members []string) ([]string, 
 	ours := map[string]bool{}
 	var out []string
 	for _, m := range members {
-		base, folder := director.SplitSubaddress(strings.TrimSpace(m))
-		u, err := director.ParseUser(base)
-		if err != nil {
-			return nil, fmt.Errorf("member: %w", err)
-		}
-		domain := u.Domain()
-		if !ours[domain] {
+		m = strings.TrimSpace(m)
+		domain := strings.ToLower(m[strings.LastIndexByte(m, '@')+1:])
+		known, asked := ours[domain]
+		if !asked && director.ValidDomain(domain) == nil {
 			_, err := s.dir.Domain(ctx, domain)
-			if errors.Is(err, director.ErrNotFound) {
-				return nil, fmt.Errorf("member %s: %s is not a domain of this cluster, and forwarding outside is not supported yet: %w", m, domain, director.ErrInvalid)
-			}
-			if err != nil {
+			if err != nil && !errors.Is(err, director.ErrNotFound) {
 				return nil, err
 			}
-			ours[domain] = true
+			known = err == nil
+			ours[domain] = known
 		}
-		member := string(u)
-		if folder != "" {
-			member = u.Local() + "+" + folder + "@" + domain
+		member, err := canonicalMember(m, domain, known)
+		if err != nil {
+			return nil, fmt.Errorf("member %s: %w", m, err)
 		}
 		if !slices.Contains(out, member) {
 			out = append(out, member)
@@ -191,6 +189,33 @@ func (s *Server) checkMembers(ctx context.Context, members []string) ([]string, 
 	}
 	return out, nil
 }
+
+// canonicalMember is how a member is kept.
+func canonicalMember(m, domain string, ours bool) (string, error) {
+	if !ours {
+		local := strings.TrimSuffix(m[:len(m)-len(domain)], "@")
+		outside := local + "@" + domain
+		switch {
+		case local == "" || len(outside) > maxOutside || lmtp.CheckAddress(outside) != nil:
+			return "", fmt.Errorf("want local@domain: %w", director.ErrInvalid)
+		case director.ValidDomain(domain) != nil || !strings.Contains(domain, "."):
+			return "", fmt.Errorf("%q is no domain of mail: %w", domain, director.ErrInvalid)
+		}
+		return outside, nil
+	}
+	base, folder := director.SplitSubaddress(m)
+	u, err := director.ParseUser(base)
+	if err != nil {
+		return "", err
+	}
+	if folder != "" {
+		return u.Local() + "+" + folder + "@" + domain, nil
+	}
+	return string(u), nil
+}
+
+// maxOutside bounds an address outside (RFC 5321, Section 4.5.3.1.3).
+const maxOutside = 254
 
 func (s *Server) deleteAddress(ctx context.Context, c *call) (any, error) {
 	local, domain, err := c.pathAddress()

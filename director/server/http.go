@@ -51,6 +51,9 @@ func (s *Server) routes() http.Handler {
 		"DELETE /v1/users/{user}": s.deleteUser,
 		"POST /v1/import":         s.importUsers,
 
+		"GET /v1/check":                s.getCheck,
+		"POST /v1/users/{user}/repair": s.repairUser,
+
 		"GET /v1/domains":                s.listDomains,
 		"POST /v1/domains":               s.postDomain,
 		"DELETE /v1/domains/{domain}":    s.deleteDomain,

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"mime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -107,6 +108,9 @@ func (s *Server) importLine(ctx context.Context, text []byte) admin.ImportResult
 		return failedLine(req.User, err)
 	}
 	home, err := s.sameUser(ctx, u, req)
+	if err == nil {
+		err = s.tookOver(ctx, u, home, req.Maildir)
+	}
 	if err != nil {
 		return failedLine(req.User, err)
 	}
@@ -137,6 +141,8 @@ func (s *Server) sameUser(ctx context.Context, u director.User, req admin.Create
 		"quota_messages": req.QuotaMessages == have.QuotaMessages,
 		"disabled":       req.Disabled == have.Disabled,
 		"services":       strings.Join(normalServices(req.Services), " ") == strings.Join(have.Services, " "),
+		"forward":        len(req.Forward) == 0 || s.sameForward(ctx, req, have),
+		"reply":          req.Reply == nil || sameReply(*req.Reply, have.Reply),
 	} {
 		if !same {
 			differs = append(differs, name)
@@ -153,6 +159,19 @@ func (s *Server) sameUser(ctx context.Context, u director.User, req admin.Create
 		return "", fmt.Errorf("user %s, with another %s: %w", u, strings.Join(differs, ", "), director.ErrExists)
 	}
 	return loc.Value.Home, nil
+}
+
+func (s *Server) sameForward(ctx context.Context, req admin.CreateUser, have director.Account) bool {
+	to, err := s.checkMembers(ctx, req.Forward)
+	return err == nil && slices.Equal(to, have.Forward) && req.ForwardOnly == have.ForwardOnly
+}
+
+func sameReply(a director.AutoReply, b *director.AutoReply) bool {
+	if b == nil || !a.From.Equal(b.From) || !a.Until.Equal(b.Until) {
+		return false
+	}
+	a.From, a.Until = b.From, b.Until // the zone is no difference
+	return a == *b
 }
 
 func (s *Server) samePassword(ctx context.Context, hash string, req admin.CreateUser) (bool, error) {

@@ -195,7 +195,7 @@ func (s *Server) listSpool(ctx context.Context, c *call) (any, error) {
 		mu.Lock()
 		defer mu.Unlock()
 		for _, e := range got.Entries {
-			if u == "" || slices.ContainsFunc(e.Recipients, func(r spoolapi.Recipient) bool { return r.User == string(u) }) {
+			if u == "" || e.User == string(u) || slices.ContainsFunc(e.Recipients, func(r spoolapi.Recipient) bool { return r.User == string(u) }) {
 				e.Node = m.ID
 				out.Entries = append(out.Entries, e)
 			}

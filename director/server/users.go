@@ -52,13 +52,20 @@ func (s *Server) createUser(ctx context.Context, req admin.CreateUser) (admin.Us
 	acct := director.Account{
 		Hash: req.PasswordHash, QuotaBytes: req.QuotaBytes, QuotaMessages: req.QuotaMessages,
 		Disabled: req.Disabled, Services: normalServices(req.Services), Created: s.uniqueNow(),
+		Forward: req.Forward, ForwardOnly: req.ForwardOnly, Reply: req.Reply,
+	}
+	if err := s.checkRules(ctx, &acct); err != nil {
+		return admin.User{}, fmt.Errorf("user %s: %w", u, err)
 	}
 	if req.Password != "" {
 		if acct.Hash, err = s.hash(ctx, req.Password); err != nil {
 			return admin.User{}, err
 		}
 	}
-	rec, err := s.publish(ctx, u, prev, req.Home, acct)
+	rec, err := s.publish(ctx, u, prev, req.Home, acct, req.Maildir)
+	if err == nil {
+		err = s.tookOver(ctx, u, rec.Home, req.Maildir)
+	}
 	if err != nil {
 		return admin.User{}, err
 	}
@@ -77,7 +84,7 @@ func checkCreate(req admin.CreateUser) (director.User, error) {
 	case req.Home != "" && director.ValidBackendID(req.Home) != nil:
 		return "", director.ValidBackendID(req.Home)
 	}
-	if err := checkHash(req.PasswordHash); err != nil {
+	if err := errors.Join(checkHash(req.PasswordHash), checkMaildir(req.Maildir, req.Home)); err != nil {
 		return "", fmt.Errorf("user %s: %w", u, err)
 	}
 	if err := errors.Join(checkQuota(req.QuotaBytes, req.QuotaMessages), checkServices(req.Services)); err != nil {
@@ -109,6 +116,20 @@ func checkServices(list []string) error {
 			return fmt.Errorf("service %q: want some of %s: %w", name, strings.Join(admin.Services(), ", "), director.ErrInvalid)
 		}
 	}
+	return nil
+}
+
+// checkRules checks an account's forwards and reply, and gives the forwards their
+// canonical form.
+func (s *Server) checkRules(ctx context.Context, a *director.Account) error {
+	if err := a.Validate(); err != nil || len(a.Forward) == 0 {
+		return err
+	}
+	to, err := s.checkMembers(ctx, a.Forward)
+	if err != nil {
+		return fmt.Errorf("forward: %w", err)
+	}
+	a.Forward = to
 	return nil
 }
 
@@ -153,8 +174,9 @@ func (s *Server) hash(ctx context.Context, password string) (string, error) {
 // errPrepare marks that a home could not be prepared: another may do.
 var errPrepare = errors.New("the mailbox could not be made")
 
-// publish makes the mailbox at the home and then the record (R12).
-func (s *Server) publish(ctx context.Context, u director.User, prev *director.Record, home director.BackendID, acct director.Account) (director.Record, error) {
+// publish makes the mailbox at the home, of mail if that is not nil, and then the
+// record (R12).
+func (s *Server) publish(ctx context.Context, u director.User, prev *director.Record, home director.BackendID, acct director.Account, mail *admin.Maildir) (director.Record, error) {
 	if home != "" {
 		b, err := s.dir.Backend(ctx, home)
 		if err != nil {
@@ -163,7 +185,7 @@ func (s *Server) publish(ctx context.Context, u director.User, prev *director.Re
 		if b.Value.State != director.BackendActive {
 			return director.Record{}, fmt.Errorf("home of %s: backend %s is %s and gets no new users: %w", u, home, b.Value.State, director.ErrIllegal)
 		}
-		return s.publishAt(ctx, u, prev, home, b.Value, acct)
+		return s.publishAt(ctx, u, prev, home, b.Value, acct, mail)
 	}
 	tried := map[director.BackendID]bool{}
 	for {
@@ -172,7 +194,7 @@ func (s *Server) publish(ctx context.Context, u director.User, prev *director.Re
 			return director.Record{}, fmt.Errorf("home of %s: %w", u, err)
 		}
 		b, _ := s.cache.Backend(r.home)
-		rec, err := s.publishAt(ctx, u, prev, r.home, b, acct)
+		rec, err := s.publishAt(ctx, u, prev, r.home, b, acct, nil)
 		r.end(err == nil)
 		if err == nil || !errors.Is(err, errPrepare) || len(tried)+1 >= homeTries || ctx.Err() != nil {
 			return rec, err
@@ -182,12 +204,19 @@ func (s *Server) publish(ctx context.Context, u director.User, prev *director.Re
 	}
 }
 
-func (s *Server) publishAt(ctx context.Context, u director.User, prev *director.Record, home director.BackendID, b director.Backend, acct director.Account) (director.Record, error) {
+func (s *Server) publishAt(ctx context.Context, u director.User, prev *director.Record, home director.BackendID, b director.Backend, acct director.Account, mail *admin.Maildir) (director.Record, error) {
 	rec, err := director.Create(prev, home)
 	if err != nil {
 		return rec, err
 	}
-	if b.Kind == director.KindWaypost {
+	switch {
+	case mail != nil && b.Kind != director.KindWaypost:
+		return rec, fmt.Errorf("user %s: backend %s is of kind %s and keeps its own mail: %w", u, home, b.Kind, director.ErrIllegal)
+	case mail != nil:
+		if err := s.takeOver(ctx, u, prev, home, b.Node, *mail); err != nil {
+			return rec, err
+		}
+	case b.Kind == director.KindWaypost:
 		if err := s.prepare(ctx, u, prev, home, b.Node); err != nil {
 			return rec, err
 		}
@@ -272,6 +301,7 @@ func userView(u director.User, rec director.Record, acct director.Account) admin
 		User: u, Home: rec.Home, State: rec.State, Epoch: rec.Epoch,
 		QuotaBytes: acct.QuotaBytes, QuotaMessages: acct.QuotaMessages, Disabled: acct.Disabled,
 		HasPassword: acct.Hash != "", Services: services, Created: acct.Created,
+		Forward: append([]string{}, acct.Forward...), ForwardOnly: acct.ForwardOnly, Reply: acct.Reply,
 	}
 }
 
@@ -337,7 +367,15 @@ func (s *Server) patchUser(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("user %s: %w", u, err)
 	}
-	err = s.dir.UpdateAccount(ctx, u, func(a *director.Account) error { return applyUpdate(a, req, hash) })
+	err = s.dir.UpdateAccount(ctx, u, func(a *director.Account) error {
+		if err := applyUpdate(a, req, hash); err != nil {
+			return err
+		}
+		if req.Forward == nil && req.ForwardOnly == nil && req.Reply == nil {
+			return nil
+		}
+		return s.checkRules(ctx, a)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -363,6 +401,14 @@ func applyUpdate(a *director.Account, req admin.UpdateUser, hash *string) error 
 	set(&a.QuotaBytes, req.QuotaBytes)
 	set(&a.QuotaMessages, req.QuotaMessages)
 	set(&a.Disabled, req.Disabled)
+	set(&a.Forward, req.Forward)
+	set(&a.ForwardOnly, req.ForwardOnly)
+	if req.Reply != nil {
+		a.Reply = req.Reply
+		if a.Reply.Kind == "" {
+			a.Reply = nil
+		}
+	}
 	if req.Services != nil {
 		a.Services = normalServices(*req.Services)
 		if err := checkServices(*req.Services); err != nil {

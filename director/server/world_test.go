@@ -168,7 +168,8 @@ func (w *world) clientOf(role cluster.Role, id string) *admin.Client {
 type fakeNode struct {
 	mu       sync.Mutex
 	prepared []control.PrepareRequest
-	refuse   error // of prepare
+	refuse   error // of prepare and adopt
+	adopted  []control.AdoptRequest
 	usage    control.UsageReply
 	sessions []control.Session
 	spool    []spoolapi.Entry
@@ -191,6 +192,7 @@ func (n *fakeNode) handler() http.Handler {
 		})
 		return control.FenceReply{State: "sealed", Epoch: req.Epoch}, err
 	}, ours...))
+	mux.HandleFunc(control.PathAdopt, n.adopt)
 	mux.Handle(control.PathUsage, control.Handle(func(context.Context, cluster.Peer, control.UserRequest) (r control.UsageReply, err error) {
 		n.with(func() { r = n.usage })
 		return r, nil

@@ -29,7 +29,8 @@ type Options struct {
 
 // Client is one LMTP connection. See the package's promises.
 type Client struct {
-	conn net.Conn
+	raw  net.Conn // as given; Close may be called while conn changes
+	conn net.Conn // raw, or TLS over it
 	o    Options
 	r    *bufio.Reader
 	w    *bufio.Writer
@@ -56,7 +57,7 @@ func New(conn net.Conn, o Options) *Client {
 	if o.MaxReplyBytes <= 0 {
 		o.MaxReplyBytes = defaultMaxReply
 	}
-	c := &Client{conn: conn, o: o, r: bufio.NewReaderSize(conn, 4096)}
+	c := &Client{raw: conn, conn: conn, o: o, r: bufio.NewReaderSize(conn, 4096)}
 	c.w = bufio.NewWriterSize(deadlineWriter{conn, o.Timeout}, 16<<10)
 	return c
 }
@@ -75,7 +76,7 @@ func (d deadlineWriter) Write(p []byte) (int, error) {
 }
 
 // Close closes the connection at once. It may be called from any goroutine.
-func (c *Client) Close() error { return c.conn.Close() }
+func (c *Client) Close() error { return c.raw.Close() }
 
 // SetTimeout changes Options.Timeout for what follows.
 func (c *Client) SetTimeout(d time.Duration) {

@@ -1,5 +1,6 @@
 // Package lmtp is the client of the LMTP hop (RFC 2033) between an mx, or a
-// backend that delivers again, and a backend; it can speak SMTP (RFC 5321) too.
+// backend that delivers again, and a backend; it can speak SMTP (RFC 5321) too,
+// with STARTTLS (RFC 3207) and AUTH (RFC 4954), to those who take our mail on.
 //
 // It owns one connection and promises:
 //   - Bytes of a message arrive as they were written. With CHUNKING (RFC 3030)

@@ -1,7 +1,7 @@
-// Package spoolapi is the contract by which an mx's spool is looked at and
-// steered: by the director's console and by `waypost spool`. It holds the
-// messages and a client; the mx serves them (mx.Server.Control) on its node
-// listener, where the caller's certificate decides.
+// Package spoolapi is the contract by which an mx's queues, the spool inward and
+// the relay outward, are looked at and steered: by the director's console and by
+// `waypost spool`. It holds the messages and a client; the mx serves them
+// (mx.Server.Control) on its node listener, where the caller's certificate decides.
 //
 // It is JSON over HTTP/1.1. Changes are idempotent: retrying what is being
 // tried, or dropping twice, does no harm.
@@ -35,18 +35,32 @@ const (
 	StateDead   = "dead"   // its recipients are gone: waits for the operator
 )
 
-// Recipient is a mailbox that an entry waits for.
+// Queues of an Entry.
+const (
+	QueueIn  = "in"
+	QueueOut = "out"
+)
+
+// Recipient is a mailbox, or an address, that an entry waits for.
 type Recipient struct {
 	User   string `json:"user"`
 	Folder string `json:"folder,omitempty"`
 	Home   string `json:"home,omitempty"` // as last known
 	Error  string `json:"error,omitempty"`
+	// Address is set in place of User and Folder in the outward queue.
+	Address string `json:"address,omitempty"`
 }
 
-// Entry is a spooled message.
+// Entry is a message that waits.
 type Entry struct {
-	ID         string      `json:"id"` // the delivery id
-	Node       string      `json:"node"`
+	ID   string `json:"id"` // the delivery id
+	Node string `json:"node"`
+	// Queue is "in" for mail that waits for homes, "out" for what leaves.
+	Queue string `json:"queue"`
+	// Kind and User say why and on whose behalf a message leaves: "submission",
+	// "forward", "redirect", "vacation", …
+	Kind       string      `json:"kind,omitempty"`
+	User       string      `json:"user,omitempty"`
 	State      string      `json:"state"`
 	Sender     string      `json:"sender"` // empty: the null reverse-path
 	Recipients []Recipient `json:"recipients"`

@@ -107,6 +107,13 @@ const (
 	// ParamAccepted on RCPT TO: "1" when an mx has said 250 for this message
 	// before, so that quota and disabling refuse it no more.
 	ParamAccepted = "XACCEPTED"
+	// ParamReject on RCPT TO says what a rejection by the user's script would
+	// meet: RejectLater, there are other recipients, so a user whose script may
+	// reject is to be refused with 452 4.5.3 for now; RejectNever, nobody could be
+	// told, so such a message is kept. Absent: it can be said.
+	ParamReject = "XREJECT"
+	RejectLater = "later"
+	RejectNever = "never"
 )
 
 // Replies of the extension start their text with one of these words, after the
@@ -118,11 +125,14 @@ const (
 	WordBusy = "[BUSY]"
 	// WordRefused: as StatusRefused. "451 4.3.0 [REFUSED] ..."
 	WordRefused = "[REFUSED]"
+	// WordMayReject in the 250 of a RCPT: the user's script may refuse the
+	// message at its end, so the mx takes no other recipient beside this one.
+	WordMayReject = "[MAYREJECT]"
 )
 
 // ReplyWord finds the extension's word in a reply text, or "".
 func ReplyWord(text string) string {
-	for _, w := range []string{WordStale, WordBusy, WordRefused} {
+	for _, w := range []string{WordStale, WordBusy, WordRefused, WordMayReject} {
 		if strings.Contains(text, w) {
 			return w
 		}

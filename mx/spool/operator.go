@@ -3,11 +3,11 @@ package spool
 import (
 	"container/heap"
 	"fmt"
-	"os"
 	"slices"
 	"time"
 
 	"waypost/director"
+	"waypost/mx/spool/entries"
 )
 
 // Retry has one entry tried now, held or dead ones too. ErrNotFound, ErrBusy.
@@ -52,10 +52,10 @@ func (s *Spool) revive(dead, queued *item) error {
 	if queued != nil {
 		have = &queued.env
 	}
-	merged, err := s.merge(dirDead, dirQueue, dead.env, have)
+	merged, err := s.merge(entries.Dead, entries.Queue, dead.env, have)
 	var rmErr error
 	if err == nil {
-		rmErr = s.remove(dirDead, dead.env.ID)
+		rmErr = s.store.Remove(entries.Dead, dead.env.ID)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -143,13 +143,13 @@ func (s *Spool) Drop(id string) error {
 	s.reserve(dead, queued)
 	s.mu.Unlock()
 	if queued != nil {
-		if err := s.drop(dirQueue, queued); err != nil {
+		if err := s.drop(entries.Queue, queued); err != nil {
 			s.release(dead)
 			return err
 		}
 	}
 	if dead != nil {
-		return s.drop(dirDead, dead)
+		return s.drop(entries.Dead, dead)
 	}
 	return nil
 }
@@ -164,16 +164,16 @@ func (s *Spool) release(dead *item) {
 	dead.running = false
 }
 
-func (s *Spool) drop(dir string, it *item) error {
-	err := s.remove(dir, it.env.ID)
+func (s *Spool) drop(dir entries.Folder, it *item) error {
+	err := s.store.Remove(dir, it.env.ID)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	it.running = false
 	switch {
-	case err != nil && dir == dirQueue:
+	case err != nil && dir == entries.Queue:
 		heap.Push(&s.due, it)
 	case err != nil:
-	case dir == dirQueue:
+	case dir == entries.Queue:
 		delete(s.queue, it.env.ID)
 		before := it.env.Recipients
 		it.env.Recipients = nil
@@ -190,15 +190,15 @@ func (s *Spool) drop(dir string, it *item) error {
 // Message opens the message of an entry, for the operator to read.
 func (s *Spool) Message(id string) (Message, error) {
 	s.mu.Lock()
-	dir := ""
+	var dir entries.Folder
 	if s.queue[id] != nil {
-		dir = dirQueue
+		dir = entries.Queue
 	} else if s.dead[id] != nil {
-		dir = dirDead
+		dir = entries.Dead
 	}
 	s.mu.Unlock()
 	if dir == "" {
 		return nil, fmt.Errorf("entry %s: %w", id, ErrNotFound)
 	}
-	return os.Open(s.path(dir, id, extMsg))
+	return s.store.Message(dir, id)
 }

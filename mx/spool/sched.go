@@ -4,11 +4,11 @@ import (
 	"container/heap"
 	"context"
 	"math/rand/v2"
-	"os"
 	"sync"
 	"time"
 
 	"waypost/director"
+	"waypost/mx/spool/entries"
 )
 
 // Attempt is one try to deliver an entry. Its fields are the deliverer's.
@@ -20,7 +20,7 @@ type Attempt struct {
 
 // Open opens the message.
 func (a Attempt) Open() (Message, error) {
-	return os.Open(a.s.path(dirQueue, a.Envelope.ID, extMsg))
+	return a.s.store.Message(entries.Queue, a.Envelope.ID)
 }
 
 // Result is what became of an attempt. Recipients it does not name stay as
@@ -146,7 +146,7 @@ func split(e Envelope, res Result) (next, dead Envelope) {
 // rather than never. It gives what stays: those who could not be buried too.
 func (s *Spool) settle(it *item, next, dead Envelope) (Envelope, error) {
 	if len(dead.Recipients) > 0 {
-		merged, err := s.merge(dirQueue, dirDead, dead, s.deadEnvelope(dead.ID))
+		merged, err := s.merge(entries.Queue, entries.Dead, dead, s.deadEnvelope(dead.ID))
 		if err != nil {
 			next.Recipients = append(next.Recipients, dead.Recipients...)
 			return next, err
@@ -157,11 +157,11 @@ func (s *Spool) settle(it *item, next, dead Envelope) (Envelope, error) {
 	}
 	switch {
 	case len(next.Recipients) == 0:
-		return next, s.remove(dirQueue, next.ID)
+		return next, s.store.Remove(entries.Queue, next.ID)
 	case len(next.Recipients) == len(it.env.Recipients) && !it.dirty:
 		return next, nil
 	}
-	return next, s.writeEnvelope(dirQueue, next)
+	return next, s.store.Write(entries.Queue, next.ID, next)
 }
 
 func (s *Spool) deadEnvelope(id string) *Envelope {

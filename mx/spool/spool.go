@@ -1,18 +1,13 @@
 // Package spool is the durable store of the mail that an mx has accepted and
 // could not deliver yet.
 //
-// It owns its folder, exclusively (one process at a time, by a lock):
-//
-//	queue/<id>.msg  a message, byte for byte    queue/<id>.env  its envelope
-//	dead/<id>.msg   of recipients who are gone  dead/<id>.env
-//	tmp/            messages that are being received
-//	bad/            what could not be read at start, for the operator
+// It owns its folder, exclusively, with what package entries keeps in it: an
+// entry of the queue is a message that waits, one among the dead is for
+// recipients who are gone.
 //
 // Promises:
-//   - An entry exists if and only if its .env file does. The .msg is synced and
-//     named before, the .env appears by rename, and the folder is synced before
-//     Add returns: an entry is there wholly or not at all, and after Add returned
-//     it outlives kill -9 and power loss.
+//   - An entry is there wholly or not at all, and after Add returned it outlives
+//     kill -9 and power loss.
 //   - A recipient leaves an entry only when it was delivered, moved to dead/, or
 //     dropped by the operator; that change is durable before it is reported. A
 //     crash in between delivers or buries again; the delivery id makes the first
@@ -31,14 +26,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"waypost/director"
-	"waypost/internal/durable"
+	"waypost/mx/spool/entries"
 )
 
 // Errors; test with errors.Is.
@@ -154,10 +148,9 @@ func (o *Options) defaults() {
 
 // Spool is an open spool. Close it.
 type Spool struct {
-	dir  string
-	o    Options
-	lock *durable.DirLock
-	kick chan struct{} // holds one: the schedule changed
+	store *entries.Store
+	o     Options
+	kick  chan struct{} // holds one: the schedule changed
 
 	mu     sync.Mutex // protects what follows; never held during disk writes
 	queue  map[string]*item
@@ -189,27 +182,22 @@ type item struct {
 // process has it.
 func Open(dir string, o Options) (*Spool, error) {
 	o.defaults()
-	for _, d := range []string{dirQueue, dirDead, dirTmp, dirBad} {
-		if err := durable.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
-			return nil, fmt.Errorf("open spool: %w", err)
-		}
-	}
-	lock, err := durable.Lock(dir)
+	store, err := entries.Open(dir, o.MemoryBytes, o.Log)
 	if err != nil {
 		return nil, fmt.Errorf("open spool: %w", err)
 	}
 	s := &Spool{
-		dir: dir, o: o, lock: lock, kick: make(chan struct{}, 1),
+		store: store, o: o, kick: make(chan struct{}, 1),
 		queue: map[string]*item{}, dead: map[string]*item{}, byUser: map[director.User]map[*item]bool{},
 	}
 	if err := s.recover(); err != nil {
-		return nil, errors.Join(fmt.Errorf("open spool %s: %w", dir, err), lock.Unlock())
+		return nil, errors.Join(fmt.Errorf("open spool %s: %w", dir, err), store.Close())
 	}
 	return s, nil
 }
 
 // Close gives the folder back. Run must have returned.
-func (s *Spool) Close() error { return s.lock.Unlock() }
+func (s *Spool) Close() error { return s.store.Close() }
 
 // Add makes an entry of a draft and its envelope, to be tried after delay.
 // When it returns nil the entry is durable; with an error there is none, but a
@@ -236,7 +224,7 @@ type Reservation struct {
 func (s *Spool) Reserve(d *Draft, e Envelope) (*Reservation, error) {
 	defer d.Discard()
 	e.Version, e.Size = envelopeVersion, d.Size()
-	if !validID(e.ID) || len(e.Recipients) == 0 {
+	if !entries.ValidID(e.ID) || len(e.Recipients) == 0 {
 		return nil, fmt.Errorf("spool %q: not a usable envelope", e.ID)
 	}
 	s.mu.Lock()
@@ -248,7 +236,7 @@ func (s *Spool) Reserve(d *Draft, e Envelope) (*Reservation, error) {
 	if full {
 		return nil, fmt.Errorf("spool %s: %w", e.ID, ErrFull)
 	}
-	if err := s.store(d, e); err != nil {
+	if err := s.store.Put(d, e.ID, e); err != nil {
 		s.unreserve()
 		return nil, fmt.Errorf("spool %s: %w", e.ID, err)
 	}
@@ -267,7 +255,7 @@ func (r *Reservation) Commit(more []Recipient, delay time.Duration) error {
 	if len(more) > 0 {
 		e := r.e
 		e.Recipients = slices.Concat(r.e.Recipients, more)
-		if err := r.s.writeEnvelope(dirQueue, e); err != nil {
+		if err := r.s.store.Write(entries.Queue, e.ID, e); err != nil {
 			return errors.Join(fmt.Errorf("spool %s: %w", e.ID, err), r.Cancel())
 		}
 		r.e = e
@@ -283,14 +271,10 @@ func (r *Reservation) Commit(more []Recipient, delay time.Duration) error {
 // next Open.
 func (r *Reservation) Cancel() error {
 	defer r.s.unreserve()
-	if err := r.s.remove(dirQueue, r.e.ID); err != nil {
+	if err := r.s.store.Remove(entries.Queue, r.e.ID); err != nil {
 		return fmt.Errorf("take back spool entry %s: %w", r.e.ID, err)
 	}
 	return nil
-}
-
-func validID(id string) bool {
-	return len(id) > 0 && len(id) <= 64 && strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-") == ""
 }
 
 // insert puts an item into the queue's indexes; mu is held.

@@ -1,40 +1,21 @@
 package memory
 
-import "io"
+import "bytes"
 
-// body reads LF data with CRLF line ends; a CRLF in the data stays one.
-type body struct {
-	data []byte
-	wire int64
-	at   int
-	cr   bool // the CR for data[at] has been given
-}
+// body reads a message's bytes as they go out.
+type body struct{ *bytes.Reader }
 
-func (b *body) WireSize() int64 { return b.wire }
-func (b *body) Close() error    { return nil }
+func (b body) WireSize() int64 { return b.Size() }
+func (b body) Close() error    { return nil }
 
-func (b *body) Rewind() error {
-	b.at, b.cr = 0, false
-	return nil
-}
-
-func (b *body) Read(p []byte) (int, error) {
-	n := 0
-	for n < len(p) && b.at < len(b.data) {
-		c := b.data[b.at]
-		if c == '\n' && !b.cr && (b.at == 0 || b.data[b.at-1] != '\r') {
-			p[n] = '\r'
-			n++
-			b.cr = true
-			continue
+// wire gives LF data CRLF line ends; a CRLF in the data stays one.
+func wire(data []byte) []byte {
+	out := make([]byte, 0, len(data)+bytes.Count(data, []byte("\n")))
+	for i, c := range data {
+		if c == '\n' && (i == 0 || data[i-1] != '\r') {
+			out = append(out, '\r')
 		}
-		p[n] = c
-		n++
-		b.at++
-		b.cr = false
+		out = append(out, c)
 	}
-	if n == 0 && len(p) > 0 {
-		return 0, io.EOF
-	}
-	return n, nil
+	return out
 }

@@ -1,12 +1,10 @@
 package memory
 
 import (
-	"context"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
-	"time"
 
 	"waypost/backend/mailbox"
 	"waypost/director"
@@ -153,11 +151,9 @@ func (b *box) RenameFolder(from, to string) error {
 		return err
 	}
 	if from == mailbox.Inbox {
-		inbox, dest := u.folders[from], u.folders[to]
-		for _, m := range inbox.msgs {
-			dest.add(m)
-		}
-		inbox.msgs = nil
+		inbox := u.folders[from]
+		u.folders[to].fill(inbox.empty())
+		inbox.modSeq++
 		inbox.touch()
 		return nil
 	}
@@ -204,7 +200,7 @@ func (b *box) Folder(name string) (mailbox.Folder, error) {
 	if f == nil {
 		return nil, fmt.Errorf("open folder %q of %s: %w", name, b.user.name, mailbox.ErrNoFolder)
 	}
-	return &handle{box: b, folder: f, recent: make(map[mailbox.UID]bool)}, nil
+	return &handle{box: b, folder: f}, nil
 }
 
 func (b *box) Usage() (mailbox.Usage, error) {
@@ -227,47 +223,4 @@ func (b *box) Fits(size int64) error {
 	}
 	defer b.user.mu.Unlock()
 	return b.user.fits(size, 1)
-}
-
-func (b *box) Deliver(ctx context.Context, id string, m mailbox.Staged, name string, force bool) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	if err := b.lock("deliver to"); err != nil {
-		return err
-	}
-	defer b.user.mu.Unlock()
-	if b.user.delivered[id] {
-		return nil
-	}
-	if !force {
-		if err := b.user.fits(m.Size(), 1); err != nil {
-			return err
-		}
-	}
-	f := b.user.folders[name]
-	if f == nil {
-		f = b.user.folders[mailbox.Inbox]
-	}
-	b.user.delivered[id] = true
-	f.append(m, mailbox.Flags{}, time.Now())
-	return nil
-}
-
-func (b *box) Append(name string, m mailbox.Staged, flags mailbox.Flags, date time.Time) (uint32, mailbox.UID, error) {
-	if err := b.lock("append for"); err != nil {
-		return 0, 0, err
-	}
-	defer b.user.mu.Unlock()
-	f := b.user.folders[name]
-	if f == nil {
-		return 0, 0, fmt.Errorf("append to %q of %s: %w", name, b.user.name, mailbox.ErrNoFolder)
-	}
-	if err := b.user.fits(m.Size(), 1); err != nil {
-		return 0, 0, err
-	}
-	if date.IsZero() {
-		date = time.Now()
-	}
-	return f.uidValidity, f.append(m, flags, date), nil
 }

@@ -9,13 +9,11 @@
 package memory
 
 import (
-	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"maps"
-	"slices"
 	"sync"
+	"time"
 
 	"waypost/backend/mailbox"
 	"waypost/director"
@@ -43,6 +41,8 @@ type user struct {
 	folders     map[string]*folder
 	subscribed  map[string]bool
 	delivered   map[string]bool
+	memories    map[string]time.Time // until when
+	outbound    []mailbox.Outbound
 	boxes       map[*box]struct{}
 	uidValidity uint32 // the last one given out
 	guid        uint64 // the last one given out
@@ -56,7 +56,7 @@ func (s *Store) Serve(u director.User, home director.BackendID, epoch director.E
 	if usr == nil {
 		usr = &user{
 			name: u, folders: make(map[string]*folder), subscribed: make(map[string]bool),
-			delivered: make(map[string]bool), boxes: make(map[*box]struct{}),
+			delivered: make(map[string]bool), memories: make(map[string]time.Time), boxes: make(map[*box]struct{}),
 		}
 		usr.folders[mailbox.Inbox] = usr.newFolder(mailbox.Inbox)
 		s.users[u] = usr
@@ -114,11 +114,7 @@ func (s *Store) Renumber(u director.User, folder string) {
 	}
 	usr.uidValidity++
 	f.uidValidity, f.uidNext, f.recentFrom = usr.uidValidity, 1, 1
-	old := f.msgs
-	f.msgs = nil
-	for _, m := range old {
-		f.add(m)
-	}
+	f.fill(f.empty())
 }
 
 func (s *Store) user(u director.User) *user {
@@ -165,10 +161,10 @@ func (usr *user) setFence(home director.BackendID, epoch director.Epoch, fence e
 func (usr *user) usage() mailbox.Usage {
 	var u mailbox.Usage
 	for _, f := range usr.folders {
-		for i := range f.msgs {
-			u.Bytes += f.msgs[i].Size
-			u.Messages++
+		for _, m := range f.msgs.All() {
+			u.Bytes += m.Size
 		}
+		u.Messages += int64(f.msgs.Len())
 	}
 	return u
 }
@@ -184,41 +180,4 @@ func (usr *user) fits(size, n int64) error {
 		return fmt.Errorf("%s: %w", usr.name, mailbox.ErrOverQuota)
 	}
 	return nil
-}
-
-// staged is a message without a place: its bytes with LF line ends.
-type staged struct{ data []byte }
-
-// Stage implements mailbox.Store; the message is in memory.
-func (s *Store) Stage(ctx context.Context, header string, r io.Reader, max int64) (mailbox.Staged, error) {
-	src := r
-	if max > 0 {
-		src = io.LimitReader(r, 2*max+2) // CRLF may be half of it
-	}
-	raw, err := io.ReadAll(src)
-	if err == nil {
-		err = ctx.Err()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("stage: %w", err)
-	}
-	data := append([]byte(header), bytes.ReplaceAll(raw, []byte("\r\n"), []byte("\n"))...)
-	if max > 0 && int64(len(data)) > max {
-		return nil, fmt.Errorf("stage %d bytes: %w", len(data), mailbox.ErrTooLarge)
-	}
-	return &staged{data: slices.Clip(data)}, nil
-}
-
-// Size is the number of bytes with LF.
-func (m *staged) Size() int64 { return int64(len(m.data)) }
-
-// WireSize is the number of bytes with CRLF.
-func (m *staged) WireSize() int64 { return wireSize(m.data) }
-
-// Discard has nothing to remove.
-func (m *staged) Discard() {}
-
-// wireSize counts data as body sends it.
-func wireSize(data []byte) int64 {
-	return int64(len(data) + bytes.Count(data, []byte("\n")) - bytes.Count(data, []byte("\r\n")))
 }

@@ -34,6 +34,11 @@ func stage(t *testing.T, s *Store, text string) mailbox.Staged {
 	return m
 }
 
+// one is a delivery into INBOX.
+func one(id string, m mailbox.Staged) mailbox.Delivery {
+	return mailbox.Delivery{ID: id, Message: m, Places: []mailbox.Place{{}}}
+}
+
 func TestFence(t *testing.T) {
 	s := New()
 	if _, err := s.Open(t.Context(), user1, "b1", 1); !errors.Is(err, mailbox.ErrRefused) {
@@ -61,7 +66,7 @@ func TestMessages(t *testing.T) {
 	s.Serve(user1, "b1", 1)
 	b := open(t, s, 1)
 	for range 2 { // the same id twice is one message
-		if err := b.Deliver(t.Context(), "id1", stage(t, s, "A: b\r\n\r\none\n"), "", false); err != nil {
+		if err := b.Deliver(t.Context(), one("id1", stage(t, s, "A: b\r\n\r\none\n"))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -71,7 +76,7 @@ func TestMessages(t *testing.T) {
 	}
 	f, _ := b.Folder("INBOX")
 	snap, err := f.Snapshot()
-	if err != nil || len(snap.Messages) != 2 || snap.Unseen != 1 || !snap.Messages[0].Recent {
+	if err != nil || snap.Messages.Len() != 2 || snap.Unseen != 1 || len(snap.Recent) != 2 {
 		t.Fatalf("snapshot %+v %v", snap, err)
 	}
 	body, err := f.Open(1)
@@ -114,7 +119,7 @@ func TestLimits(t *testing.T) {
 	if err := b.Fits(1); !errors.Is(err, mailbox.ErrOverQuota) {
 		t.Fatalf("fits: %v", err)
 	}
-	if err := b.Deliver(t.Context(), "f", stage(t, s, "x"), "", true); err != nil {
+	if err := b.Deliver(t.Context(), mailbox.Delivery{ID: "f", Message: stage(t, s, "x"), Places: []mailbox.Place{{}}, Force: true}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := s.Stage(context.Background(), "", strings.NewReader("abcdef"), 5); !errors.Is(err, mailbox.ErrTooLarge) {
@@ -147,10 +152,116 @@ func TestExpungeDeletedAndRenumber(t *testing.T) {
 		t.Fatal(err)
 	}
 	snap, err := f.Snapshot()
-	if err != nil || len(snap.Messages) != 2 || snap.Messages[0].UID != 1 {
+	if err != nil || snap.Messages.Len() != 2 || snap.Messages.At(0).UID != 1 {
 		t.Fatalf("%+v %v", snap, err)
 	}
 	if _, err := f.Open(1); err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestDelivery(t *testing.T) {
+	s := New()
+	s.Serve(user1, "b1", 1)
+	s.SetLimit(user1, mailbox.Limit{Messages: 3})
+	b := open(t, s, 1)
+	d := mailbox.Delivery{
+		ID: "id", Message: stage(t, s, "Subject: a\n\nplain\n"),
+		Places: []mailbox.Place{
+			{}, {Folder: "none"}, {Folder: "a//b", Create: true},
+			{Folder: "Made", Create: true, Flags: mailbox.Flags{System: mailbox.Seen}, Message: stage(t, s, "Subject: b\n\nfiltered\n")},
+		},
+		Outbound: []mailbox.Outbound{{ID: "o", Kind: "redirect", To: []string{"x@y"}, Message: stage(t, s, "out")}},
+		Memories: []mailbox.Memory{{Key: "k", Until: time.Now().Add(time.Hour)}, {Key: "old", Until: time.Now().Add(-time.Hour)}},
+	}
+	if err := b.Deliver(t.Context(), d); !errors.Is(err, mailbox.ErrOverQuota) {
+		t.Fatalf("four of three: %v", err)
+	}
+	s.SetLimit(user1, mailbox.Limit{})
+	for range 2 {
+		if err := b.Deliver(t.Context(), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for key, want := range map[string]bool{"k": true, "old": false, "none": false} {
+		if got, err := b.Remembers(key); got != want || err != nil {
+			t.Errorf("%s: %v %v", key, got, err)
+		}
+	}
+	out := s.Outbound(user1)
+	if len(out) != 1 || out[0].ID != "o" || read(t, out[0].Message.Open) != "out" {
+		t.Errorf("out: %+v", out)
+	}
+	inbox, _ := b.Folder("INBOX")
+	if st, err := inbox.Status(); err != nil || st.Messages != 3 || st.Unseen != 3 || st.Recent != 3 {
+		t.Errorf("INBOX %+v %v", st, err)
+	}
+	made, err := b.Folder("Made")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, func() (mailbox.Body, error) { return made.Open(1) }); got != "Subject: b\r\n\r\nfiltered\r\n" {
+		t.Errorf("Made has %q", got)
+	}
+}
+
+func read(t *testing.T, open func() (mailbox.Body, error)) string {
+	t.Helper()
+	body, err := open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer body.Close()
+	text, err := io.ReadAll(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func TestModSeqRecentAndMeta(t *testing.T) {
+	s := New()
+	s.Serve(user1, "b1", 1)
+	b := open(t, s, 1)
+	for i := range 2 {
+		if err := b.Deliver(t.Context(), one(string(rune('a'+i)), stage(t, s, "Subject: a\n\nb\n"))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, _ := b.Folder("INBOX")
+	other, _ := b.Folder("INBOX")
+	first, err := f.Snapshot()
+	if err != nil || len(first.Recent) != 2 {
+		t.Fatalf("%+v %v", first, err)
+	}
+	if again, err := other.Snapshot(); err != nil || again.Recent != nil || again.Version != first.Version {
+		t.Errorf("%+v %v", again, err)
+	}
+	for range 2 { // the second time nothing changes
+		if _, err := f.SetFlags([]mailbox.UID{2}, mailbox.FlagsAdd, mailbox.Flags{System: mailbox.Seen}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	now, err := f.Snapshot()
+	if err != nil || now.Unseen != 1 || now.HighestModSeq != first.HighestModSeq+1 ||
+		now.Messages.At(1).ModSeq != now.HighestModSeq || now.Messages.At(0).ModSeq > first.HighestModSeq {
+		t.Errorf("%+v %v", now, err)
+	}
+	if first.Messages.At(1).Flags.Has(mailbox.Seen) {
+		t.Error("an old snapshot changed")
+	}
+	meta, err := f.Meta(1)
+	if err != nil || meta.Root.Envelope.Subject != "a" || meta.Arrived.IsZero() || len(meta.Fields) != 1 {
+		t.Errorf("%+v %v", meta, err)
+	}
+	if _, err := f.Meta(3); !errors.Is(err, mailbox.ErrNoMessage) {
+		t.Error(err)
+	}
+	body, _ := f.Open(1)
+	if _, err := body.Seek(14, io.SeekStart); err != nil {
+		t.Fatal(err)
+	}
+	if rest, _ := io.ReadAll(body); string(rest) != "b\r\n" {
+		t.Errorf("%q", rest)
 	}
 }

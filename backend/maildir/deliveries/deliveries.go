@@ -1,15 +1,27 @@
-// Package deliveries owns one user's log of delivery ids: which messages the
-// mx tier has delivered already, so that delivering one again is a no-op.
+// Package deliveries owns the files in which a user's mailbox remembers keys for
+// a time: the delivery ids of messages that the mx tier has delivered already, so
+// that delivering one again is a no-op; and, beside it, what filters remember
+// (Memory).
 //
-// Lines are "<unix seconds> <id> <folder> <file>", where id and folder are
-// percent-encoded and the folder of INBOX is ".". A line is durable when Append
-// returns nil. A line that a crash left torn was never acknowledged; it is cut
-// off before the next append. Lines older than Keep are dropped when they have
-// become many; no id is forgotten earlier. A clock that has jumped ahead makes
-// nothing old: an age is that at the newest line, a day added, at most.
+// Lines are "<unix seconds> <key>", the key percent-encoded. Lines of older
+// versions go on with two more fields, which are not needed. A key counts until
+// the Log's keep has passed since the time in its line. Lines that are over are
+// dropped when they have become many; no key is forgotten earlier. A clock that
+// has jumped ahead makes nothing old: it is believed to be as late as the newest
+// line, a day added, at most.
 //
-// In memory a Log holds eight bytes and a bit per id; a hit is confirmed in the
-// file. A Log is not safe for concurrent use; the user's lock serialises it.
+// # What survives a crash
+//
+// Append only appends: what it wrote is durable by the caller's journal, or by
+// Sync. A crash may take any of the lines appended since, or leave zeros in
+// their place, and keep later ones. Lines that are not legible, and a last one
+// without an end, do not count; the file is then rewritten before anything is
+// appended, so that no damaged line runs into another. Ensure brings back, from
+// the journal, what was lost; it and every rewriting are durable.
+//
+// In memory a Log holds sixteen bytes per key; a hit is confirmed in the file. A
+// Log is not safe for concurrent use; the user's lock serialises it. It keeps no
+// file open.
 package deliveries
 
 import (
@@ -19,316 +31,258 @@ import (
 	"hash/maphash"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
-	"strconv"
-	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
-	"waypost/internal/durable"
+	"waypost/internal/vfs"
 )
 
-// Keep is how long an id is remembered at least: the 30 days that are promised,
-// and time for clocks that differ.
+// Keep is how long a delivery id is remembered at least: the 30 days that are
+// promised, and time for clocks that differ.
 const Keep = 32 * 24 * time.Hour
 
-// compactAfter is how many expired lines are left alone.
+// compactAfter is how many lines that are over are left alone.
 const compactAfter = 1024
 
 // leap is how much later than the newest line it is believed to be.
 const leap = 24 * time.Hour
 
-// maxLine bounds a line in bytes.
-const maxLine = 4096
+// MaxKey bounds a key in bytes.
+const MaxKey = 1000
 
-// ErrDoubtful: an append failed and could not be taken back, so that it is not
-// known whether the line will be there after a crash. The Log refuses to go on.
-var ErrDoubtful = errors.New("end of the delivery log not known")
+// ErrDoubtful: the file is shorter than this Log knows it. It refuses to go on.
+var ErrDoubtful = errors.New("log of keys is not as it was left")
 
-// ErrBadID: an id that is empty or too long.
-var ErrBadID = errors.New("delivery id not possible")
+// ErrBadKey: a key that is empty or too long.
+var ErrBadKey = errors.New("key not possible")
 
-// Entry is one delivery.
+// Entry is one line.
 type Entry struct {
+	// At is when the message was delivered, in seconds.
 	At time.Time
-	ID string
-	// Folder is the folder's directory under the Maildir; "" is INBOX.
-	Folder string
-	// File is the message's file name without flags.
-	File string
+	// Key is the delivery id.
+	Key string
 }
 
-// Log is one user's log.
+// Log is one file of keys.
 type Log struct {
+	fsys vfs.FS
 	path string
+	keep time.Duration
 	seed maphash.Seed
-	ids  map[uint64]struct{}
-	size int64 // bytes of whole lines
-	// lines counts the whole lines, and expired those older than Keep when they
-	// were counted last.
-	lines, expired, sinceCount int
-	newest                     time.Time // of all lines
-	broken                     bool
+	// keys has the newest time, in unix seconds, by the key's hash.
+	keys map[uint64]int64
+	size int64 // bytes that are ours
+	// lines counts the lines in them, and fresh those since the last look at
+	// which are over.
+	lines, fresh int
+	newest       time.Time // of all lines
+	// damaged: something in the file does not count.
+	damaged bool
 }
 
-// Open reads the log at path; one that does not exist is empty. It drops old
-// lines if they are many.
-func Open(path string, now time.Time) (*Log, error) {
-	l := &Log{path: path, seed: maphash.MakeSeed(), ids: map[uint64]struct{}{}}
-	err := l.scan(func(e Entry) bool {
-		l.ids[l.hash(e.ID)] = struct{}{}
-		l.count(e, now)
+// Open reads the log at path; one that does not exist is empty. Keys count for
+// keep after their time. It drops old lines if they are many.
+func Open(fsys vfs.FS, path string, keep time.Duration, now time.Time) (*Log, error) {
+	l := &Log{fsys: fsys, path: path, keep: keep, seed: maphash.MakeSeed(), keys: map[uint64]int64{}}
+	f, err := fsys.OpenFile(path, os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return l, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read log of keys: %w", err)
+	}
+	l.size, l.lines, l.damaged, err = Parse(f, func(e Entry) bool {
+		l.learn(e)
 		return true
 	})
+	_ = f.Close() // it was only read
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("read %s: %w", path, err)
 	}
 	return l, l.compactIfWorth(now)
 }
 
-func (l *Log) count(e Entry, now time.Time) {
+func (l *Log) learn(e Entry) {
 	if e.At.After(l.newest) {
 		l.newest = e.At
 	}
-	if now.Sub(e.At) > Keep {
-		l.expired++
+	h := l.hash(e.Key)
+	if at, known := l.keys[h]; !known || at < e.At.Unix() {
+		l.keys[h] = e.At.Unix()
 	}
 }
 
-func (l *Log) worth() bool { return l.expired >= compactAfter && l.expired*2 >= l.lines }
+func (l *Log) hash(key string) uint64 { return maphash.String(l.seed, key) }
 
-func (l *Log) hash(id string) uint64 { return maphash.String(l.seed, id) }
+// Find gives the newest entry of key, if it is remembered.
+func (l *Log) Find(key string) (found Entry, ok bool, err error) {
+	if _, maybe := l.keys[l.hash(key)]; !maybe {
+		return Entry{}, false, nil
+	}
+	err = l.Each(func(e Entry) bool {
+		if e.Key == key && (!ok || e.At.After(found.At)) {
+			found, ok = e, true
+		}
+		return true
+	})
+	return found, ok, err
+}
 
-// scan reads the whole lines, and counts them and their bytes anew.
-func (l *Log) scan(visit func(Entry) bool) error {
-	f, err := os.Open(l.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		l.size, l.lines = 0, 0
+// Each visits all entries, as they stand in the file, until visit returns false.
+func (l *Log) Each(visit func(Entry) bool) error {
+	if l.lines == 0 {
 		return nil
 	}
+	f, err := l.fsys.OpenFile(l.path, os.O_RDONLY, 0)
 	if err != nil {
-		return fmt.Errorf("read delivery log: %w", err)
+		return fmt.Errorf("read log of keys: %w", err)
 	}
-	defer f.Close()
-	size, lines, err := Parse(f, visit)
-	if err != nil {
+	defer func() { _ = f.Close() }() // it was only read
+	// What lies behind size is of an append that failed.
+	if _, _, _, err = Parse(io.LimitReader(f, l.size), visit); err != nil {
 		return fmt.Errorf("read %s: %w", l.path, err)
-	}
-	if size >= 0 {
-		l.size, l.lines = size, lines
 	}
 	return nil
 }
 
-// Parse reads a log. It gives the bytes and number of whole lines, or size -1
-// if visit ended it early. Lines it cannot read are skipped.
-func Parse(r io.Reader, visit func(Entry) bool) (size int64, lines int, err error) {
-	br := bufio.NewReaderSize(r, maxLine)
-	for {
-		line, err := br.ReadSlice('\n')
-		for errors.Is(err, bufio.ErrBufferFull) {
-			size += int64(len(line))
-			line, err = br.ReadSlice('\n')
-		}
-		if errors.Is(err, io.EOF) {
-			return size, lines, nil
-		}
-		if err != nil {
-			return size, lines, err
-		}
-		size += int64(len(line))
-		lines++
-		if e, ok := parseLine(string(line[:len(line)-1])); ok && !visit(e) {
-			return -1, lines, nil
-		}
-	}
-}
+// Append remembers e. It is durable by the caller's journal, or by Sync. With an
+// error e is not remembered, though a crash may leave its line.
+func (l *Log) Append(e Entry) error { return l.appendAt(e, e.At) }
 
-func parseLine(line string) (Entry, bool) {
-	f := strings.Split(line, " ")
-	if len(f) < 4 {
-		return Entry{}, false
+func (l *Log) appendAt(e Entry, now time.Time) error {
+	if err := e.check(); err != nil {
+		return err
 	}
-	at, err := strconv.ParseInt(f[0], 10, 64)
-	id, idErr := url.PathUnescape(f[1])
-	folder, folderErr := url.PathUnescape(f[2])
-	// Foreign file names may have spaces; ours have not.
-	file := strings.Join(f[3:], " ")
-	if err != nil || idErr != nil || folderErr != nil || id == "" || folder == "" || file == "" || strings.ContainsAny(file, "/\x00") {
-		return Entry{}, false
-	}
-	if folder == "." {
-		folder = ""
-	}
-	return Entry{At: time.Unix(at, 0), ID: id, Folder: folder, File: file}, true
-}
-
-func (e Entry) line() string {
-	folder := e.Folder
-	if folder == "" {
-		folder = "."
-	}
-	return fmt.Sprintf("%d %s %s %s\n", e.At.Unix(), url.PathEscape(e.ID), url.PathEscape(folder), e.File)
-}
-
-// Find gives the entry of id, if it is remembered.
-func (l *Log) Find(id string) (found Entry, ok bool, err error) {
-	if _, maybe := l.ids[l.hash(id)]; !maybe {
-		return Entry{}, false, nil
-	}
-	size, lines := l.size, l.lines
-	err = l.scan(func(e Entry) bool {
-		if e.ID == id {
-			found, ok = e, true
-		}
-		return !ok
-	})
-	// What the scan saw behind the last acknowledged line is not ours.
-	l.size, l.lines = size, lines
-	return found, ok, err
-}
-
-// Each visits all entries until visit returns false.
-func (l *Log) Each(visit func(Entry) bool) error {
-	size, lines := l.size, l.lines
-	err := l.scan(visit)
-	l.size, l.lines = size, lines
-	return err
-}
-
-// Append remembers e, durably. With an error e is not remembered, not after a
-// crash either, unless the error is ErrDoubtful.
-func (l *Log) Append(e Entry) error {
-	if e.ID == "" || len(e.line()) > maxLine {
-		return fmt.Errorf("delivery id %.40q: %w", e.ID, ErrBadID)
-	}
-	if l.broken {
-		return fmt.Errorf("append to %s: %w", l.path, ErrDoubtful)
-	}
-	if l.sinceCount >= compactAfter {
-		if err := l.recount(e.At); err != nil {
-			return err
-		}
-		if err := l.compactIfWorth(e.At); err != nil {
+	if l.fresh >= max(compactAfter, l.lines/4) {
+		if err := l.compactIfWorth(now); err != nil {
 			return err
 		}
 	}
-	if err := l.append(e.line()); err != nil {
-		return fmt.Errorf("append to delivery log: %w", err)
+	if l.damaged || l.lines == 0 {
+		return l.rewrite(l.believed(now), []Entry{e})
 	}
-	l.ids[l.hash(e.ID)] = struct{}{}
-	if e.At.After(l.newest) {
-		l.newest = e.At
+	line := e.line()
+	if err := l.append(line); err != nil {
+		return fmt.Errorf("append to log of keys: %w", err)
 	}
+	l.size += int64(len(line))
 	l.lines++
-	l.sinceCount++
+	l.fresh++
+	l.learn(e)
 	return nil
 }
 
 func (l *Log) append(line string) error {
-	f, err := l.openForAppend()
+	f, err := l.fsys.OpenFile(l.path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	return l.write(f, line)
-}
-
-// appendFile is what write needs of an *os.File.
-type appendFile interface {
-	io.WriterAt
-	Fd() uintptr
-	Truncate(size int64) error
-	Sync() error
-	Close() error
-}
-
-// write writes a line at the log's end, and closes f. What was synced is
-// there, whatever Close says.
-func (l *Log) write(f appendFile, line string) error {
-	defer func() { _ = f.Close() }()
-	_, err := f.WriteAt([]byte(line), l.size)
-	if err == nil {
-		err = unix.Fdatasync(int(f.Fd()))
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+	case info.Size() < l.size:
+		err = fmt.Errorf("%d bytes are missing: %w", l.size-info.Size(), ErrDoubtful)
+	default:
+		if _, err = f.WriteAt([]byte(line), l.size); err != nil {
+			l.damaged = true
+			err = errors.Join(err, f.Truncate(l.size))
+		}
 	}
-	if err == nil {
-		l.size += int64(len(line))
-		return nil
-	}
-	// The line must not turn up after a crash: its message will not be there.
-	if cutErr := errors.Join(f.Truncate(l.size), f.Sync()); cutErr != nil {
-		l.broken = true
-		return errors.Join(ErrDoubtful, err, cutErr)
-	}
+	// Written is written, whatever Close says.
+	_ = f.Close()
 	return err
 }
 
-// openForAppend opens the log, makes it if need be, and cuts a torn end.
-func (l *Log) openForAppend() (*os.File, error) {
-	f, err := os.OpenFile(l.path, os.O_WRONLY, 0)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := durable.WriteFile(l.path, nil, 0o600); err != nil {
-			return nil, err
-		}
-		l.size = 0
-		f, err = os.OpenFile(l.path, os.O_WRONLY, 0)
-	}
-	if err != nil {
-		return nil, err
-	}
-	info, err := f.Stat()
-	if err == nil && info.Size() > l.size {
-		err = f.Truncate(l.size)
-	}
-	if err == nil && info.Size() < l.size {
-		err = fmt.Errorf("%d bytes are missing: %w", l.size-info.Size(), ErrDoubtful)
-	}
-	if err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
-
-// recount finds how many lines are expired at a time that is believed.
-func (l *Log) recount(now time.Time) error {
-	l.sinceCount, l.expired = 0, 0
-	return l.Each(func(e Entry) bool {
-		l.count(e, now)
-		return true
-	})
-}
-
-// compactIfWorth drops the expired lines when they are many and at least half.
-func (l *Log) compactIfWorth(now time.Time) error {
-	if limit := l.newest.Add(leap); l.worth() && now.After(limit) {
-		now = limit
-		if err := l.recount(now); err != nil {
+// Ensure sees to it, after a crash, that entries, which the journal knows, are
+// remembered with these times or later ones, and that no damage is left. What had
+// to be mended is durable then. Doing it again changes nothing.
+func (l *Log) Ensure(entries []Entry) error {
+	var missing []Entry
+	for _, e := range entries {
+		if err := e.check(); err != nil {
 			return err
 		}
+		if at, known := l.keys[l.hash(e.Key)]; !known || at < e.At.Unix() {
+			missing = append(missing, e)
+		}
 	}
-	if !l.worth() {
+	if len(missing) == 0 && !l.damaged {
 		return nil
 	}
-	ids := map[uint64]struct{}{}
-	var size int64
-	lines := 0
-	err := durable.WriteFunc(l.path, 0o600, func(w io.Writer) error {
+	return l.rewrite(time.Time{}, missing)
+}
+
+// Sync makes durable what was appended.
+func (l *Log) Sync() error {
+	if l.lines == 0 {
+		return nil
+	}
+	f, err := l.fsys.OpenFile(l.path, os.O_RDONLY, 0)
+	if err == nil {
+		err = errors.Join(f.Datasync(), f.Close())
+	}
+	if err != nil {
+		return fmt.Errorf("sync log of keys: %w", err)
+	}
+	return nil
+}
+
+// believed is the time as far as the clock is believed.
+func (l *Log) believed(now time.Time) time.Time {
+	if limit := l.newest.Add(leap); now.After(limit) {
+		return limit
+	}
+	return now
+}
+
+func (l *Log) over(at int64, now time.Time) bool { return now.Sub(time.Unix(at, 0)) > l.keep }
+
+// compactIfWorth drops the lines that are over, or of a key that has a newer one,
+// when they are many and at least half.
+func (l *Log) compactIfWorth(now time.Time) error {
+	now = l.believed(now)
+	l.fresh = 0
+	idle := l.lines
+	for _, at := range l.keys {
+		if !l.over(at, now) {
+			idle--
+		}
+	}
+	if idle < compactAfter || idle*2 < l.lines {
+		return nil
+	}
+	return l.rewrite(now, nil)
+}
+
+// rewrite replaces the file by one with the entries that count at the time now,
+// and more, durably.
+func (l *Log) rewrite(now time.Time, more []Entry) error {
+	next := &Log{fsys: l.fsys, path: l.path, keep: l.keep, seed: l.seed, keys: map[uint64]int64{}}
+	err := vfs.ReplaceFunc(l.fsys, l.path, 0o600, func(w io.Writer) error {
 		bw := bufio.NewWriter(w)
-		err := l.Each(func(e Entry) bool {
-			if now.Sub(e.At) <= Keep {
-				n, _ := bw.WriteString(e.line()) // its error stays for Flush
-				ids[l.hash(e.ID)] = struct{}{}
-				size += int64(n)
-				lines++
+		put := func(e Entry) bool {
+			if at, twice := next.keys[l.hash(e.Key)]; twice && at >= e.At.Unix() {
+				return true
 			}
+			n, _ := bw.WriteString(e.line()) // its error stays for Flush
+			next.size += int64(n)
+			next.lines++
+			next.learn(e)
 			return true
+		}
+		err := l.Each(func(e Entry) bool {
+			newer := e.At.Unix() < l.keys[l.hash(e.Key)]
+			return newer || l.over(e.At.Unix(), now) || put(e)
 		})
+		for _, e := range more {
+			put(e)
+		}
 		return errors.Join(err, bw.Flush())
 	})
 	if err != nil {
-		return fmt.Errorf("compact delivery log: %w", err)
+		return fmt.Errorf("rewrite log of keys: %w", err)
 	}
-	l.ids, l.size, l.lines, l.expired = ids, size, lines, 0
+	*l = *next
 	return nil
 }

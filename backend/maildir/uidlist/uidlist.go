@@ -4,117 +4,111 @@
 //	3 V<uidvalidity> N<next uid> G<folder guid>
 //	<uid> [<letter><value> …]:<base of the file name>
 //
-// New UIDs are appended and synced before Add returns, so that a UID that was
-// told to a client survives a crash. A line that a crash left torn was never
-// told; it is cut off before the next append. A UID is never given twice: the
-// next one is over the header's N and over the last line's. Lines of files that
-// are gone stay, as stale ones, until the file is rewritten whole.
+// A UID is never given twice: the next one is over the header's N and over the
+// last line's. Lines of files that are gone stay, as stale ones, until the file
+// is rewritten whole. What Dovecot wrote, fields unknown here included, is kept.
+//
+// # What survives a crash
+//
+// Rewrite, Create and Ensure are durable when they return. Add only appends: what
+// it gave is durable by the caller's journal, which has it before Add is called,
+// or by Sync. A crash may take any of the lines appended since, or leave zeros in
+// their place, and keep later ones. Load then takes the lines before the first
+// damaged one; the caller hands those that its journal knows to Ensure before
+// anything else happens. Without a journal that covers all that was appended
+// since the last Sync, a List that Salvaged is to be given up: UIDs that were
+// told may be missing, and the next to be given among them.
 //
 // A List is not safe for concurrent use; the folder's owner serialises it. It
-// keeps no file open.
+// keeps no file open, and holds no entries: only the bases of stale lines.
 package uidlist
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
-	"waypost/internal/durable"
+	"waypost/internal/vfs"
 )
 
 // FileName is the name of the file in its folder.
 const FileName = "dovecot-uidlist"
 
-// maxNext leaves room to notice in time that the UIDs are used up.
-const maxNext = math.MaxUint32 - 1<<20
+// tidyAfter is how many stale lines are left alone, beside a part of the others
+// (Untidy).
+const tidyAfter = 256
 
-// tidyAfter is how many stale lines are left alone.
-const tidyAfter = 128
-
-// ErrCorrupt: the file cannot be believed; its UIDVALIDITY must not be used
-// again.
+// ErrCorrupt: the file cannot be believed, or its UIDs are used up; its
+// UIDVALIDITY must not be used again.
 var ErrCorrupt = errors.New("corrupt uidlist")
 
-// Entry is one line.
-type Entry struct {
-	UID uint32
-	// Fields are the line's extension fields, as they stand there, separated by
-	// one space: "W123 Pabc". They are kept.
-	Fields string
-	// Base is the file name up to its flags.
-	Base string
-}
-
-// Field gives the value of the extension field with the letter key.
-func (e Entry) Field(key byte) (value string, ok bool) {
-	for f := range strings.FieldsSeq(e.Fields) {
-		if f[0] == key {
-			return f[1:], true
-		}
-	}
-	return "", false
-}
-
-// Header is the first line.
-type Header struct {
-	// Validity is the folder's UIDVALIDITY, Next its UIDNEXT.
-	Validity, Next uint32
-	// GUID is the folder's, 32 hexadecimal digits; may be empty.
-	GUID string
-	// Other holds header fields that this package does not know.
-	Other []string
-}
+// ErrBadEntry: an entry that cannot be written, such as one with a line feed in
+// the name, or a UID that is below the next.
+var ErrBadEntry = errors.New("not possible in a uidlist")
 
 // List is a folder's uidlist.
 type List struct {
+	fsys   vfs.FS
 	path   string
 	header Header
-	// size is how much of the file is whole lines; id and stamp tell whether
-	// the file is still the one this List knows.
-	size  int64
-	id    uint64
-	stamp int64
-	// whole is the length of the file, a torn end included.
-	whole int64
+	// size is how much of the file counts; seen tells whether the file is still
+	// the one this List knows.
+	size int64
+	seen stamp
 	// lines counts all lines of the file, stale those of files that are gone.
 	lines, stale int
 	// gone has the bases of stale lines: a file that comes back under
 	// such a name gets a new UID, and the old line must leave the file.
 	gone map[string]bool
-	// doubtful: the last append failed, the end of the file is unknown.
-	doubtful bool
+	// doubtful: the end of the file is damaged, or the last append failed; the
+	// next write makes a new file.
+	doubtful, salvaged bool
 }
 
-// Create writes a new list, replacing what is there. next is its first UID.
-func Create(folder string, h Header) (*List, error) {
-	l := &List{path: filepath.Join(folder, FileName), header: h, gone: map[string]bool{}}
+// stamp identifies a state of a file.
+type stamp struct {
+	inode          uint64
+	size, modified int64
+}
+
+func stampOf(info fs.FileInfo) stamp {
+	s := stamp{size: info.Size(), modified: info.ModTime().UnixNano()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		s.inode = st.Ino
+	}
+	return s
+}
+
+// Create writes a new list, replacing what is there, durably. h.Next is its
+// first UID.
+func Create(fsys vfs.FS, folder string, h Header) (*List, error) {
+	l := newList(fsys, folder)
+	l.header = h
 	if l.header.Next == 0 {
 		l.header.Next = 1
 	}
 	return l, l.Rewrite(nil)
 }
 
+func newList(fsys vfs.FS, folder string) *List {
+	return &List{fsys: fsys, path: filepath.Join(folder, FileName), gone: map[string]bool{}}
+}
+
 // Load reads the list of folder: its entries in the order of UIDs. Where two
 // lines name one file the last one counts. The error is fs.ErrNotExist, or
 // ErrCorrupt with a List that still tells the Header as far as it was legible.
-func Load(folder string) (*List, []Entry, error) {
-	l := &List{path: filepath.Join(folder, FileName), gone: map[string]bool{}}
-	f, err := os.Open(l.path)
+func Load(fsys vfs.FS, folder string) (*List, []Entry, error) {
+	l := newList(fsys, folder)
+	f, err := fsys.OpenFile(l.path, os.O_RDONLY, 0)
 	if err != nil {
 		return nil, nil, fmt.Errorf("load uidlist: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // it was only read
 	info, err := f.Stat()
 	if err != nil {
 		return nil, nil, fmt.Errorf("load uidlist: %w", err)
@@ -124,204 +118,24 @@ func Load(folder string) (*List, []Entry, error) {
 	if err != nil {
 		return l, nil, fmt.Errorf("load %s: %w", l.path, err)
 	}
-	l.size, l.lines = parsed.Size, parsed.Lines
-	l.saw(info)
+	l.size, l.lines, l.seen = parsed.Size, parsed.Lines, stampOf(info)
 	l.stale = parsed.Lines - len(parsed.Entries)
-	if info.Size() != l.size {
-		l.doubtful = true
-	}
+	l.salvaged = parsed.Salvaged
+	l.doubtful = parsed.Salvaged || info.Size() != l.size
 	return l, parsed.Entries, nil
-}
-
-// saw remembers which file it is.
-func (l *List) saw(info fs.FileInfo) {
-	l.id, l.stamp, l.whole = inode(info), info.ModTime().UnixNano(), info.Size()
-}
-
-func inode(info fs.FileInfo) uint64 {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok {
-		return st.Ino
-	}
-	return 0
-}
-
-// Parsed is what Parse found.
-type Parsed struct {
-	Header  Header
-	Entries []Entry
-	// Size is the number of bytes up to the end of the last whole line, Lines
-	// how many lines with UIDs there are.
-	Size  int64
-	Lines int
-}
-
-// Parse reads a whole file. A torn end is left out; anything else that is wrong
-// is ErrCorrupt, with as much of the Header as could be read.
-func Parse(r io.Reader) (Parsed, error) {
-	var p Parsed
-	br := bufio.NewReaderSize(r, 32<<10)
-	line, err := readLine(br)
-	if err != nil {
-		return p, errors.Join(ErrCorrupt, notEOF(err))
-	}
-	if err := p.Header.parse(line); err != nil {
-		return p, err
-	}
-	p.Size = int64(len(line)) + 1
-	at := map[string]int{}
-	last := uint32(0)
-	for {
-		line, err := readLine(br)
-		if err != nil {
-			if err := notEOF(err); err != nil {
-				return p, fmt.Errorf("read uidlist: %w", err)
-			}
-			break
-		}
-		e, ok := parseLine(line)
-		if !ok && strings.Contains(line, "\x00") && onlyZeros(line, br) {
-			break // blocks that a power failure left unwritten: torn as well
-		}
-		if !ok || e.UID <= last {
-			return p, fmt.Errorf("line %q: %w", line, ErrCorrupt)
-		}
-		last = e.UID
-		if old, twice := at[e.Base]; twice {
-			p.Entries[old].Base = ""
-		}
-		at[e.Base] = len(p.Entries)
-		p.Entries = append(p.Entries, e)
-		p.Lines++
-		p.Size += int64(len(line)) + 1
-	}
-	p.Entries = withoutEmpty(p.Entries, len(at))
-	if last >= p.Header.Next {
-		p.Header.Next = last + 1
-	}
-	if p.Header.Next == 0 || p.Header.Next > maxNext {
-		return p, fmt.Errorf("next UID %d: %w", p.Header.Next, ErrCorrupt)
-	}
-	return p, nil
-}
-
-// onlyZeros tells whether nothing legible follows: no line feed in what is left.
-func onlyZeros(line string, br *bufio.Reader) bool {
-	_, err := readLine(br)
-	return err != nil && strings.Trim(line, "\x00") == ""
-}
-
-func withoutEmpty(entries []Entry, want int) []Entry {
-	if len(entries) == want {
-		return entries
-	}
-	kept := entries[:0]
-	for _, e := range entries {
-		if e.Base != "" {
-			kept = append(kept, e)
-		}
-	}
-	return kept
-}
-
-func notEOF(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
-	}
-	return err
-}
-
-// readLine gives a line without its end; io.EOF for one that has none.
-func readLine(br *bufio.Reader) (string, error) {
-	line, err := br.ReadSlice('\n')
-	if err == nil {
-		return string(line[:len(line)-1]), nil
-	}
-	if !errors.Is(err, bufio.ErrBufferFull) {
-		return "", err
-	}
-	// 32 KiB without a line feed: no file name is that long.
-	return "", fmt.Errorf("line too long: %w", ErrCorrupt)
-}
-
-func (h *Header) parse(line string) error {
-	version, rest, _ := strings.Cut(line, " ")
-	if version != "3" {
-		return fmt.Errorf("header %q: %w", line, ErrCorrupt)
-	}
-	for f := range strings.FieldsSeq(rest) {
-		var err error
-		switch f[0] {
-		case 'V':
-			h.Validity, err = number(f[1:])
-		case 'N':
-			h.Next, err = number(f[1:])
-		case 'G':
-			h.GUID = f[1:]
-		default:
-			h.Other = append(h.Other, f)
-		}
-		if err != nil {
-			return fmt.Errorf("header %q: %w", line, ErrCorrupt)
-		}
-	}
-	if h.Validity == 0 || h.Next == 0 {
-		return fmt.Errorf("header %q: %w", line, ErrCorrupt)
-	}
-	return nil
-}
-
-func (h *Header) line() []byte {
-	b := fmt.Appendf(nil, "3 V%d N%d", h.Validity, h.Next)
-	if h.GUID != "" {
-		b = append(b, " G"+h.GUID...)
-	}
-	for _, f := range h.Other {
-		b = append(append(b, ' '), f...)
-	}
-	return append(b, '\n')
-}
-
-func number(s string) (uint32, error) {
-	n, err := strconv.ParseUint(s, 10, 32)
-	return uint32(n), err
-}
-
-func parseLine(line string) (Entry, bool) {
-	front, base, found := strings.Cut(line, ":")
-	digits, fields, spaced := strings.Cut(front, " ")
-	uid, err := number(digits)
-	if !found || !spaced || err != nil || uid == 0 {
-		return Entry{}, false
-	}
-	// Old versions of Dovecot wrote the flags as well.
-	base, _, _ = strings.Cut(base, ":")
-	if base == "" || strings.ContainsAny(base, "\x00/") || strings.ContainsAny(fields, "\x00") {
-		return Entry{}, false
-	}
-	return Entry{UID: uid, Fields: strings.TrimSpace(fields), Base: base}, true
-}
-
-func (e Entry) appendLine(b []byte) []byte {
-	b = strconv.AppendUint(b, uint64(e.UID), 10)
-	b = append(b, ' ')
-	if e.Fields != "" {
-		b = append(append(b, e.Fields...), ' ')
-	}
-	b = append(b, ':')
-	b = append(b, e.Base...)
-	return append(b, '\n')
 }
 
 // Header gives the header with the UIDNEXT as it is now.
 func (l *List) Header() Header { return l.header }
 
+// Salvaged tells whether Load has left out lines that a crash has damaged, and
+// the file was not rewritten since.
+func (l *List) Salvaged() bool { return l.salvaged }
+
 // Intact tells whether the file is still as this List left it.
 func (l *List) Intact() bool {
-	info, err := os.Stat(l.path)
-	if err != nil {
-		return false
-	}
-	return inode(info) == l.id && info.ModTime().UnixNano() == l.stamp && info.Size() == l.whole
+	info, err := l.fsys.Lstat(l.path)
+	return err == nil && stampOf(info) == l.seen
 }
 
 // Forget says that the file with that base has left the folder.
@@ -332,35 +146,46 @@ func (l *List) Forget(base string) {
 	}
 }
 
-// Untidy tells whether it is time for a Rewrite.
-func (l *List) Untidy() bool { return l.doubtful || l.stale > tidyAfter && l.stale*2 > l.lines }
+// Untidy tells whether it is time for a Rewrite: so rarely that its cost, spread
+// over the lines that became stale, does not depend on the size of the list.
+func (l *List) Untidy() bool {
+	return l.doubtful || l.stale > tidyAfter+(l.lines-l.stale)/4
+}
 
-// Add gives each of fresh the next UID, writes it into fresh, and makes that
-// durable. live yields the entries that the folder has now; it is called when
-// the file must be written whole. With an error nothing has been given; if the
-// List is not Intact then, it is not known which file a crash would leave.
+// Add appends fresh. Entries without a UID are given the next, which is written
+// into fresh; one that has a UID, as when the journal has it already, keeps it,
+// and the error is ErrBadEntry if that is not above all before it. live gives the
+// entries that the folder has now; it is called when the file must be written
+// whole. What Add appends is durable by the caller's journal or Sync. With an
+// error nothing has been given; if the List is not Intact then, it is not known
+// which file a crash would leave.
 func (l *List) Add(fresh []Entry, live func() []Entry) error {
 	if len(fresh) == 0 {
 		return nil
 	}
-	if l.header.Next > maxNext || len(fresh) > maxNext {
-		return fmt.Errorf("add to %s: UIDs used up: %w", l.path, ErrCorrupt)
-	}
-	next, whole := l.header.Next, l.doubtful
-	for i := range fresh {
-		fresh[i].UID = next
-		next++
-		whole = whole || l.gone[fresh[i].Base]
+	given, next, whole := make([]Entry, len(fresh)), l.header.Next, l.doubtful
+	for i, e := range fresh {
+		if next > maxNext {
+			return fmt.Errorf("add to %s: UIDs used up: %w", l.path, ErrCorrupt)
+		}
+		if e.UID == 0 {
+			e.UID = next
+		}
+		if e.UID < next || e.UID >= maxNext || !e.legible() {
+			return fmt.Errorf("add UID %d, %.300q to %s: %w", e.UID, e.Base, l.path, ErrBadEntry)
+		}
+		given[i], next = e, e.UID+1
+		whole = whole || l.gone[e.Base]
 	}
 	if whole {
-		return l.rewrite(append(live(), fresh...), next)
-	}
-	if err := l.append(fresh); err != nil {
+		if err := l.rewrite(append(live(), given...), next); err != nil {
+			return err
+		}
+	} else if err := l.append(given, next); err != nil {
 		l.doubt()
 		return fmt.Errorf("add to uidlist: %w", err)
 	}
-	l.header.Next = next
-	l.lines += len(fresh)
+	copy(fresh, given)
 	return nil
 }
 
@@ -368,59 +193,80 @@ func (l *List) Add(fresh []Entry, live func() []Entry) error {
 // is not known: the next Add writes a new file.
 func (l *List) doubt() {
 	l.doubtful = true
-	if info, err := os.Stat(l.path); err == nil && inode(info) == l.id {
-		l.saw(info)
+	if info, err := l.fsys.Lstat(l.path); err == nil && stampOf(info).inode == l.seen.inode {
+		l.seen = stampOf(info)
 	}
 }
 
-func (l *List) append(fresh []Entry) (err error) {
-	f, err := os.OpenFile(l.path, os.O_WRONLY, 0)
+func (l *List) append(fresh []Entry, next uint32) error {
+	f, err := l.fsys.OpenFile(l.path, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	var b []byte
+	b := make([]byte, 0, 128*len(fresh))
 	for _, e := range fresh {
 		b = e.appendLine(b)
 	}
-	if _, err := f.WriteAt(b, l.size); err != nil {
-		return errors.Join(err, f.Truncate(l.size))
-	}
-	if err := unix.Fdatasync(int(f.Fd())); err != nil {
-		return err
-	}
-	info, err := f.Stat()
-	if err != nil {
+	info, err := l.writeEnd(f, b)
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	l.size += int64(len(b))
-	l.saw(info)
+	l.seen, l.header.Next = stampOf(info), next
+	l.lines += len(fresh)
 	return nil
 }
 
-// Rewrite replaces the file by one with live only, in the order of UIDs.
+// writeEnd writes b behind what counts, or leaves nothing.
+func (l *List) writeEnd(f vfs.File, b []byte) (fs.FileInfo, error) {
+	if _, err := f.WriteAt(b, l.size); err != nil {
+		return nil, errors.Join(err, f.Truncate(l.size))
+	}
+	return f.Stat()
+}
+
+// Sync makes durable what was added.
+func (l *List) Sync() error {
+	f, err := l.fsys.OpenFile(l.path, os.O_RDONLY, 0)
+	if err != nil {
+		return fmt.Errorf("sync uidlist: %w", err)
+	}
+	if err := errors.Join(f.Datasync(), f.Close()); err != nil {
+		return fmt.Errorf("sync uidlist: %w", err)
+	}
+	return nil
+}
+
+// Rewrite replaces the file by one with live only, in the order of UIDs,
+// durably.
 func (l *List) Rewrite(live []Entry) error { return l.rewrite(live, l.header.Next) }
 
 func (l *List) rewrite(live []Entry, next uint32) error {
 	h := l.header
 	h.Next = next
-	var b bytes.Buffer
-	b.Write(h.line())
-	for _, e := range live {
-		b.Write(e.appendLine(b.AvailableBuffer()))
-	}
-	size := int64(b.Len())
-	if err := durable.WriteFile(l.path, b.Bytes(), 0o600); err != nil {
+	size := int64(0)
+	err := vfs.ReplaceFunc(l.fsys, l.path, 0o600, func(w io.Writer) error {
+		var b bytes.Buffer
+		b.Write(h.line())
+		for _, e := range live {
+			b.Write(e.appendLine(b.AvailableBuffer()))
+		}
+		size = int64(b.Len())
+		_, err := w.Write(b.Bytes())
+		return err
+	})
+	if err != nil {
 		l.doubt()
 		return fmt.Errorf("rewrite uidlist: %w", err)
 	}
-	info, err := os.Stat(l.path)
+	info, err := l.fsys.Lstat(l.path)
 	if err != nil {
+		l.doubtful = true
 		return fmt.Errorf("rewrite uidlist: %w", err)
 	}
 	l.header, l.size, l.lines, l.stale = h, size, len(live), 0
-	l.saw(info)
-	l.doubtful = false
+	l.seen = stampOf(info)
+	l.doubtful, l.salvaged = false, false
 	clear(l.gone)
 	return nil
 }

@@ -2,12 +2,16 @@ package uidlist
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
+
+	"waypost/internal/vfs"
 )
 
 func TestParse(t *testing.T) {
@@ -20,6 +24,14 @@ func TestParse(t *testing.T) {
 	}{
 		{name: "ordinary", file: "3 V7 N5 Gabc Xfoo\n1 :a\n3 W10 Puidl S9 :b,S=1\n", next: 5,
 			want: []Entry{{1, "", "a"}, {3, "W10 Puidl S9", "b,S=1"}}},
+		{name: "hole", file: "3 V7 N1\n1 :a\n\x00\x00\x00\x00\x00\n3 :c\n", next: 4, torn: 11, want: []Entry{{1, "", "a"}}},
+		{name: "hole in a line", file: "3 V7 N1\n1 :a\n2 :b\x00b\n9 :c\n4 :", next: 10, torn: 15, want: []Entry{{1, "", "a"}}},
+		{name: "hole over lines", file: "3 V7 N1\n1 :a\n2 \x00\x00 :c\n", next: 2, torn: 8, want: []Entry{{1, "", "a"}}},
+		{name: "large hole", file: "3 V7 N1\n1 :a\n" + strings.Repeat("\x00", 3*maxLine) + "\n7 :c\n", next: 8, torn: 3*maxLine + 6,
+			want: []Entry{{1, "", "a"}}},
+		{name: "used up behind a hole", file: "3 V7 N1\n\x00\n4294967290 :a\n", corrupt: true},
+		{name: "long line", file: "3 V7 N1\n1 :" + strings.Repeat("a", maxLine) + "\n", corrupt: true},
+		{name: "hole in the header", file: "3 V7\x00N1\n1 :a\n", corrupt: true},
 		{name: "next below the last", file: "3 V7 N2\n4 :a\n", next: 5, want: []Entry{{4, "", "a"}}},
 		{name: "torn end", file: "3 V7 N1\n1 :a\n2 :bcd", next: 2, torn: 6, want: []Entry{{1, "", "a"}}},
 		{name: "zeros at the end", file: "3 V7 N1\n1 :a\n\x00\x00\x00\n", next: 2, torn: 4, want: []Entry{{1, "", "a"}}},
@@ -50,10 +62,10 @@ func TestParse(t *testing.T) {
 
 func TestAddSurvives(t *testing.T) {
 	dir := t.TempDir()
-	if _, _, err := Load(dir); !errors.Is(err, fs.ErrNotExist) {
+	if _, _, err := Load(vfs.OS, dir); !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
-	l, err := Create(dir, Header{Validity: 9, GUID: "00ff", Other: []string{"Zz"}})
+	l, err := Create(vfs.OS, dir, Header{Validity: 9, GUID: "00ff", Other: []string{"Zz"}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,7 +74,7 @@ func TestAddSurvives(t *testing.T) {
 		t.Fatal(err)
 	}
 	tear(t, dir, "3 :to")
-	l, got, err := Load(dir)
+	l, got, err := Load(vfs.OS, dir)
 	if err != nil || !reflect.DeepEqual(got, []Entry{{1, "P1", "a"}, {2, "", "b"}}) || l.Header().Next != 3 {
 		t.Fatalf("%+v %v", got, err)
 	}
@@ -84,48 +96,98 @@ func TestAddSurvives(t *testing.T) {
 	}
 }
 
+// failing is a file system of which the next so many opens fail.
+type failing struct {
+	vfs.FS
+	opens int
+}
+
+func (f *failing) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error) {
+	if f.opens > 0 {
+		f.opens--
+		return nil, syscall.EIO
+	}
+	return f.FS.OpenFile(name, flag, perm)
+}
+
 func TestFailedAddGivesNothing(t *testing.T) {
-	dir := t.TempDir()
-	l, err := Create(dir, Header{Validity: 9})
+	dir, fsys := t.TempDir(), &failing{FS: vfs.OS}
+	l, err := Create(fsys, dir, Header{Validity: 9})
 	if err != nil {
 		t.Fatal(err)
 	}
-	good := l.path
-	l.path = filepath.Join(dir, "none", FileName)
-	if err := l.Add([]Entry{{Base: "a"}}, nil); err == nil {
-		t.Fatal("no error")
+	fsys.opens = 1
+	fresh := []Entry{{Base: "a"}}
+	if err := l.Add(fresh, nil); !errors.Is(err, syscall.EIO) || fresh[0].UID != 0 {
+		t.Fatal(fresh, err)
 	}
-	l.path = good
+	if !l.Intact() || !l.Untidy() {
+		t.Fatal("not as it was, or not to be rewritten")
+	}
 	tear(t, dir, "1 :a\n") // what the failed append may have left
-	fresh := []Entry{{Base: "b"}}
+	fresh[0].Base = "b"
 	if err := l.Add(fresh, func() []Entry { return nil }); err != nil || fresh[0].UID != 1 {
 		t.Fatal(fresh, err)
 	}
-	if _, got, err := Load(dir); err != nil || !reflect.DeepEqual(got, fresh) {
+	if err := l.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	if _, got, err := Load(vfs.OS, dir); err != nil || !reflect.DeepEqual(got, fresh) {
 		t.Fatal(got, err)
 	}
 }
 
-func TestTidy(t *testing.T) {
-	l, err := Create(t.TempDir(), Header{Validity: 9})
+func TestAddTakesGivenUIDs(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Create(vfs.OS, dir, Header{Validity: 9, Next: 5})
 	if err != nil {
 		t.Fatal(err)
 	}
-	many := make([]Entry, 2*tidyAfter)
+	fresh := []Entry{{Base: "a"}, {UID: 8, Base: "b"}, {Base: "c"}}
+	if err := l.Add(fresh, nil); err != nil || fresh[0].UID != 5 || fresh[1].UID != 8 || fresh[2].UID != 9 || l.Header().Next != 10 {
+		t.Fatal(fresh, err)
+	}
+	for _, bad := range []Entry{{UID: 9, Base: "d"}, {Base: ""}, {Base: "x\ny"}, {Base: "x:y"}, {Base: "x", Fields: "a\x00"}, {UID: maxNext, Base: "e"}} {
+		if err := l.Add([]Entry{{Base: "good"}, bad}, nil); !errors.Is(err, ErrBadEntry) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	if _, got, err := Load(vfs.OS, dir); err != nil || !reflect.DeepEqual(got, fresh) {
+		t.Fatal(got, err)
+	}
+	if l, err = Create(vfs.OS, dir, Header{Validity: 9, Next: maxNext - 1}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Add([]Entry{{Base: "last"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Add([]Entry{{Base: "more"}}, nil); !errors.Is(err, ErrBadEntry) && !errors.Is(err, ErrCorrupt) {
+		t.Fatal(err)
+	}
+}
+
+func TestTidy(t *testing.T) {
+	l, err := Create(vfs.OS, t.TempDir(), Header{Validity: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 1000
+	many := make([]Entry, n)
 	for i := range many {
-		many[i].Base = strings.Repeat("x", i+1)
+		many[i].Base = fmt.Sprint("x", i)
 	}
 	if err := l.Add(many, nil); err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range many[:tidyAfter+1] {
-		l.Forget(e.Base)
-		l.Forget(e.Base)
+	forgotten := 0
+	for ; !l.Untidy(); forgotten++ {
+		l.Forget(many[forgotten].Base)
+		l.Forget(many[forgotten].Base)
 	}
-	if !l.Untidy() {
-		t.Fatal("not untidy")
+	if forgotten <= tidyAfter+(n-forgotten)/4-1 || forgotten > tidyAfter+n/4 {
+		t.Errorf("untidy after %d", forgotten)
 	}
-	if err := l.Rewrite(many[tidyAfter+1:]); err != nil || l.Untidy() || l.Header().Next != 2*tidyAfter+1 {
+	if err := l.Rewrite(many[forgotten:]); err != nil || l.Untidy() || l.Header().Next != n+1 {
 		t.Fatal(err, l.Header())
 	}
 }

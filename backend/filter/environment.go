@@ -1,0 +1,96 @@
+package filter
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"waypost/backend/mailbox"
+	"waypost/backend/scripts"
+	"waypost/backend/sieve"
+	"waypost/director"
+)
+
+func (r *run) environment() *sieve.Environment {
+	return &sieve.Environment{
+		From: r.in.From, To: r.in.To, Addresses: r.addresses(), Now: r.o.Now(),
+		Domain: r.user.Domain(), Host: r.o.Hostname, Name: "Waypost",
+		MailboxExists: r.exists, SpecialUse: r.specialUse, Remembered: r.remembered,
+		Include: r.include, Spam: r.o.Spam, Virus: r.o.Virus,
+	}
+}
+
+// addresses are the user's own: the name, and what the message was sent to.
+func (r *run) addresses() []string {
+	list := []string{string(r.user)}
+	if to, _ := director.SplitSubaddress(r.in.To); to != list[0] && to != "" {
+		list = append(list, to)
+	}
+	return list
+}
+
+func (r *run) remembered(_ context.Context, key string) (bool, error) {
+	is, err := r.in.Box.Remembers(key)
+	return is, r.ours(err)
+}
+
+func (r *run) exists(_ context.Context, name string) (bool, error) {
+	_, err := r.in.Box.Folder(name)
+	if errors.Is(err, mailbox.ErrNoFolder) || errors.Is(err, mailbox.ErrBadName) {
+		return false, nil
+	}
+	return err == nil, r.ours(err)
+}
+
+// usualNames are the folders that clients make for a special use (RFC 6154).
+var usualNames = map[string][]string{
+	`\archive`: {"Archive", "Archives"},
+	`\drafts`:  {"Drafts"},
+	`\junk`:    {"Junk", "Spam", "Junk E-mail"},
+	`\sent`:    {"Sent", "Sent Messages", "Sent Items"},
+	`\trash`:   {"Trash", "Deleted Messages", "Deleted Items"},
+}
+
+func (r *run) specialUse(ctx context.Context, use string) (string, bool, error) {
+	for _, name := range usualNames[strings.ToLower(use)] {
+		if is, err := r.exists(ctx, name); is || err != nil {
+			return name, is, err
+		}
+	}
+	return "", false, nil
+}
+
+// include gives a script for include (RFC 6609, Section 3.2).
+func (r *run) include(_ context.Context, where sieve.IncludeLocation, name string) (*sieve.Script, error) {
+	src, err := r.included(where, name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, scripts.ErrBadName):
+		return nil, err // the script's own fault
+	case err != nil:
+		return nil, r.ours(err)
+	}
+	if where == sieve.IncludeGlobal {
+		name = siteName(name)
+	}
+	c := r.cache.compile(name, src, sha256.Sum256(src))
+	return c.script, c.err
+}
+
+func (r *run) included(where sieve.IncludeLocation, name string) ([]byte, error) {
+	switch {
+	case where == sieve.IncludePersonal:
+		src, err := r.o.Scripts.Script(r.in.Box, name)
+		if errors.Is(err, scripts.ErrNonexistent) {
+			err = fmt.Errorf("%w: %w", fs.ErrNotExist, err)
+		}
+		return src, err
+	case r.o.Global == "" || !sieve.ValidScriptName(name):
+		return nil, fs.ErrNotExist
+	}
+	return os.ReadFile(filepath.Join(r.o.Global, name+".sieve"))
+}

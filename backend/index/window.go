@@ -1,0 +1,87 @@
+package index
+
+import (
+	"errors"
+	"io"
+)
+
+const (
+	// windowSize is read when the next record is near the last ones, strayRead
+	// when it is not.
+	windowSize = 16 << 10
+	strayRead  = 4 << 10
+	nearby     = 64 << 10
+)
+
+// window is a part of the file in memory. Records never change once they are
+// written, and it ends where they ended when it was read.
+type window struct {
+	buf  []byte
+	from int64
+}
+
+// record gives the valid message record at a place, until the next read; errRecord
+// if there is none.
+func (x *Index) record(at int64) ([]byte, error) {
+	head, err := x.bytes(at, recordHead)
+	if err != nil {
+		return nil, err
+	}
+	n := sizeOf(head)
+	if n < recordHead || n > maxRecord || head[8] != kindMessage {
+		return nil, errRecord
+	}
+	record, err := x.bytes(at, int(n))
+	if err != nil {
+		return nil, err
+	}
+	if !x.ident.valid(record) {
+		return nil, errRecord
+	}
+	return record, nil
+}
+
+// bytes gives n bytes of the file.
+func (x *Index) bytes(at int64, n int) ([]byte, error) {
+	if at+int64(n) > x.end {
+		return nil, errRecord
+	}
+	w := &x.window
+	if off := at - w.from; off >= 0 && off+int64(n) <= int64(len(w.buf)) {
+		return w.buf[off : off+int64(n)], nil
+	}
+	if n > windowSize {
+		big := make([]byte, n)
+		_, err := x.file.ReadAt(big, at)
+		return big, ended(err)
+	}
+	from, size := at, max(n, strayRead)
+	if last := w.from + int64(len(w.buf)); len(w.buf) > 0 && at > w.from-nearby && at < last+nearby {
+		size = windowSize
+		if at < w.from {
+			// Backwards: what is before it comes next.
+			from = max(recordsStart, at+strayRead-windowSize)
+		}
+	}
+	if w.buf == nil {
+		w.buf = make([]byte, 0, windowSize)
+	}
+	if from+int64(size) < at+int64(n) {
+		from = at
+	}
+	w.buf, w.from = w.buf[:min(int64(size), x.end-from)], from
+	if _, err := x.file.ReadAt(w.buf, from); err != nil {
+		w.buf = w.buf[:0]
+		return nil, ended(err)
+	}
+	return w.buf[at-from : at-from+int64(n)], nil
+}
+
+// ended makes the end of the file, where there should be a record, a damaged one.
+// Other errors of the disk may pass.
+func ended(err error) error {
+	if errors.Is(err, io.EOF) {
+		return errRecord
+	}
+	return err
+}

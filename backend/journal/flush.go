@@ -1,0 +1,95 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+)
+
+// chain holds the tickets of one user that no checkpoint has passed and that have
+// touched anything, in their order.
+type chain struct{ first, last *Ticket }
+
+// chain appends a ticket to its user's. It has mu held.
+func (j *Journal) chain(t *Ticket) {
+	c := j.users[t.user]
+	if c == nil {
+		j.users[t.user] = &chain{t, t}
+		return
+	}
+	c.last.next = t
+	c.last = t
+}
+
+// unchain takes a ticket, the oldest of all, from its user's. It has mu held.
+func (j *Journal) unchain(t *Ticket) {
+	c := j.users[t.user]
+	if c == nil || c.first != t {
+		return
+	}
+	c.first = t.next
+	if c.first == nil {
+		delete(j.users, t.user)
+	}
+}
+
+// Flush makes durable what all records of a user since the last checkpoint have
+// touched, path by path, so that none of them is needed any more: they may still be
+// replayed after a crash. The caller holds the user's lock, and all of the
+// records are applied. A path that does not exist is none of its business: it was
+// renamed or removed, and its successor is touched, too. After an error nothing is
+// known; if a flush itself failed so has the journal.
+func (j *Journal) Flush(user string) error {
+	if err := j.Err(); err != nil {
+		return err
+	}
+	for _, path := range j.touched(user) {
+		err := syncPath(j.o, path)
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		err = fmt.Errorf("flush of user %s: %w", user, err)
+		if harmless(err) {
+			return fmt.Errorf("journal: %w", err)
+		}
+		return j.fail(err)
+	}
+	return nil
+}
+
+// touched gives each path once, the first touched first.
+func (j *Journal) touched(user string) []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	c := j.users[user]
+	if c == nil {
+		return nil
+	}
+	var paths []string
+	seen := map[string]bool{}
+	for t := c.first; t != nil; t = t.next {
+		for _, p := range t.touched {
+			if !seen[p] {
+				seen[p] = true
+				paths = append(paths, p)
+			}
+		}
+	}
+	return paths
+}
+
+func syncPath(o Options, path string) error {
+	info, err := o.FS.Lstat(path)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return o.FS.SyncDir(path)
+	}
+	f, err := o.FS.OpenFile(path, os.O_RDONLY, 0)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

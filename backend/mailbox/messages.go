@@ -1,0 +1,123 @@
+package mailbox
+
+import (
+	"iter"
+	"sort"
+)
+
+// chunkSize is how many messages a chunk has at most. Neighbours that have no
+// more than half as many between them are made one.
+const chunkSize = 256
+
+// Messages is a folder's messages in the order of their UIDs. A value never
+// changes; a changed one (Edit) shares with its predecessor all chunks in which
+// nothing happened, so that an edit, and telling two values apart (Diff), cost
+// little however large the folder is. The zero value is empty.
+type Messages struct{ table []span }
+
+// span is a chunk's line in the table, with all that a search asks for, so that
+// neither a search nor an edit has to look into the chunks it passes.
+type span struct {
+	c *chunk
+	// start is the index of its first message.
+	start int
+	n     int32
+	// last is its last message's UID; in an Editor, no less than that.
+	last UID
+}
+
+// chunk is a run of messages, changed only by the Editor that made it and only
+// before its Done.
+type chunk struct {
+	all   []Message
+	maker *maker
+}
+
+// maker is an identity: that of an Editor between two calls of Done.
+type maker struct{ _ byte }
+
+// NewMessages takes over messages that are in the order of their UIDs.
+func NewMessages(all []Message) Messages {
+	table := make([]span, 0, (len(all)+chunkSize-1)/chunkSize)
+	for start := 0; start < len(all); start += chunkSize {
+		end := min(start+chunkSize, len(all))
+		c := &chunk{all: all[start:end:end]}
+		table = append(table, span{c: c, start: start, n: int32(end - start), last: all[end-1].UID})
+	}
+	return Messages{table}
+}
+
+// Len is how many there are.
+func (m Messages) Len() int {
+	if len(m.table) == 0 {
+		return 0
+	}
+	end := &m.table[len(m.table)-1]
+	return end.start + int(end.n)
+}
+
+// At gives the message with index i, from 0. It panics outside of them, like a
+// slice. What it points to is shared: nobody writes to it.
+func (m Messages) At(i int) *Message {
+	s := &m.table[m.spanOf(i)]
+	return &s.c.all[i-s.start]
+}
+
+// spanOf gives the table's line that has index i, or -1 if i is negative or
+// there is none at all.
+func (m Messages) spanOf(i int) int {
+	return sort.Search(len(m.table), func(s int) bool { return m.table[s].start > i }) - 1
+}
+
+// Find gives the index of the message with that UID, or, if there is none, that
+// of the first one above it, and false.
+func (m Messages) Find(uid UID) (i int, ok bool) {
+	s := search(m.table, uid)
+	if s == len(m.table) {
+		return m.Len(), false
+	}
+	i, ok = m.table[s].c.find(uid)
+	return m.table[s].start + i, ok
+}
+
+// search gives the only line that can have uid, or the table's length.
+func search(table []span, uid UID) int {
+	return sort.Search(len(table), func(s int) bool { return table[s].last >= uid })
+}
+
+func (c *chunk) find(uid UID) (int, bool) {
+	i := sort.Search(len(c.all), func(i int) bool { return c.all[i].UID >= uid })
+	return i, i < len(c.all) && c.all[i].UID == uid
+}
+
+// Get gives the message with that UID, or nil.
+func (m Messages) Get(uid UID) *Message { return get(m.table, uid) }
+
+func get(table []span, uid UID) *Message {
+	s := search(table, uid)
+	if s == len(table) {
+		return nil
+	}
+	i, ok := table[s].c.find(uid)
+	if !ok {
+		return nil
+	}
+	return &table[s].c.all[i]
+}
+
+// From visits the messages from index i on.
+func (m Messages) From(i int) iter.Seq2[int, *Message] {
+	return func(yield func(int, *Message) bool) {
+		for s := max(m.spanOf(i), 0); s < len(m.table); s++ {
+			start, all := m.table[s].start, m.table[s].c.all
+			for k := max(i-start, 0); k < len(all); k++ {
+				if !yield(start+k, &all[k]) {
+					return
+				}
+			}
+		}
+	}
+}
+
+// All visits all messages with their indices.
+func (m Messages) All() iter.Seq2[int, *Message] { return m.From(0) }
