@@ -122,6 +122,7 @@ type Account struct {
 	unsynced map[string]bool
 	// recount: an addition to the quota log failed.
 	recount bool
+	tally   tally
 	limit   mailbox.Limit // as the quota log knows it
 	poll    *poller       // while somebody waits for changes
 }
@@ -221,6 +222,12 @@ func (a *Account) Close() error {
 	a.mu.Unlock()
 	if p != nil {
 		p.stop()
+	}
+	if a.ids != nil {
+		a.ids.Close()
+	}
+	if a.memories != nil {
+		a.memories.Close()
 	}
 	if err = errors.Join(err, a.quota.Close()); err != nil {
 		return fmt.Errorf("close mailbox %s: %w", a.o.Root, err)

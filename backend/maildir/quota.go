@@ -5,12 +5,23 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"time"
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/name"
 	"waypost/backend/quota"
 	"waypost/internal/vfs"
 )
+
+// tally is what was last read of the quota log, with our own changes since. It is
+// believed for tallyAge: others append to the log, too.
+type tally struct {
+	known bool
+	u     mailbox.Usage
+	at    time.Time
+}
+
+const tallyAge = time.Second
 
 // usage is the quota log's sum, counted anew if the log is missing or wrong.
 func (a *Account) usage() (mailbox.Usage, error) {
@@ -19,14 +30,18 @@ func (a *Account) usage() (mailbox.Usage, error) {
 		return a.countAnew()
 	}
 	u, err := a.quota.Usage()
-	if errors.Is(err, quota.ErrMissing) || errors.Is(err, quota.ErrCorrupt) || err == nil && (u.Bytes < 0 || u.Messages < 0) {
+	if errors.Is(err, quota.ErrMissing) || errors.Is(err, quota.ErrCorrupt) || err == nil && !u.Known() {
 		a.o.Log.Info("maildir: counting the quota anew", "root", a.o.Root, "error", err)
 		return a.countAnew()
 	}
+	a.tally = tally{known: err == nil, u: mailbox.Usage(u), at: a.o.Now()}
 	return mailbox.Usage(u), err
 }
 
+// countAnew counts under the lock: changes of the mailbox and their lines in the log
+// are told apart by nothing else. It reads names only.
 func (a *Account) countAnew() (u mailbox.Usage, err error) {
+	a.tally.known = false
 	_, err = a.quota.Recount(func() (quota.Usage, error) {
 		u, err = a.count()
 		return quota.Usage(u), err
@@ -56,6 +71,8 @@ func (a *Account) followLimit() {
 // addUsage logs a change that has been made already; if that fails the next
 // who asks counts anew.
 func (a *Account) addUsage(bytes, messages int64) {
+	a.tally.u.Bytes += bytes
+	a.tally.u.Messages += messages
 	if a.recount {
 		return
 	}
@@ -71,16 +88,19 @@ func (a *Account) fits(bytes, messages int64) error {
 	if limit == (mailbox.Limit{}) {
 		return nil
 	}
+	full := func(u mailbox.Usage) bool {
+		u.Bytes += a.reserved.Bytes
+		u.Messages += a.reserved.Messages
+		return quota.Limit(limit).Exceeded(quota.Usage(u), bytes, messages)
+	}
+	if a.tally.known && !a.recount && a.o.Now().Sub(a.tally.at).Abs() < tallyAge && !full(a.tally.u) {
+		return nil
+	}
 	u, err := a.usage()
-	if err != nil {
-		return err
+	if err == nil && full(u) {
+		err = mailbox.ErrOverQuota
 	}
-	u.Bytes += a.reserved.Bytes
-	u.Messages += a.reserved.Messages
-	if quota.Limit(limit).Exceeded(quota.Usage(u), bytes, messages) {
-		return mailbox.ErrOverQuota
-	}
-	return nil
+	return err
 }
 
 // count sums up the names of all messages.

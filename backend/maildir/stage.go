@@ -220,7 +220,11 @@ func (m *staged) Open() (mailbox.Body, error) {
 	if err := m.hold(); err != nil {
 		return nil, err
 	}
-	b := &body{src: io.NewSectionReader(m.file, 0, m.size), wire: m.wire, name: "being delivered", closer: m.Discard}
+	var src io.ReadSeeker = io.NewSectionReader(m.file, 0, m.size)
+	if m.path == "" { // it is in memory as well
+		src = bytes.NewReader(m.buf.out.Bytes())
+	}
+	b := &body{src: src, wire: m.wire, name: "being delivered", closer: m.Discard}
 	b.lines.Reset(b.src)
 	return b, nil
 }

@@ -38,15 +38,22 @@ type osFile struct {
 // openFile opens through unix.Open because os.OpenFile tries to register every
 // file with the poller, a system call that fails for all files on a disk.
 func openFile(name string, flag int, perm fs.FileMode) (*os.File, error) {
-	for {
-		fd, err := unix.Open(name, flag|unix.O_CLOEXEC|unix.O_LARGEFILE, uint32(perm.Perm()))
-		if err == nil {
-			return os.NewFile(uintptr(fd), name), nil
-		}
-		if err != unix.EINTR {
-			return nil, &fs.PathError{Op: "open", Path: name, Err: err}
-		}
+	fd, err := openFD(name, flag, perm)
+	if err != nil {
+		return nil, err
 	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+func openFD(name string, flag int, perm fs.FileMode) (fd int, err error) {
+	err = retry(func() error {
+		fd, err = unix.Open(name, flag|unix.O_CLOEXEC|unix.O_LARGEFILE, uint32(perm.Perm()))
+		return err
+	})
+	if err != nil {
+		return -1, &fs.PathError{Op: "open", Path: name, Err: err}
+	}
+	return fd, nil
 }
 
 func (osFS) OpenFile(name string, flag int, perm fs.FileMode) (File, error) {
@@ -61,10 +68,10 @@ func (o osFS) Nameless(dir string) (File, error) {
 	if o.named {
 		return namedTemp(dir)
 	}
-	f, err := openFile(dir, unix.O_TMPFILE|unix.O_RDWR, 0o600)
+	fd, err := openFD(dir, unix.O_TMPFILE|unix.O_RDWR, 0o600)
 	switch {
 	case err == nil:
-		return &osFile{File: f}, nil
+		return &nameless{fd: fd, dir: dir}, nil
 	// EISDIR comes from kernels that do not know O_TMPFILE, the other two from
 	// file systems that have none (open(2)).
 	case errors.Is(err, unix.EOPNOTSUPP), errors.Is(err, unix.EISDIR), errors.Is(err, unix.EINVAL):
@@ -171,21 +178,24 @@ func withOpen(name string, flag int, do func(*os.File) error) error {
 
 func (f *osFile) Datasync() error { return control(f.File, "fdatasync", unix.Fdatasync) }
 
-func (f *osFile) SetModTime(t time.Time) error {
-	at, err := unix.TimeToTimespec(t)
-	if err != nil {
-		return &fs.PathError{Op: "utimensat", Path: f.Name(), Err: err}
-	}
-	times := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, at}
-	return control(f.File, "utimensat", func(fd int) error {
-		// With no path utimensat(2) means the descriptor; package unix has no
-		// call for that, and goes through /proc instead.
+func (f *osFile) SetModTime(t time.Time) error { return control(f.File, "utimensat", futimens(t)) }
+
+// futimens sets the modification time of an open file. With no path utimensat(2)
+// means the descriptor; package unix has no call for that, and goes through
+// /proc instead.
+func futimens(t time.Time) func(fd int) error {
+	return func(fd int) error {
+		at, err := unix.TimeToTimespec(t)
+		if err != nil {
+			return err
+		}
+		times := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, at}
 		_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&times)), 0, 0, 0)
 		if errno != 0 {
 			return errno
 		}
 		return nil
-	})
+	}
 }
 
 func (f *osFile) LinkTo(name string) error {
@@ -211,11 +221,15 @@ func (f *osFile) Close() error {
 }
 
 func (f *osFile) Lock(exclusive bool) error {
+	return control(f.File, "flock", flock(exclusive))
+}
+
+func flock(exclusive bool) func(fd int) error {
 	how := unix.LOCK_SH
 	if exclusive {
 		how = unix.LOCK_EX
 	}
-	return control(f.File, "flock", func(fd int) error { return unix.Flock(fd, how) })
+	return func(fd int) error { return unix.Flock(fd, how) }
 }
 
 func (f *osFile) Unlock() error {

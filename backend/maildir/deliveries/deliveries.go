@@ -20,8 +20,8 @@
 // the journal, what was lost; it and every rewriting are durable.
 //
 // In memory a Log holds sixteen bytes per key; a hit is confirmed in the file. A
-// Log is not safe for concurrent use; the user's lock serialises it. It keeps no
-// file open.
+// Log is not safe for concurrent use; the user's lock serialises it. It
+// keeps one descriptor from the first append on, until Close.
 package deliveries
 
 import (
@@ -79,6 +79,8 @@ type Log struct {
 	newest       time.Time // of all lines
 	// damaged: something in the file does not count.
 	damaged bool
+	// f is the file, open for appending since the first time.
+	f vfs.File
 }
 
 // Open reads the log at path; one that does not exist is empty. Keys count for
@@ -173,25 +175,36 @@ func (l *Log) appendAt(e Entry, now time.Time) error {
 	return nil
 }
 
-func (l *Log) append(line string) error {
-	f, err := l.fsys.OpenFile(l.path, os.O_WRONLY, 0)
-	if err != nil {
-		return err
-	}
-	info, err := f.Stat()
-	switch {
-	case err != nil:
-	case info.Size() < l.size:
-		err = fmt.Errorf("%d bytes are missing: %w", l.size-info.Size(), ErrDoubtful)
-	default:
-		if _, err = f.WriteAt([]byte(line), l.size); err != nil {
-			l.damaged = true
-			err = errors.Join(err, f.Truncate(l.size))
+func (l *Log) append(line string) (err error) {
+	if l.f == nil {
+		if l.f, err = l.fsys.OpenFile(l.path, os.O_WRONLY, 0); err != nil {
+			return err
 		}
 	}
-	// Written is written, whatever Close says.
-	_ = f.Close()
-	return err
+	info, err := l.f.Stat()
+	switch {
+	case err != nil:
+		l.Close()
+		return err
+	case info.Size() < l.size:
+		l.Close()
+		return fmt.Errorf("%d bytes are missing: %w", l.size-info.Size(), ErrDoubtful)
+	}
+	if _, err = l.f.WriteAt([]byte(line), l.size); err != nil {
+		l.damaged = true
+		err = errors.Join(err, l.f.Truncate(l.size))
+		l.Close()
+		return err
+	}
+	return nil
+}
+
+// Close gives the descriptor back; the next Append opens it again.
+func (l *Log) Close() {
+	if l.f != nil {
+		_ = l.f.Close() // written is written, whatever it says
+		l.f = nil
+	}
 }
 
 // Ensure sees to it, after a crash, that entries, which the journal knows, are
@@ -283,6 +296,7 @@ func (l *Log) rewrite(now time.Time, more []Entry) error {
 	if err != nil {
 		return fmt.Errorf("rewrite log of keys: %w", err)
 	}
+	l.Close()
 	*l = *next
 	return nil
 }

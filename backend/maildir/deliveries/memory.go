@@ -56,6 +56,9 @@ func (m *Memory) Ensure(entries []Entry) error {
 // Sync makes durable what was remembered.
 func (m *Memory) Sync() error { return m.log.Sync() }
 
+// Close gives the descriptor back; the next Remember opens it again.
+func (m *Memory) Close() { m.log.Close() }
+
 func checkMemory(key string) error {
 	if key == "" || len(key) > MaxMemory {
 		return fmt.Errorf("memory %.40q of %d bytes: %w", key, len(key), ErrBadKey)
