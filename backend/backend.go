@@ -204,6 +204,10 @@ func (b *Server) routes() {
 // pullCall streams a pass's progress, one JSON object a line.
 func (b *Server) pullCall(w http.ResponseWriter, r *http.Request) {
 	_, req, err := control.Decode[control.PullRequest](r, cluster.RoleRebalance)
+	if err == nil {
+		// The listener bounds whole requests; this one may take long.
+		err = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	}
 	if err != nil {
 		control.WriteError(w, err)
 		return

@@ -99,7 +99,7 @@ func (s *scanner) user() error {
 	}
 	return s.FS.ReadDir(s.Root, func(e fs.DirEntry) error {
 		switch e.Name() {
-		case maildirName, deliveriesName, memoriesName, scriptsName:
+		case maildirName, deliveriesName, memoriesName, scriptsName, "adopted", "pop3-uidl":
 			return nil
 		}
 		if !strings.HasPrefix(e.Name(), vfs.TempPrefix) {

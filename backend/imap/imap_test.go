@@ -119,7 +119,7 @@ func TestList(t *testing.T) {
 		`* LIST (\NonExistent \Noselect \Subscribed) "/" "gone"`)
 	c.want(`LIST (SUBSCRIBED RECURSIVEMATCH) "" %`, "OK", `* LIST (\HasChildren) "/" "a" (CHILDINFO ("SUBSCRIBED"))`,
 		`* LIST (\NonExistent \Noselect \Subscribed) "/" "gone"`)
-	c.want(`LSUB "" %`, "OK", `* LSUB (\Noselect \HasChildren) "/" "a"`, `* LSUB (\Noselect \Subscribed) "/" "gone"`)
+	c.want(`LSUB "" %`, "OK", `* LSUB (\Noselect \HasChildren) "/" "a"`, `* LSUB (\Subscribed) "/" "gone"`)
 	c.want(`LIST "" a RETURN (STATUS (MESSAGES))`, "OK", `* LIST (\HasChildren) "/" "a"`, `* STATUS "a" (MESSAGES 0)`)
 }
 

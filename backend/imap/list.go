@@ -152,7 +152,8 @@ func (l listed) data(o *imap.ListOptions, lsub bool) *imap.ListData {
 	extended := o.ReturnSubscribed || o.SelectSubscribed
 	add(l.missing && !lsub, imap.MailboxAttrNonExistent)
 	// LSUB's \Noselect stands for "not subscribed itself" (RFC 3501, Section 6.3.9).
-	add(l.NoSelect || l.missing || lsub && !l.Subscribed, imap.MailboxAttrNoSelect)
+	// In LSUB it says "not subscribed" (RFC 3501, Section 6.3.9).
+	add(!lsub && (l.NoSelect || l.missing) || lsub && !l.Subscribed, imap.MailboxAttrNoSelect)
 	add(extended && l.Subscribed, imap.MailboxAttrSubscribed)
 	add(l.HasChildren, imap.MailboxAttrHasChildren)
 	add(!l.HasChildren && !l.missing, imap.MailboxAttrHasNoChildren)

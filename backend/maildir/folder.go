@@ -279,13 +279,22 @@ func (f *folder) recentBases() map[string]bool {
 // close gives back what the folder holds of the disk, and wakes who waits.
 func (f *folder) close() {
 	if f.meta != nil {
-		if err := f.meta.Close(); err != nil {
+		err := f.compactIndex()
+		if err = errors.Join(err, f.meta.Close()); err != nil {
 			f.a.o.Log.Warn("maildir: index not closed in order", "root", f.a.o.Root, "folder", f.name, "error", err)
 		}
 		f.meta = nil
 	}
 	f.loaded = false
 	f.wake()
+}
+
+// compactIndex writes the index anew if most of it is about messages that are gone.
+func (f *folder) compactIndex() error {
+	if !f.loaded || f.gone || !f.meta.Wasteful(f.msgs.Len()) {
+		return nil
+	}
+	return f.meta.Compact(f.taken)
 }
 
 // renumber begins a new uidlist under a higher UIDVALIDITY than any before.

@@ -379,12 +379,14 @@ func (f *folder) admit(entries []uidlist.Entry, there map[uint32]unnumbered) {
 // tells of its size is measured, once.
 func (f *folder) newMessage(x found, e uidlist.Entry) unnumbered {
 	m := unnumbered{ref: refOf(x.isNew, x.file), fields: e.Fields, recent: x.isNew}
-	m.size, m.wire = name.Sizes(x.Base)
-	if m.size < 0 {
-		m.size = sizeField(e, 'S')
+	// A field stands before the name: `waypost repair` writes one where the name
+	// is wrong, which nobody may change.
+	size, wire := name.Sizes(x.Base)
+	if m.size = sizeField(e, 'S'); m.size < 0 {
+		m.size = size
 	}
-	if m.wire < 0 {
-		m.wire = sizeField(e, 'W')
+	if m.wire = sizeField(e, 'W'); m.wire < 0 {
+		m.wire = wire
 	}
 	if m.size >= 0 && m.wire >= 0 {
 		return m

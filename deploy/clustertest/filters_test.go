@@ -37,7 +37,7 @@ func TestFilters(t *testing.T) {
 		run  func(*testing.T)
 	}{
 		{"ManageSieve", f.manageSieve}, {"sieve-connect", f.sieveConnect}, {"a script's actions", f.actions}, {"reject", f.reject},
-		{"submission", f.submission}, {"forwards", f.forwards}, {"no relay", f.noRelay},
+		{"submission", f.submission}, {"forwards", f.forwards}, {"loops", f.loops}, {"no relay", f.noRelay},
 		{"smarthost down", f.smarthostDown}, {"failures", f.failures}, {"a move", f.moved},
 	} {
 		t.Run(step.name, step.run)
@@ -331,6 +331,33 @@ func (f *filters) forwards(t *testing.T) {
 	f.quiet(t)
 	if got := f.world.mails("came back", ""); len(got) != 0 {
 		t.Errorf("a loop: %+v", got[0])
+	}
+}
+
+// loops: two who forward all to each other have each message once, with one of
+// them.
+func (f *filters) loops(t *testing.T) {
+	only := true
+	ping, pong := f.user(t, "ping@example.test", "b1"), f.user(t, "pong@example.test", "b2")
+	f.sets(t, ping, admin.UpdateUser{Forward: &[]string{string(pong)}, ForwardOnly: &only})
+	f.activate(t, pong, `require "editheader"; deleteheader "X-Waypost-Loop"; redirect "ping@example.test";`)
+	for i, u := range []director.User{ping, pong} {
+		f.sends(t, 2525+i, "writer@sender.example", fmt.Sprint("round and round ", i), string(u))
+	}
+	f.quiet(t)
+	for i := range 2 {
+		subject := fmt.Sprint("round and round ", i)
+		n := 0
+		for _, u := range []director.User{ping, pong} {
+			got, err := f.folder(u, "INBOX")
+			if err != nil {
+				t.Fatal(err)
+			}
+			n += len(got[subject])
+		}
+		if n != 1 {
+			t.Errorf("%s: %d times", subject, n)
+		}
 	}
 }
 
