@@ -86,6 +86,9 @@ type Server struct {
 	janitor *janitor
 	metrics *metrics
 
+	quotaExtra map[string]maildir.Extra
+	notices    notices
+
 	maildrops pop3.Locks
 	sessions  sessions
 	busy      busyUsers
@@ -114,6 +117,10 @@ func New(cfg Config, d Deps) (*Server, error) {
 	b.busy.users = make(map[director.User]busyUser)
 	b.sessions = sessions{open: make(map[*session]struct{}), max: cfg.MaxSessions}
 	b.janitor = newJanitor(b)
+	b.notices.todo = make(chan notice, maxNotices)
+	if b.quotaExtra, err = cfg.extra(); err != nil {
+		return nil, err
+	}
 	b.digests.by = make(map[director.User]*userDigests)
 	if b.disk, b.lock, err = openDisk(cfg.Data); err != nil {
 		return nil, err
@@ -260,6 +267,7 @@ func (b *Server) serve(ctx context.Context) error {
 	wg.Go(func() { b.watchBusy(work) })
 	wg.Go(func() { b.janitor.run(work) })
 	wg.Go(func() { b.outbox.Run(work, b.send, b.log) })
+	wg.Go(func() { b.notify(work) })
 	wg.Go(func() { b.weigh(work) })
 	wg.Go(func() { b.keepIncarnation(work) })
 

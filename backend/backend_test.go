@@ -3,6 +3,7 @@ package backend
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -307,6 +308,32 @@ func TestUncleanStop(t *testing.T) {
 	if err != nil || got.Messages != 2 {
 		t.Errorf("usage after the replay: %+v, %v", got, err)
 	}
+}
+
+// TestQuotaWarning: a user whose mailbox fills finds a message about it.
+func TestQuotaWarning(t *testing.T) {
+	r := newRig(t, "b1")
+	rec := r.create("b1")
+	r.must(r.dir.UpdateAccount(context.Background(), alice, func(a *director.Account) error {
+		a.QuotaMessages = 5
+		return nil
+	}))
+	b1 := r.nodes["b1"]
+	eventually(t, "the quota is known", func() error {
+		if l, ok := b1.limit(alice); !ok || l.Messages != 5 {
+			return errors.New("not yet")
+		}
+		return nil
+	})
+	for i := range 4 {
+		r.must(r.deliver("b1", rec.Epoch, fmt.Sprintf("d%d", i), "x\r\n"))
+	}
+	eventually(t, "the warning is there", func() error {
+		if n := r.count("b1", rec.Epoch); n != 5 {
+			return fmt.Errorf("%d messages", n)
+		}
+		return nil
+	})
 }
 
 // TestBrokenMailboxEndsSessions: a mailbox that is closed under a session, for

@@ -52,6 +52,23 @@ type Config struct {
 	SieveBefore []string `toml:"sieve_before"`
 	SieveAfter  []string `toml:"sieve_after"`
 	SieveGlobal string   `toml:"sieve_global"`
+	// SieveSpamHeader is the field in which a filter before us says how sure it
+	// is that a message is spam, a number or stars, and SieveSpamMax its highest
+	// value; SieveVirusHeader and SieveVirusMax likewise. For spamtest and
+	// virustest (RFC 5235).
+	SieveSpamHeader  string  `toml:"sieve_spam_header"`
+	SieveSpamMax     float64 `toml:"sieve_spam_max"`
+	SieveVirusHeader string  `toml:"sieve_virus_header"`
+	SieveVirusMax    float64 `toml:"sieve_virus_max"`
+	// QuotaRules are what folders may hold beyond the quota, like Trash = "+10%" or
+	// "+50000000" bytes; Trash = "+10%" by default.
+	QuotaRules map[string]string `toml:"quota_rules"`
+	// QuotaWarnings are the per cents of the quota at which the user gets a
+	// warning; 80 and 95 by default.
+	QuotaWarnings []int `toml:"quota_warnings"`
+	// UTF8FolderNames names new folders in UTF-8 on the disk; otherwise in
+	// modified UTF-7, as Dovecot does by default.
+	UTF8FolderNames bool `toml:"utf8_folder_names"`
 	// MaxSessions bounds open sessions; 20,000 by default.
 	MaxSessions int `toml:"max_sessions"`
 	// MaxFolders bounds the folders a user may make; 1,000 by default.
@@ -83,6 +100,14 @@ func (c Config) withDefaults() (Config, error) {
 	config.Default(&c.OpenUsers, 2_000)
 	config.Default(&c.MaxFolders, maildir.DefaultMaxFolders)
 	config.Default(&c.JournalSegments, 64)
+	config.Default(&c.SieveSpamMax, 10)
+	config.Default(&c.SieveVirusMax, 5)
+	if c.QuotaRules == nil {
+		c.QuotaRules = map[string]string{"Trash": "+10%"}
+	}
+	if c.QuotaWarnings == nil {
+		c.QuotaWarnings = []int{80, 95}
+	}
 	return c, c.Validate()
 }
 
@@ -108,8 +133,32 @@ func (c Config) Validate() error {
 	if _, err := pop3.ParseUIDL(c.POP3UIDL); c.POP3UIDL != "" && err != nil {
 		bad("pop3_uidl_format: %w", err)
 	}
+	if _, err := c.extra(); err != nil {
+		bad("quota_rules: %w", err)
+	}
+	for _, p := range c.QuotaWarnings {
+		if p < 1 || p > 100 {
+			bad("quota_warnings: %d: say 1 to 100 per cent", p)
+		}
+	}
+	if c.SieveSpamMax < 0 || c.SieveVirusMax < 0 {
+		bad("sieve_spam_max, sieve_virus_max: not below 0")
+	}
 	if c.BusyLimit < 0 || c.OwnerGrace < 0 || c.TrashGrace < 0 {
 		bad("busy_limit, owner_grace, trash_grace: not below 0")
 	}
 	return errors.Join(errs...)
+}
+
+// extra is QuotaRules as the store has them.
+func (c Config) extra() (map[string]maildir.Extra, error) {
+	rules := map[string]maildir.Extra{}
+	for folder, text := range c.QuotaRules {
+		e, err := maildir.ParseExtra(text)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", folder, err)
+		}
+		rules[folder] = e
+	}
+	return rules, nil
 }

@@ -39,8 +39,17 @@ func (b *Server) newFilter() (*filter.Filter, error) {
 			a, _, known := b.cache.Account(u)
 			return a, known
 		},
+		Spam: score(b.cfg.SieveSpamHeader, b.cfg.SieveSpamMax), Virus: score(b.cfg.SieveVirusHeader, b.cfg.SieveVirusMax),
 		Hostname: b.cfg.Hostname, Limits: sieveLimits, Log: b.log, Now: time.Now,
 	})
+}
+
+// score says where a verdict stands; nil for nowhere.
+func score(header string, most float64) *sieve.Score {
+	if header == "" {
+		return nil
+	}
+	return &sieve.Score{Header: header, Max: most}
 }
 
 // userScripts reads users' scripts under their locks and fences.

@@ -213,6 +213,10 @@ func (u *user) account() (*maildir.Account, error) {
 		Host:                   u.b.cfg.Hostname,
 		CreateFolderOnDelivery: u.b.cfg.CreateFolders,
 		MaxFolders:             u.b.cfg.MaxFolders,
+		UTF8Folders:            u.b.cfg.UTF8FolderNames,
+		Extra:                  u.b.quotaExtra,
+		Warnings:               u.b.cfg.QuotaWarnings,
+		Warn:                   u.b.warner(u.name, u.fence.Epoch),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the mailbox of %s: %w", u.name, err)

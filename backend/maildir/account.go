@@ -71,6 +71,15 @@ type Options struct {
 	CreateFolderOnDelivery bool
 	// Outbox is needed for deliveries with Outbound.
 	Outbox Outbox
+	// Extra is what folders may hold beyond the quota, by name.
+	Extra map[string]Extra
+	// Warnings are thresholds in per cent of the quota; Warn is called with the
+	// highest that a change has crossed upwards, under the locks: it must not wait.
+	Warnings []int
+	Warn     func(percent int, used mailbox.Usage, limit mailbox.Limit)
+	// UTF8Folders names new folders in UTF-8 on the disk, where that can be told
+	// from modified UTF-7.
+	UTF8Folders bool
 	// MaxFolders bounds the folders beside INBOX that may come to be; 0 stands
 	// for DefaultMaxFolders. Those there already are served, however many.
 	MaxFolders int
@@ -408,7 +417,7 @@ func (b *box) Usage() (u mailbox.Usage, err error) {
 }
 
 func (b *box) Fits(size int64) error {
-	return b.do("quota", func() error { return b.a.fits(size, 1) })
+	return b.do("quota", func() error { return b.a.fits(mailbox.Inbox, size, 1) })
 }
 
 func (b *box) Folder(name string) (mailbox.Folder, error) {

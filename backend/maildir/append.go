@@ -19,7 +19,7 @@ func (b *box) append(folder string, s *staged, flags mailbox.Flags, date time.Ti
 	if err != nil {
 		return 0, 0, err
 	}
-	if err := a.fits(s.size, 1); err != nil {
+	if err := a.fits(f.name, s.size, 1); err != nil {
 		return 0, 0, err
 	}
 	letters, err := f.lettersFor(flags)

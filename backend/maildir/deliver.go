@@ -78,7 +78,7 @@ func (a *Account) deliver(d mailbox.Delivery) (*commit, error) {
 		return nil, err
 	}
 	if !d.Force {
-		if err := a.fits(t.c.bytes, t.c.messages); err != nil {
+		if err := a.fits(mailbox.Inbox, t.c.bytes, t.c.messages); err != nil {
 			t.release()
 			return nil, err
 		}

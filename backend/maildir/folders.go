@@ -100,7 +100,7 @@ func (a *Account) makeFolder(folder string) (rel string, err error) {
 	if err != nil {
 		return "", err
 	}
-	if rel, err = newDirectory(folder); err != nil {
+	if rel, err = newDirectory(folder, a.o.UTF8Folders); err != nil {
 		return "", err
 	}
 	rels, err := a.directories()
@@ -350,7 +350,7 @@ func (a *Account) renameSteps(from, to string) ([]renameStep, error) {
 		if !ok || rest != "" && rest[0] != mailbox.Separator {
 			continue
 		}
-		target, err := newDirectory(to + rest)
+		target, err := newDirectory(to+rest, a.o.UTF8Folders)
 		if err != nil {
 			return nil, err
 		}

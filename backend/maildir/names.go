@@ -59,9 +59,16 @@ func directoryOf(folder string) (string, error) {
 	return b.String(), nil
 }
 
-// newDirectory is directoryOf for a folder that is to come to be.
-func newDirectory(folder string) (string, error) {
+// newDirectory is directoryOf for a folder that is to come to be. With utf8 its
+// name stands there as it is, if it reads the same way back.
+func newDirectory(folder string, utf8 bool) (string, error) {
 	rel, err := directoryOf(folder)
+	if err == nil && utf8 && rel != "" && !strings.Contains(folder, "&") {
+		raw := "." + strings.ReplaceAll(folder, string(mailbox.Separator), ".")
+		if back, ok := folderOf(raw); ok && back == folder {
+			rel = raw
+		}
+	}
 	if err == nil && len(rel) > maxDirectory {
 		return "", fmt.Errorf("folder %.40q…: too long: %w", folder, mailbox.ErrBadName)
 	}
@@ -122,7 +129,7 @@ func (a *Account) lookup(folder string) (rel, name string, err error) {
 			return candidate, name, nil
 		}
 	}
-	if _, err := newDirectory(name); err != nil {
+	if _, err := newDirectory(name, a.o.UTF8Folders); err != nil {
 		return "", "", err
 	}
 	return "", "", fmt.Errorf("folder %q: %w", name, mailbox.ErrNoFolder)

@@ -71,8 +71,12 @@ func (a *Account) followLimit() {
 // addUsage logs a change that has been made already; if that fails the next
 // who asks counts anew.
 func (a *Account) addUsage(bytes, messages int64) {
+	before := a.tally.u
 	a.tally.u.Bytes += bytes
 	a.tally.u.Messages += messages
+	if a.tally.known && len(a.o.Warnings) > 0 && (bytes > 0 || messages > 0) {
+		a.warn(before, a.tally.u)
+	}
 	if a.recount {
 		return
 	}
@@ -82,9 +86,9 @@ func (a *Account) addUsage(bytes, messages int64) {
 	}
 }
 
-// fits tells whether so much more is within the quota.
-func (a *Account) fits(bytes, messages int64) error {
-	limit := a.o.Limit()
+// fits tells whether so much more in a folder is within the quota.
+func (a *Account) fits(folder string, bytes, messages int64) error {
+	limit := a.limitFor(folder)
 	if limit == (mailbox.Limit{}) {
 		return nil
 	}

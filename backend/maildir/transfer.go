@@ -279,7 +279,7 @@ func (f *folder) copyTo(g *folder, uids []mailbox.UID) (mailbox.CopyResult, erro
 	if err := t.planAll(uids); err != nil {
 		return mailbox.CopyResult{}, err
 	}
-	if err := f.a.fits(t.commit.bytes, t.commit.messages); err != nil {
+	if err := f.a.fits(g.name, t.commit.bytes, t.commit.messages); err != nil {
 		return mailbox.CopyResult{}, err
 	}
 	return t.run()

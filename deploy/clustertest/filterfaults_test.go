@@ -28,6 +28,9 @@ type faulty struct {
 	kills  map[string][]time.Time
 	// calm are those that were handed over while no mx died.
 	calm map[int]bool
+	// own are the subjects of what bob has submitted, club of what went to an alias
+	// with a member outside; those that were acknowledged.
+	own, club []string
 }
 
 const faultyScript = `require ["fileinto", "mailbox", "copy", "vacation"];
@@ -48,6 +51,10 @@ func TestFiltersUnderFaults(t *testing.T) {
 	f.withUsers(0)
 	f.ann = f.user(t, "ann@example.test", "b1")
 	f.activate(t, f.ann, faultyScript)
+	f.bob = f.user(t, "bob@example.test", "b2")
+	if _, err := f.admin.PutAddress(t.Context(), "club@example.test", []string{string(f.bob), "member@outside.example"}); err != nil {
+		t.Fatal(err)
+	}
 	f.send(2525, nil) // the folder is there, and all have met
 
 	for _, victim := range []string{"b1", "mx1", "mx2"} {
@@ -215,6 +222,7 @@ func (f *faulty) quietOutboxes() {
 func (f *faulty) load() {
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
+	wg.Go(func() { f.leave(stop) })
 	for i := range 6 {
 		wg.Go(func() {
 			pace := time.NewTicker(200 * time.Millisecond)
@@ -250,8 +258,52 @@ func (f *faulty) load() {
 	}
 }
 
+// leave sends what leaves without a script.
+func (f *faulty) leave(stop chan struct{}) {
+	pace := time.NewTicker(200 * time.Millisecond)
+	defer pace.Stop()
+	bob := string(f.bob)
+	for i := 0; ; i++ {
+		select {
+		case <-stop:
+			return
+		case <-pace.C:
+		}
+		own, club := fmt.Sprintf("own-%d-", i), fmt.Sprintf("club-%d-", i)
+		if f.submitAs(f.t, bob, bob, []string{"member@outside.example"}, note(bob, "member@outside.example", own, "")) == nil {
+			f.own = append(f.own, own)
+		}
+		if send(f.addr(2525+i%2), "writer@sender.example", []string{"club@example.test"}, note("writer@sender.example", "club@example.test", club, "")) == nil {
+			f.club = append(f.club, club)
+		}
+	}
+}
+
+// checkLeft: all of it has left, and the alias's member here has it once.
+func (f *faulty) checkLeft() {
+	inbox, err := f.folder(f.bob, "INBOX")
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.t.Logf("%d submitted, %d sent to an alias", len(f.own), len(f.club))
+	for _, subject := range slices.Concat(f.own, f.club) {
+		out := f.world.mails(subject, "member@outside.example")
+		if len(out) == 0 {
+			f.t.Errorf("%s has not left", subject)
+		} else {
+			f.mayBeTwice(subject, out, false)
+		}
+	}
+	for _, subject := range f.club {
+		if n := len(inbox[subject]); n != 1 {
+			f.t.Errorf("%s: filed %d times", subject, n)
+		}
+	}
+}
+
 func (f *faulty) check() {
 	t := f.t
+	f.checkLeft()
 	filed, err := f.folder(f.ann, "Work")
 	if err != nil {
 		t.Fatal(err)

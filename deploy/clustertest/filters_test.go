@@ -8,6 +8,7 @@ import (
 	"net/textproto"
 	"os/exec"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -36,7 +37,7 @@ func TestFilters(t *testing.T) {
 		name string
 		run  func(*testing.T)
 	}{
-		{"ManageSieve", f.manageSieve}, {"sieve-connect", f.sieveConnect}, {"a script's actions", f.actions}, {"reject", f.reject},
+		{"ManageSieve", f.manageSieve}, {"sieve-connect", f.sieveConnect}, {"a script's actions", f.actions}, {"at once", f.atOnce}, {"reject", f.reject},
 		{"submission", f.submission}, {"forwards", f.forwards}, {"loops", f.loops}, {"no relay", f.noRelay},
 		{"smarthost down", f.smarthostDown}, {"failures", f.failures}, {"a move", f.moved},
 	} {
@@ -173,6 +174,37 @@ func (f *filters) actions(t *testing.T) {
 	f.sends(t, 2526, "out0@sender.example", "holiday again", ann)
 	f.quiet(t)
 	if got := f.world.mails("Away", "out0@sender.example"); len(got) != 1 {
+		t.Errorf("%d vacation replies to one sender", len(got))
+	}
+}
+
+// atOnce: messages that come at the same time by both mx meet the same memories.
+func (f *filters) atOnce(t *testing.T) {
+	fay := f.user(t, "fay@example.test", "b3")
+	f.activate(t, fay, `require ["vacation", "duplicate", "fileinto", "mailbox"];
+if duplicate { fileinto :create "Twice"; stop; }
+vacation :subject "Away of fay" "gone";
+`)
+	const n = 24
+	var wg sync.WaitGroup
+	for i := range n {
+		wg.Go(func() { f.sends(t, 2525+i%2, "hasty@sender.example", "the same", string(fay)) })
+		wg.Go(func() { f.sends(t, 2525+i%2, "hasty@sender.example", fmt.Sprint("another ", i), string(fay)) })
+	}
+	wg.Wait()
+	f.quiet(t)
+	inbox, err := f.folder(fay, "INBOX")
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := f.folder(fay, "Twice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(inbox["the same"]) != 1 || len(again["the same"]) != n-1 {
+		t.Errorf("of %d that are the same, %d are in INBOX and %d where duplicates go", n, len(inbox["the same"]), len(again["the same"]))
+	}
+	if got := f.world.mails("Away of fay", ""); len(got) != 1 {
 		t.Errorf("%d vacation replies to one sender", len(got))
 	}
 }
