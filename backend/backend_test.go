@@ -315,21 +315,21 @@ func TestQuotaWarning(t *testing.T) {
 	r := newRig(t, "b1")
 	rec := r.create("b1")
 	r.must(r.dir.UpdateAccount(context.Background(), alice, func(a *director.Account) error {
-		a.QuotaMessages = 5
+		a.QuotaMessages = 10
 		return nil
 	}))
 	b1 := r.nodes["b1"]
 	eventually(t, "the quota is known", func() error {
-		if l, ok := b1.limit(alice); !ok || l.Messages != 5 {
+		if l, ok := b1.limit(alice); !ok || l.Messages != 10 {
 			return errors.New("not yet")
 		}
 		return nil
 	})
-	for i := range 4 {
+	for i := range 8 {
 		r.must(r.deliver("b1", rec.Epoch, fmt.Sprintf("d%d", i), "x\r\n"))
 	}
 	eventually(t, "the warning is there", func() error {
-		if n := r.count("b1", rec.Epoch); n != 5 {
+		if n := r.count("b1", rec.Epoch); n != 9 {
 			return fmt.Errorf("%d messages", n)
 		}
 		return nil
