@@ -86,6 +86,11 @@ type Server struct {
 	janitor *janitor
 	metrics *metrics
 
+	// counted are the mailboxes opened since an unclean stop; nil after a clean one.
+	counted struct {
+		mu   sync.Mutex
+		done map[director.User]bool
+	}
 	quotaExtra map[string]maildir.Extra
 	notices    notices
 

@@ -28,11 +28,30 @@ func (b *Server) openJournal() error {
 		return fmt.Errorf("journal: %w", err)
 	}
 	b.journal = j
+	if !j.Clean() {
+		b.counted.done = make(map[director.User]bool)
+	}
 	r := recovery{disk: b.disk, journal: j, outbox: b.outbox, fences: b.users.fences, log: b.log}
 	if _, err := r.replay(); err != nil {
 		return err
 	}
 	return j.Start()
+}
+
+// toRecount tells whether a mailbox's quota is to be counted: at its first opening
+// after an unclean stop.
+func (b *Server) toRecount(u director.User) bool {
+	b.counted.mu.Lock()
+	defer b.counted.mu.Unlock()
+	return b.counted.done != nil && !b.counted.done[u]
+}
+
+func (b *Server) recounted(u director.User) {
+	b.counted.mu.Lock()
+	defer b.counted.mu.Unlock()
+	if b.counted.done != nil {
+		b.counted.done[u] = true
+	}
 }
 
 // recovery brings what a journal has into the trees, while nothing is served: at a

@@ -212,6 +212,7 @@ func (u *user) account() (*maildir.Account, error) {
 		Now:                    time.Now,
 		Host:                   u.b.cfg.Hostname,
 		CreateFolderOnDelivery: u.b.cfg.CreateFolders,
+		Recount:                u.b.toRecount(u.name),
 		MaxFolders:             u.b.cfg.MaxFolders,
 		UTF8Folders:            u.b.cfg.UTF8FolderNames,
 		Extra:                  u.b.quotaExtra,
@@ -222,6 +223,7 @@ func (u *user) account() (*maildir.Account, error) {
 		return nil, fmt.Errorf("open the mailbox of %s: %w", u.name, err)
 	}
 	u.acct = a
+	u.b.recounted(u.name)
 	return a, nil
 }
 

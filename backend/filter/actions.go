@@ -222,7 +222,7 @@ const noticeEvery = 24 * time.Hour
 func (r *run) failed(why error) {
 	r.o.Log.Warn("filter: script failed; the message is kept", "id", r.in.ID, "user", r.user, "error", why)
 	const key = "script-failed"
-	told, err := r.in.Box.Remembers(key)
+	told, err := r.remembered(r.ctx, key)
 	if err != nil || told {
 		return
 	}

@@ -36,6 +36,12 @@ func (r *run) addresses() []string {
 
 func (r *run) remembered(_ context.Context, key string) (bool, error) {
 	is, err := r.in.Box.Remembers(key)
+	if err == nil && !is {
+		if r.unknown == nil {
+			r.unknown = map[string]bool{}
+		}
+		r.unknown[key] = true
+	}
 	return is, r.ours(err)
 }
 

@@ -122,6 +122,12 @@ func (f *Filter) Run(ctx context.Context, in lmtp.Incoming) (lmtp.Plan, error) {
 	if r.notice != nil {
 		r.plan.Places = append(r.plan.Places, *r.notice)
 	}
+	// Another message may be answered at this very moment: the commit looks again.
+	for _, m := range r.plan.Memories {
+		if r.unknown[m.Key] {
+			r.plan.Assumes = append(r.plan.Assumes, m.Key)
+		}
+	}
 	return r.plan, nil
 }
 
@@ -144,6 +150,8 @@ type run struct {
 	answered bool
 	// notice tells the user of a script that fails.
 	notice *mailbox.Place
+	// unknown are the keys that were not remembered when they were asked for.
+	unknown map[string]bool
 	// trouble is the first error that is no script's fault.
 	trouble error
 }

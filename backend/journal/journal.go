@@ -120,6 +120,7 @@ type Journal struct {
 	batch   int    // bytes a batch may have, header included
 	failed  chan struct{}
 	closing atomic.Bool // Applied and Pin's release tell Close
+	clean   bool        // the process before closed it
 
 	committer, preparer, checkpointer sync.WaitGroup
 	kick                              chan struct{} // asks for a checkpoint; holds one
@@ -246,6 +247,11 @@ func (j *Journal) open() error {
 	return nil
 }
 
+// Clean tells whether the journal is new, or was closed by the last process that
+// had it. If not, that process was killed, or the machine stopped: changes may be
+// in the files that never came to a record.
+func (j *Journal) Clean() bool { return j.clean }
+
 // openMaster reads the checkpoint file. A salvage that finds none it can use
 // begins at the oldest segment: to replay what a checkpoint had passed does no
 // harm as long as all that followed is replayed, too.
@@ -254,8 +260,10 @@ func (j *Journal) openMaster(found listing) (master, error) {
 	m, err := readMaster(j.o.FS, j.o.Dir)
 	switch {
 	case err == nil && m != nil:
+		j.clean = m.clean
 		return *m, nil
 	case err == nil && len(found.segments) == 0:
+		j.clean = true
 		return oldest, nil
 	case err == nil:
 		err = damaged(oldest.path(j.o.Dir), 0, fmt.Errorf("%w: there are segments, but no checkpoint file", ErrCorrupt))

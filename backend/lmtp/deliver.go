@@ -149,6 +149,28 @@ func (s *session) deliver(r recipient, staged mailbox.Staged) reply {
 		Box: r.box, ID: s.tx.delivery, From: s.tx.sender, To: r.to, Folder: r.folder,
 		Message: staged, Accepted: r.tooLate, UTF8: s.tx.utf8,
 	}
+	answer, err := s.try(r, in)
+	for range maxPlans {
+		if !errors.Is(err, mailbox.ErrMemory) {
+			break
+		}
+		answer, err = s.try(r, in)
+	}
+	if err == nil {
+		return answer
+	}
+	if !errors.Is(err, context.Canceled) {
+		s.unexpected("deliver", r.box.User(), err)
+	}
+	return errReply(err)
+}
+
+// maxPlans is how often a message is planned anew because another one, that came
+// at the same time, was remembered first.
+const maxPlans = 50
+
+// try plans the message and commits the plan.
+func (s *session) try(r recipient, in Incoming) (reply, error) {
 	plan, err := keepAll(in), error(nil)
 	if s.srv.opt.Filter != nil {
 		plan, err = s.srv.opt.Filter.Run(s.ctx, in)
@@ -156,19 +178,19 @@ func (s *session) deliver(r recipient, staged mailbox.Staged) reply {
 	if plan.Discard != nil {
 		defer plan.Discard()
 	}
-	if err == nil && plan.Reject != "" {
-		s.log.Info("rejected by a filter", "id", s.tx.delivery, "user", r.box.User())
-		return replyRejected(plan.Reject)
+	if err != nil {
+		return reply{}, err
 	}
-	if err == nil {
-		d := plan.Delivery
-		d.ID, d.Message, d.Force = s.tx.delivery, staged, r.force
-		err = r.box.Deliver(s.ctx, d)
+	if plan.Reject != "" {
+		s.log.Info("rejected by a filter", "id", in.ID, "user", r.box.User())
+		return replyRejected(plan.Reject), nil
 	}
-	if !errors.Is(err, context.Canceled) {
-		s.unexpected("deliver", r.box.User(), err)
+	d := plan.Delivery
+	d.ID, d.Message, d.Force = in.ID, in.Message, r.force
+	if err := r.box.Deliver(s.ctx, d); err != nil {
+		return reply{}, err
 	}
-	return errReply(err)
+	return errReply(nil), nil
 }
 
 // bdat takes a message in chunks (RFC 3030, Section 2). Its octets are read in

@@ -53,6 +53,8 @@ var (
 	ErrBadName = errors.New("folder name not possible")
 	// ErrNoMessage: the message has been expunged meanwhile.
 	ErrNoMessage = errors.New("no such message")
+	// ErrMemory: what a delivery assumed of the memory is not so any more.
+	ErrMemory = errors.New("remembered meanwhile")
 	// ErrNoSpace: the disk is full; temporary.
 	ErrNoSpace = errors.New("no space on the disk")
 )
@@ -101,6 +103,9 @@ type Delivery struct {
 	Outbound []Outbound
 	// Memories are remembered, each until its time.
 	Memories []Memory
+	// Assumes are keys that the plan took for not remembered. If one is by now,
+	// nothing is done and the error is ErrMemory: plan again.
+	Assumes []string
 }
 
 // Place is one copy of a delivered message.

@@ -71,6 +71,9 @@ type Options struct {
 	CreateFolderOnDelivery bool
 	// Outbox is needed for deliveries with Outbound.
 	Outbox Outbox
+	// Recount counts the quota anew: the process that had the mailbox open last
+	// may have been killed between an expunge and its line in the quota log.
+	Recount bool
 	// Extra is what folders may hold beyond the quota, by name.
 	Extra map[string]Extra
 	// Warnings are thresholds in per cent of the quota; Warn is called with the
@@ -113,6 +116,8 @@ type Account struct {
 	stuck    bool
 	reserved mailbox.Usage
 	arriving map[string]*commit
+	// learning counts the commits that bring a memory, by its key.
+	learning map[string]int
 	// unwritten are folders whose state could not be written to the end.
 	unwritten map[*folder]bool
 	// linked are the directories that have got second names of messages since
@@ -146,8 +151,8 @@ func Open(o Options) (*Account, error) {
 	a := &Account{
 		o: o, fs: o.FS, maildir: filepath.Join(o.Root, maildirName),
 		names:   name.NewGenerator(o.Host, os.Getpid(), o.Now),
-		folders: map[string]*folder{}, arriving: map[string]*commit{}, linked: map[string]bool{},
-		unsynced: map[string]bool{}, unwritten: map[*folder]bool{}, unsure: map[string]bool{}, limit: o.Limit(),
+		folders: map[string]*folder{}, arriving: map[string]*commit{}, learning: map[string]int{}, linked: map[string]bool{},
+		unsynced: map[string]bool{}, unwritten: map[*folder]bool{}, unsure: map[string]bool{}, limit: o.Limit(), recount: o.Recount,
 	}
 	for _, sub := range subfolders {
 		info, err := o.FS.Lstat(filepath.Join(a.maildir, sub))

@@ -1,6 +1,7 @@
 package maildir
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -72,6 +73,11 @@ func (a *Account) deliver(d mailbox.Delivery) (*commit, error) {
 	if _, done, err := ids.Find(d.ID); done || err != nil {
 		return nil, err
 	}
+	for _, key := range d.Assumes {
+		if is, err := a.remembers(key); is || err != nil {
+			return nil, cmp.Or(err, mailbox.ErrMemory)
+		}
+	}
 	t := delivery{a: a, c: &commit{}, at: a.o.Now()}
 	if err := t.plan(d); err != nil {
 		t.release()
@@ -96,7 +102,9 @@ type delivery struct {
 	touched []string
 	steps   []func() error
 	copies  []copyIn
-	held    []*staged
+	// keys are those of its memories.
+	keys []string
+	held []*staged
 }
 
 // plan decides where everything goes.
@@ -117,6 +125,7 @@ func (t *delivery) plan(d mailbox.Delivery) error {
 		}
 		t.ops = append(t.ops, op{kind: opMemory, key: m.Key, at: m.Until})
 		t.touched = append(t.touched, filepath.Join(t.a.o.Root, memoriesName))
+		t.keys = append(t.keys, m.Key)
 		t.steps = append(t.steps, func() error { return memories.Remember(m.Key, m.Until, t.at) })
 	}
 	for _, o := range d.Outbound {
@@ -234,6 +243,11 @@ func (t *delivery) commit(id string) {
 		}
 		a.addUsage(c.bytes, c.messages)
 		delete(a.arriving, id)
+		for _, key := range t.keys {
+			if a.learning[key]--; a.learning[key] == 0 {
+				delete(a.learning, key)
+			}
+		}
 		t.release()
 		return nil
 	}
@@ -243,6 +257,9 @@ func (t *delivery) commit(id string) {
 		s.referred(c.record.last())
 	}
 	a.arriving[id] = c
+	for _, key := range t.keys {
+		a.learning[key]++
+	}
 	a.push(c)
 }
 
@@ -257,14 +274,22 @@ func (t *delivery) release() {
 // Remembers is mailbox.Box's.
 func (b *box) Remembers(key string) (is bool, err error) {
 	err = b.do("memory", func() error {
-		memories, err := b.a.memoryLog()
-		if err != nil {
-			return err
-		}
-		is, err = memories.Remembered(key, b.a.o.Now())
+		is, err = b.a.remembers(key)
 		return err
 	})
 	return is, err
+}
+
+// remembers tells whether a key is remembered, or on its way to be.
+func (a *Account) remembers(key string) (bool, error) {
+	if a.learning[key] > 0 {
+		return true, nil
+	}
+	memories, err := a.memoryLog()
+	if err != nil {
+		return false, err
+	}
+	return memories.Remembered(key, a.o.Now())
 }
 
 // deliveryFolder decides where a delivery to folder goes.

@@ -139,7 +139,7 @@ func (s *setup) options() Options {
 	o := Options{
 		FS: s.fs, Journal: s.journal, User: testUser,
 		Root: s.root, Guard: s.guard, Limit: func() mailbox.Limit { return s.limit },
-		Log: s.log(), Now: time.Now, Host: "test",
+		Log: s.log(), Now: time.Now, Host: "test", Recount: !s.journal.Clean(),
 	}
 	if s.opts != nil {
 		s.opts(&o)

@@ -107,6 +107,7 @@ func (w *world) open(u *worldUser) (err error) {
 	a, err := Open(Options{
 		FS: w.disk, Journal: w.journal, User: u.name, Root: rootOf(worldBase, u.name), Guard: g,
 		Limit: func() mailbox.Limit { return mailbox.Limit{} }, Log: w.log, Now: time.Now, Host: "h", Outbox: w.outbox,
+		Recount: !w.journal.Clean(),
 	})
 	if err == nil {
 		u.account, u.box = a, a.Box(u.name, worldEpoch, nil)

@@ -41,6 +41,7 @@ import (
 	"time"
 
 	"waypost/backend/mailbox"
+	"waypost/backend/maildir/deliveries"
 	"waypost/director"
 	"waypost/internal/vfs"
 )
@@ -74,11 +75,42 @@ type Box struct {
 	// are listed, opened or removed: who does that sees them whole.
 	files            sync.RWMutex
 	waiting, refused atomic.Int64
+
+	// sent remembers the keys of entries that an mx has: the journal may bring an
+	// entry back that was handed over before the crash.
+	sentMu sync.Mutex
+	sent   *deliveries.Log
+}
+
+const (
+	sentName = "sent"
+	// keepSent is far longer than a record can stay in the journal.
+	keepSent = 24 * time.Hour
+)
+
+// wasSent tells whether an mx has the entry.
+func (b *Box) wasSent(k string) (bool, error) {
+	b.sentMu.Lock()
+	defer b.sentMu.Unlock()
+	_, is, err := b.sent.Find(k)
+	return is, err
+}
+
+// noteSent remembers that an mx has the entry, against kill -9 at once.
+func (b *Box) noteSent(k string) error {
+	b.sentMu.Lock()
+	defer b.sentMu.Unlock()
+	return b.sent.Append(deliveries.Entry{At: time.Now(), Key: k})
 }
 
 // Open takes over dir, which must exist.
 func Open(fsys vfs.FS, dir string) (*Box, error) {
 	b := &Box{fs: fsys, dir: dir, wake: make(chan struct{}, 1)}
+	sent, err := deliveries.Open(fsys, filepath.Join(dir, sentName), keepSent, time.Now())
+	if err != nil {
+		return nil, fmt.Errorf("outbox: %w", err)
+	}
+	b.sent = sent
 	_, orphans, err := b.list()
 	for _, name := range orphans {
 		if err == nil {
@@ -103,12 +135,19 @@ func key(u director.User, id string) string {
 	return strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:20]))
 }
 
-// Put adds a message; link gives its file a name in the folder. Of an entry that
+// Put adds a message that was not sent yet; link gives its file a name in the folder. Of an entry that
 // is there already the files are made anew; one that was set aside stays so.
 func (b *Box) Put(u director.User, o mailbox.Outbound, link func(path string) error) error {
 	data, err := json.Marshal(Entry{ID: o.ID, User: u, Kind: o.Kind, From: o.From, To: o.To, UTF8: o.UTF8, At: time.Now().UTC()})
+	k := key(u, o.ID)
 	if err == nil {
-		err = b.put(filepath.Join(b.dir, key(u, o.ID)), data, link)
+		var sent bool
+		if sent, err = b.wasSent(k); sent {
+			return nil
+		}
+	}
+	if err == nil {
+		err = b.put(filepath.Join(b.dir, k), data, link)
 	}
 	if err != nil {
 		return fmt.Errorf("outbox: %s of %s: %w", o.ID, u, err)

@@ -170,6 +170,10 @@ func (s *sender) one(ctx context.Context, k string, held map[director.User]bool)
 		return e, err
 	}
 	defer message.Close() // it is only read
+	if sent, err := s.box.wasSent(k); err != nil || sent {
+		// A kill came between the note and the removal.
+		return e, errors.Join(err, s.box.done(k))
+	}
 	if held[e.User] {
 		s.failed[k] = true
 		return e, errSkipped
@@ -184,7 +188,10 @@ func (s *sender) one(ctx context.Context, k string, held map[director.User]bool)
 		return e, err
 	}
 	s.log.Info("handed to an mx", attrs(e)...)
-	if err := s.box.done(k); err != nil {
+	if err = s.box.noteSent(k); err == nil {
+		err = s.box.done(k)
+	}
+	if err != nil {
 		return e, fmt.Errorf("an mx has it, and it cannot be removed: %w", err)
 	}
 	return e, nil

@@ -24,6 +24,11 @@ func (b *box) Deliver(ctx context.Context, d mailbox.Delivery) error {
 	if u.delivered[d.ID] {
 		return nil
 	}
+	for _, key := range d.Assumes {
+		if time.Now().Before(u.memories[key]) {
+			return fmt.Errorf("deliver to %s: %q: %w", u.name, key, mailbox.ErrMemory)
+		}
+	}
 	if !d.Force && len(d.Places) > 0 {
 		var bytes int64
 		for _, p := range d.Places {
