@@ -34,7 +34,7 @@ func (s *source) scripts(staging string, log *slog.Logger) error {
 	for _, home := range s.homes {
 		err := takeScripts(home, scripts.New(vfs.OS, staging, adoptLimits), log)
 		if err != nil {
-			return fmt.Errorf("Sieve scripts of %s: %w", home, err)
+			return fmt.Errorf("scripts of %s: %w", home, err)
 		}
 	}
 	return nil

@@ -169,7 +169,7 @@ func (e *encoder) string(s string) {
 			return
 		}
 	}
-	e.uint(n | stringInline)
+	e.uint(n + stringInline)
 	e.rest = append(e.rest, s...)
 }
 

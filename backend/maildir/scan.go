@@ -27,7 +27,7 @@ const (
 	granularity = 2 * time.Second
 	// restFactor bounds the share of time that is spent on scans whose only
 	// reason is granularity: one of restFactor.
-	restFactor = 50
+	restFactor = 200
 	// maxUnconfirmed is how long own changes, one after the other, may put
 	// such a scan off.
 	maxUnconfirmed = time.Minute
