@@ -131,6 +131,9 @@ func New(cfg Config, d Deps) (*Server, error) {
 		return nil, err
 	}
 	if err := b.open(d.Metrics); err != nil {
+		if b.journal != nil {
+			err = errors.Join(err, b.journal.Close())
+		}
 		return nil, errors.Join(err, b.lock.Unlock())
 	}
 	return b, nil

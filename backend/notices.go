@@ -19,18 +19,17 @@ const maxNotices = 1000
 // notice is a warning of a quota that fills.
 type notice struct {
 	user    director.User
-	epoch   director.Epoch
 	percent int
 	used    mailbox.Usage
 	limit   mailbox.Limit
 }
 
 // warner gives what a mailbox calls, under its locks, when a threshold is crossed.
-func (b *Server) warner(u director.User, at director.Epoch) func(int, mailbox.Usage, mailbox.Limit) {
+func (b *Server) warner(u director.User) func(int, mailbox.Usage, mailbox.Limit) {
 	return func(percent int, used mailbox.Usage, limit mailbox.Limit) {
 		b.log.Info("quota warning", "user", u, "percent", percent, "used_bytes", used.Bytes, "used_messages", used.Messages)
 		select {
-		case b.notices.todo <- notice{u, at, percent, used, limit}:
+		case b.notices.todo <- notice{u, percent, used, limit}:
 		default:
 		}
 	}
@@ -53,7 +52,7 @@ func (b *Server) notify(ctx context.Context) {
 // deliverNotice puts a warning into the user's inbox, over the quota if need be, at
 // most once a day for each threshold.
 func (b *Server) deliverNotice(ctx context.Context, n notice) error {
-	box, err := b.Open(ctx, n.user, b.cfg.ID, n.epoch)
+	box, err := b.Open(ctx, n.user, b.cfg.ID, b.fenceOf(n.user).Epoch)
 	if err != nil {
 		return err
 	}

@@ -217,7 +217,7 @@ func (u *user) account() (*maildir.Account, error) {
 		UTF8Folders:            u.b.cfg.UTF8FolderNames,
 		Extra:                  u.b.quotaExtra,
 		Warnings:               u.b.cfg.QuotaWarnings,
-		Warn:                   u.b.warner(u.name, u.fence.Epoch),
+		Warn:                   u.b.warner(u.name),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the mailbox of %s: %w", u.name, err)
