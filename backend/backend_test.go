@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -307,6 +308,26 @@ func TestUncleanStop(t *testing.T) {
 	got, err := call[control.UsageReply](r, r.admin, "b1", control.PathUsage, control.UserRequest{User: alice})
 	if err != nil || got.Messages != 2 {
 		t.Errorf("usage after the replay: %+v, %v", got, err)
+	}
+}
+
+// TestFailedStartIsClean: a start that cannot listen leaves the disk, journal and
+// lock, as a clean stop does.
+func TestFailedStartIsClean(t *testing.T) {
+	r := newRig(t, "b1")
+	r.create("b1")
+	b1 := r.nodes["b1"]
+	b1.stop()
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	r.must(err)
+	defer taken.Close()
+	cfg := b1.cfg
+	cfg.Listen = taken.Addr().String()
+	if _, err := r.tryStart(cfg); err == nil {
+		t.Fatal("two listen at one address")
+	}
+	if again := r.start(b1.cfg); !again.journal.Clean() {
+		t.Error("the journal is as after a kill")
 	}
 }
 
