@@ -32,6 +32,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"waypost/backend/link"
 	"waypost/backend/scripts"
 	"waypost/director"
 )
@@ -144,7 +145,7 @@ func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error 
 	defer conn.Close()
 	srv.met.sessions.Inc()
 	defer srv.met.sessions.Dec()
-	keepAlive(conn)
+	link.KeepAlive(conn)
 	ctx, cancel := context.WithCancel(ctx)
 	start := time.Now()
 
@@ -152,7 +153,7 @@ func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error 
 	err := s.moved(s.run())
 	s.farewell(err)
 	cancel()
-	s.link.watcher.Wait()
+	s.link.Wait()
 
 	reason := ending(err)
 	srv.met.ended.WithLabelValues(reason).Inc()
@@ -161,7 +162,7 @@ func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error 
 		level = slog.LevelWarn
 	}
 	s.log.Log(context.WithoutCancel(ctx), level, "managesieve session ended", "reason", reason, "err", err,
-		"commands", s.commands, "bytes", s.link.sent, "seconds", time.Since(start).Seconds())
+		"commands", s.commands, "bytes", s.link.Sent, "seconds", time.Since(start).Seconds())
 	if err != nil {
 		return fmt.Errorf("managesieve session %s of %s: %w", ses.ID, ses.Scripts.User(), err)
 	}

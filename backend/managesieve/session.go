@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"waypost/backend/link"
 	"waypost/backend/mailbox"
 	"waypost/backend/scripts"
 )
@@ -22,7 +23,7 @@ const maxBadCommands = 20
 type session struct {
 	srv     *Server
 	scripts Scripts
-	link    *link
+	link    *link.Link
 	parser  *parser
 	log     *slog.Logger
 
@@ -32,13 +33,13 @@ type session struct {
 }
 
 func newSession(ctx context.Context, srv *Server, conn net.Conn, ses Session) *session {
-	l := newLink(ctx, conn, ses.Scripts.Done(), &srv.opt)
+	l := link.New(ctx, conn, ses.Scripts.Done(), link.Options{Write: srv.opt.Write, Linger: srv.opt.Linger, Moved: ErrMoved, Idle: ErrIdle})
 	return &session{
 		srv: srv, scripts: ses.Scripts, link: l,
 		parser: &parser{
 			br: bufio.NewReaderSize(l, lineBytes), scriptBytes: srv.opt.ScriptBytes,
-			onLine:    func() { l.allow(srv.opt.Idle) },
-			onLiteral: func() { l.allow(srv.opt.Literal) },
+			onLine:    func() { l.Allow(srv.opt.Idle) },
+			onLiteral: func() { l.Allow(srv.opt.Literal) },
 		},
 		log: srv.opt.Log.With("user", string(ses.Scripts.User()), "client", ses.Client, "session", ses.ID),
 	}
@@ -52,7 +53,7 @@ func (s *session) run() error {
 		if err != nil && !errors.As(err, &bad) {
 			return err
 		}
-		if err := s.link.stopped(); err != nil {
+		if err := s.link.Stopped(); err != nil {
 			return err
 		}
 		if bad != "" {
@@ -64,7 +65,7 @@ func (s *session) run() error {
 			return err
 		}
 	}
-	return s.link.out.Flush()
+	return s.link.Out.Flush()
 }
 
 // farewell says BYE where the end is ours and the client can still hear it.
@@ -79,7 +80,7 @@ func (s *session) farewell(err error) {
 	case err != nil:
 		return
 	}
-	s.link.part()
+	s.link.Part()
 }
 
 // moved makes ErrMoved of what a fence says, or of any failure once the fence has
@@ -90,7 +91,7 @@ func (s *session) moved(err error) error {
 	}
 	over := slices.ContainsFunc([]error{mailbox.ErrStale, mailbox.ErrFrozen, mailbox.ErrRefused, mailbox.ErrClosed},
 		func(end error) bool { return errors.Is(err, end) })
-	if over || errors.Is(s.link.stopped(), ErrMoved) {
+	if over || errors.Is(s.link.Stopped(), ErrMoved) {
 		return fmt.Errorf("%w: %w", ErrMoved, err)
 	}
 	return err
@@ -160,7 +161,7 @@ func (s *session) execute(cmd command) error {
 // pipelined commands are answered in few packets. A failed write stays with the
 // buffer and shows at the next flush.
 func (s *session) write(text string) error {
-	_, err := s.link.out.WriteString(text)
+	_, err := s.link.Out.WriteString(text)
 	return err
 }
 
@@ -315,7 +316,7 @@ func (s *session) getScript(args []arg) error {
 		return s.done(err, "")
 	}
 	s.write(fmt.Sprintf("{%d}\r\n", len(src)))
-	s.link.out.Write(src)
+	s.link.Out.Write(src)
 	s.write("\r\n")
 	return s.ok("", "Script sent.")
 }

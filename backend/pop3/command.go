@@ -8,7 +8,6 @@ import (
 	"io"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // maxCommand bounds a command line with its CRLF (RFC 2449, Section 4).
@@ -59,7 +58,7 @@ func number(s string) (int, bool) {
 // logged in can smuggle nothing but its own commands. ok is false for a line
 // that is no command.
 func (s *session) readCommand() (cmd command, ok bool, err error) {
-	s.link.until = time.Now().Add(s.srv.opt.Idle)
+	s.link.Allow(s.srv.opt.Idle)
 	line, err := s.br.ReadSlice('\n')
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull):

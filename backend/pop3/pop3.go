@@ -33,6 +33,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"waypost/backend/link"
 	"waypost/backend/mailbox"
 )
 
@@ -115,7 +116,7 @@ func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error 
 	defer conn.Close()
 	srv.met.sessions.Inc()
 	defer srv.met.sessions.Dec()
-	keepAlive(conn)
+	link.KeepAlive(conn)
 	ctx, cancel := context.WithCancel(ctx)
 	start := time.Now()
 
@@ -123,7 +124,7 @@ func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error 
 	err := s.moved(s.run())
 	s.finish(err)
 	cancel()
-	s.link.watcher.Wait()
+	s.link.Wait()
 
 	reason := ending(err)
 	srv.met.ended.WithLabelValues(reason).Inc()
@@ -132,7 +133,7 @@ func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error 
 		level = slog.LevelWarn
 	}
 	s.log.Log(context.WithoutCancel(ctx), level, "pop3 session ended", "reason", reason, "err", err,
-		"retrieved", s.retrieved, "deleted", s.expunged, "bytes", s.link.sent, "seconds", time.Since(start).Seconds())
+		"retrieved", s.retrieved, "deleted", s.expunged, "bytes", s.link.Sent, "seconds", time.Since(start).Seconds())
 	if err != nil {
 		return fmt.Errorf("pop3 session %s of %s: %w", ses.ID, ses.Box.User(), err)
 	}

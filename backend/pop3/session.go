@@ -10,6 +10,7 @@ import (
 	"net"
 	"slices"
 
+	"waypost/backend/link"
 	"waypost/backend/mailbox"
 )
 
@@ -23,7 +24,7 @@ const seenBatch = 100
 type session struct {
 	srv  *Server
 	box  mailbox.Box
-	link *link
+	link *link.Link
 	br   *bufio.Reader
 	out  *bufio.Writer
 	log  *slog.Logger
@@ -44,9 +45,9 @@ type session struct {
 }
 
 func newSession(ctx context.Context, srv *Server, conn net.Conn, ses Session) *session {
-	l := newLink(ctx, conn, ses.Box.Done(), &srv.opt)
+	l := link.New(ctx, conn, ses.Box.Done(), link.Options{Write: srv.opt.Write, Linger: srv.opt.Linger, Moved: ErrMoved, Idle: ErrIdle})
 	return &session{
-		srv: srv, box: ses.Box, link: l, out: l.out,
+		srv: srv, box: ses.Box, link: l, out: l.Out,
 		br:      bufio.NewReaderSize(l, readBuffer),
 		log:     srv.opt.Log.With("user", string(ses.Box.User()), "client", ses.Client, "session", ses.ID),
 		deleted: map[int]bool{}, form: ses.form(srv),
@@ -63,7 +64,7 @@ func (s *session) run() error {
 		if err != nil {
 			return err
 		}
-		if err := s.link.stopped(); err != nil {
+		if err := s.link.Stopped(); err != nil {
 			return err
 		}
 		if ok {
@@ -103,9 +104,9 @@ func (s *session) finish(err error) {
 		s.markSeen()
 	}
 	if errors.Is(err, ErrMoved) || errors.Is(err, ErrAbuse) {
-		s.link.farewell()
+		s.link.Part()
 	}
-	s.srv.met.sent.Add(float64(s.link.sent))
+	s.srv.met.sent.Add(float64(s.link.Sent))
 }
 
 // moved makes ErrMoved of what a fence says, or of any failure once the fence
@@ -119,7 +120,7 @@ func (s *session) moved(err error) error {
 	over := slices.ContainsFunc([]error{
 		mailbox.ErrStale, mailbox.ErrFrozen, mailbox.ErrRefused, mailbox.ErrClosed, mailbox.ErrRenumbered,
 	}, func(end error) bool { return errors.Is(err, end) })
-	if over || errors.Is(s.link.stopped(), ErrMoved) {
+	if over || errors.Is(s.link.Stopped(), ErrMoved) {
 		return fmt.Errorf("%w: %w", ErrMoved, err)
 	}
 	return err
@@ -312,7 +313,7 @@ func (s *session) bye([]int) error {
 		}
 		if err != nil {
 			s.say("-ERR [SYS/TEMP] some deleted messages not removed")
-			s.link.out.Flush()
+			s.link.Out.Flush()
 			return fmt.Errorf("expunge: %w", err)
 		}
 		s.expunged = len(gone)

@@ -1,4 +1,9 @@
-package managesieve
+// Package link is the connection of a session of POP3 or ManageSieve on a backend:
+// every read and write has a deadline, what is buffered is sent before the client is
+// waited for, and reading stops when the mailbox is no longer served here, while an
+// answer under way may still be sent for a bounded time. A Link belongs to the
+// session's goroutine; it has one of its own, which Wait waits for.
+package link
 
 import (
 	"bufio"
@@ -22,34 +27,46 @@ const (
 	farewellBytes = 64 << 10
 )
 
-// link is the client's connection. It gives every read the deadline until, sends
-// what is buffered before it waits for the client, and stops reading once the
-// scripts are done; an answer may still be sent then, for Options.Linger.
-type link struct {
+// Options bound a Link.
+type Options struct {
+	// Write is how long the client may take for what one write sends.
+	Write time.Duration
+	// Linger is how long an answer may still be sent after done.
+	Linger time.Duration
+	// Moved and Idle are what Read fails with after done, and when the client was
+	// silent beyond Allow.
+	Moved, Idle error
+}
+
+// Link is the client's connection, for reading.
+type Link struct {
 	net.Conn
 	ctx  context.Context
 	done <-chan struct{}
-	opt  *Options
-	out  *bufio.Writer
+	opt  Options
+	// Out is for writing.
+	Out *bufio.Writer
+	// Sent counts the bytes written.
+	Sent int64
 
-	// until and sent are the session's goroutine's.
 	until time.Time
-	sent  int64
 	// lastWrite, in Unix nanoseconds, is when writing ends; 0: not yet known.
 	lastWrite atomic.Int64
 
 	watcher sync.WaitGroup
 }
 
-func newLink(ctx context.Context, conn net.Conn, done <-chan struct{}, opt *Options) *link {
-	l := &link{Conn: conn, ctx: ctx, done: done, opt: opt}
-	l.out = bufio.NewWriterSize(timedWriter{l}, 4<<10)
+// New takes conn over until ctx ends. done is closed when the mailbox is no longer
+// served at the session's epoch.
+func New(ctx context.Context, conn net.Conn, done <-chan struct{}, opt Options) *Link {
+	l := &Link{Conn: conn, ctx: ctx, done: done, opt: opt}
+	l.Out = bufio.NewWriterSize(timedWriter{l}, 4<<10)
 	l.watcher.Go(l.watch)
 	return l
 }
 
-// watch ends a read that must not go on. Serve ends ctx in the end.
-func (l *link) watch() {
+// watch ends a read that must not go on. ctx ends in the end.
+func (l *Link) watch() {
 	select {
 	case <-l.done:
 		l.lastWrite.Store(time.Now().Add(l.opt.Linger).UnixNano())
@@ -60,46 +77,50 @@ func (l *link) watch() {
 	_ = l.SetDeadline(longAgo)
 }
 
-// stopped says why no further command may be begun, if so.
-func (l *link) stopped() error {
+// Wait returns when the Link's goroutine has ended; ctx must have.
+func (l *Link) Wait() { l.watcher.Wait() }
+
+// Stopped says why no further command may be begun, if so.
+func (l *Link) Stopped() error {
+	if err := l.ctx.Err(); err != nil {
+		return err
+	}
 	select {
-	case <-l.ctx.Done():
-		return l.ctx.Err()
 	case <-l.done:
-		return ErrMoved
+		return l.opt.Moved
 	default:
 		return nil
 	}
 }
 
-// allow gives the client so long for what is read next.
-func (l *link) allow(d time.Duration) { l.until = time.Now().Add(d) }
+// Allow gives the client so long for what is read next.
+func (l *Link) Allow(d time.Duration) { l.until = time.Now().Add(d) }
 
 // Read is for the session's bufio.Reader. It sets its deadline first and looks
 // for a stop afterwards: watch does it the other way round, so that between them
 // a stop is never missed.
-func (l *link) Read(p []byte) (int, error) {
-	if err := l.out.Flush(); err != nil {
+func (l *Link) Read(p []byte) (int, error) {
+	if err := l.Out.Flush(); err != nil {
 		return 0, err
 	}
 	if err := l.SetReadDeadline(l.until); err != nil {
 		return 0, err
 	}
-	if err := l.stopped(); err != nil {
+	if err := l.Stopped(); err != nil {
 		return 0, err
 	}
 	n, err := l.Conn.Read(p)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, err
 	}
-	if err := l.stopped(); err != nil {
+	if err := l.Stopped(); err != nil {
 		return n, err
 	}
-	return n, ErrIdle
+	return n, l.opt.Idle
 }
 
-// timedWriter is below link.out.
-type timedWriter struct{ *link }
+// timedWriter is below Link.Out.
+type timedWriter struct{ *Link }
 
 func (w timedWriter) Write(p []byte) (int, error) {
 	deadline := time.Now().Add(w.opt.Write)
@@ -113,15 +134,15 @@ func (w timedWriter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	n, err := w.Conn.Write(p)
-	w.sent += int64(n)
+	w.Sent += int64(n)
 	return n, err
 }
 
-// part sends what is buffered and then our end, and waits for the client's for a
+// Part sends what is buffered and then our end, and waits for the client's for a
 // moment: closing over bytes that were not read would be a reset, which can
 // destroy what the client has not read yet.
-func (l *link) part() {
-	if l.out.Flush() != nil {
+func (l *Link) Part() {
+	if l.Out.Flush() != nil {
 		return
 	}
 	half, ok := l.Conn.(interface{ CloseWrite() error })
@@ -133,9 +154,9 @@ func (l *link) part() {
 	}
 }
 
-// keepAlive lets the system notice a proxy whose machine died. The connection
+// KeepAlive lets the system notice a proxy whose machine died. The connection
 // may be TLS over TCP.
-func keepAlive(conn net.Conn) {
+func KeepAlive(conn net.Conn) {
 	if outer, ok := conn.(interface{ NetConn() net.Conn }); ok {
 		conn = outer.NetConn()
 	}
