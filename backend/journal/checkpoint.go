@@ -62,6 +62,28 @@ func (j *Journal) AfterCheckpoint(lsn LSN, do func()) {
 	}
 }
 
+// BeforeCheckpoint runs do once: when the next checkpoint begins, or Close, before it
+// is known which records that passes. So who writes into the files by the batch can
+// put off Applied until then. do runs on the goroutine that makes the checkpoint. It
+// must not wait for a lock that is held by somebody who waits for the journal, nor
+// call Checkpoint or Close; it may call BeforeCheckpoint, for the one after.
+func (j *Journal) BeforeCheckpoint(do func()) {
+	j.mu.Lock()
+	j.before = append(j.before, do)
+	j.mu.Unlock()
+}
+
+// prepareCheckpoint runs what BeforeCheckpoint was given.
+func (j *Journal) prepareCheckpoint() {
+	j.mu.Lock()
+	run := j.before
+	j.before = nil
+	j.mu.Unlock()
+	for _, do := range run {
+		do()
+	}
+}
+
 // checkpointLoop makes a checkpoint every Interval, and when one is asked for. While
 // somebody waits for room it tries more often: what it could not pass before may be
 // applied by now.
@@ -117,6 +139,7 @@ func (j *Journal) Checkpoint() error {
 	if err != nil {
 		return err
 	}
+	j.prepareCheckpoint()
 	target := j.target()
 	if !j.moves(target) {
 		return nil

@@ -26,7 +26,8 @@
 //	Append      the record gets its place; another user's may be next to it
 //	            the files are changed, unsynced (before or after Wait)
 //	Wait        the record is durable: the client may be answered
-//	Applied     a checkpoint may pass the record
+//	Applied     a checkpoint may pass the record; who writes to a file for many
+//	            records at once says so later, in BeforeCheckpoint at the latest
 //
 // # On disk
 //

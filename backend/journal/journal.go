@@ -172,6 +172,7 @@ type Journal struct {
 	pins       map[LSN]int
 	released   []release
 	after      []afterwards
+	before     []func()
 }
 
 // Stats is what a journal says of itself.

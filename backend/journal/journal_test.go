@@ -426,3 +426,30 @@ func TestNoGoroutineStays(t *testing.T) {
 	fsys = newFS(t, 2)
 	abandon(fsys, mustStart(t, options(fsys)))
 }
+
+func TestBeforeCheckpoint(t *testing.T) {
+	fsys := newFS(t, 1)
+	j := mustStart(t, options(fsys))
+	runs := 0
+	for want := 1; want <= 3; want++ {
+		ticket := mustAppend(t, j, "ann", nil)
+		j.BeforeCheckpoint(func() {
+			runs++
+			ticket.Applied()
+		})
+		if want == 3 {
+			break // Close does it, too
+		}
+		for range 2 {
+			if err := j.Checkpoint(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s := j.Stats(); s.Checkpoint != ticket.LSN() || runs != want {
+			t.Fatalf("checkpoint at %d, want %d; run %d times, want %d", s.Checkpoint, ticket.LSN(), runs, want)
+		}
+	}
+	if err := j.Close(); err != nil || runs != 3 {
+		t.Fatal(runs, err)
+	}
+}

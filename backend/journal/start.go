@@ -135,6 +135,7 @@ func (j *Journal) Close() error {
 		return errors.Join(j.Err(), closeSegments(j.read.segments, j.spare))
 	}
 	j.committer.Wait()
+	j.prepareCheckpoint()
 	j.awaitApplied()
 	close(j.stop)
 	j.checkpointer.Wait()

@@ -5,6 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -59,7 +63,7 @@ func (s *session) data(args string) error {
 // it is whole.
 func (s *session) stage(in body) (mailbox.Staged, *reply) {
 	strict := &strictReader{r: in}
-	header := traceHeader(s.tx.sender, s.peer, s.srv.opt.Hostname, s.tx.delivery, s.tx.utf8, s.srv.opt.Now())
+	header := traceHeader(s.tx.sender, s.from, s.by, s.tx.delivery, s.tx.utf8, s.srv.opt.Now())
 	staged, err := s.srv.opt.Store.Stage(s.ctx, header, newPathReader(strict), s.srv.opt.MaxMessage)
 	if err == nil && in.ended() != io.EOF {
 		staged.Discard()
@@ -100,9 +104,7 @@ func (s *session) finish(staged mailbox.Staged, failure *reply) {
 	default:
 		s.deliverAll(staged, answers)
 	}
-	counts := map[string]int{}
 	for _, answer := range answers {
-		counts[answer.result]++
 		s.srv.met.deliveries.WithLabelValues(answer.result).Inc()
 		s.say(answer)
 	}
@@ -112,9 +114,25 @@ func (s *session) finish(staged mailbox.Staged, failure *reply) {
 		staged.Discard()
 	}
 	s.srv.met.seconds.Observe(time.Since(start).Seconds())
-	s.log.Info("message", "id", tx.delivery, "from", tx.sender, "recipients", len(tx.rcpts),
-		"size", size, "results", counts)
+	s.log.LogAttrs(s.ctx, slog.LevelInfo, "message", slog.String("id", tx.delivery), slog.String("from", tx.sender),
+		slog.Int("recipients", len(tx.rcpts)), slog.Int64("size", size), slog.String("results", results(answers)))
 	s.reset()
+}
+
+// results is what became of the recipients, for the log: "ok", or "ok:2 stale:1".
+func results(answers []reply) string {
+	if len(answers) == 1 {
+		return answers[0].result
+	}
+	counts := map[string]int{}
+	for _, answer := range answers {
+		counts[answer.result]++
+	}
+	var b strings.Builder
+	for _, result := range slices.Sorted(maps.Keys(counts)) {
+		fmt.Fprintf(&b, " %s:%d", result, counts[result])
+	}
+	return strings.TrimPrefix(b.String(), " ")
 }
 
 // deliverAll delivers to several recipients at the same time. Of several of one

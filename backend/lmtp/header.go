@@ -3,7 +3,6 @@ package lmtp
 import (
 	"bufio"
 	"bytes"
-	"fmt"
 	"io"
 	"strings"
 	"time"
@@ -12,18 +11,24 @@ import (
 // traceHeader makes the lines that go in front of a message: the final
 // Return-Path and our Received line (RFC 5321, Section 4.4), with LF line ends.
 // The message may be for several recipients, so that there is no "for".
-func traceHeader(sender, peer, host, id string, utf8 bool, now time.Time) string {
+// from and by are those of the session.
+func traceHeader(sender, from, by, id string, utf8 bool, now time.Time) string {
 	with := "LMTP"
 	if utf8 {
 		with = "UTF8LMTP" // RFC 6531, Section 4.3
 	}
-	from := ""
-	peer = peer[strings.LastIndexByte(peer, '/')+1:] // without the role
-	if peer = traceWord(peer); peer != "" {
-		from = "from " + peer + " "
+	var date [len(time.RFC1123Z) + 8]byte
+	return "Return-Path: <" + sender + ">\nReceived: " + from + "by " + by + " (Waypost) with " + with + " id " + id +
+		";\n\t" + string(now.AppendFormat(date[:0], time.RFC1123Z)) + "\n"
+}
+
+// traceFrom is what a trace line says of a peer: nothing of one without a name.
+func traceFrom(peer string) string {
+	peer = traceWord(peer[strings.LastIndexByte(peer, '/')+1:]) // without the role
+	if peer == "" {
+		return ""
 	}
-	return fmt.Sprintf("Return-Path: <%s>\nReceived: %sby %s (Waypost) with %s id %s;\n\t%s\n",
-		sender, from, traceWord(host), with, id, now.Format(time.RFC1123Z))
+	return "from " + peer + " "
 }
 
 // traceWord keeps of a name what may stand in a trace line as one word.

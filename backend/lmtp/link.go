@@ -30,6 +30,8 @@ type link struct {
 	// until, when set, is the deadline of a whole command line; else each read
 	// may take Limits.Data. Owned by the session's goroutine.
 	until time.Time
+	// writeUntil is the deadline of writes that is set.
+	writeUntil time.Time
 	// idle: between transactions, where draining may end the session.
 	idle atomic.Bool
 
@@ -99,12 +101,20 @@ func (l *link) stopped() error {
 // deadlineWriter is what the session's bufio.Writer writes to.
 type deadlineWriter struct{ *link }
 
+// Write gives the peer Limits.Write at least, and a quarter more at most: so the
+// deadline that is set stays for many writes.
 func (w deadlineWriter) Write(p []byte) (int, error) {
-	deadline := time.Now().Add(w.limits.Write)
-	if w.ctx.Err() != nil {
-		deadline = time.Now().Add(time.Second) // for the farewell only
+	now := time.Now()
+	deadline := now.Add(w.limits.Write)
+	switch {
+	case w.ctx.Err() != nil:
+		w.writeUntil = now.Add(time.Second) // for the farewell only
+	case w.writeUntil.Before(deadline):
+		w.writeUntil = deadline.Add(w.limits.Write / 4)
+	default:
+		return w.conn.Write(p)
 	}
-	if err := w.conn.SetWriteDeadline(deadline); err != nil {
+	if err := w.conn.SetWriteDeadline(w.writeUntil); err != nil {
 		return 0, err
 	}
 	return w.conn.Write(p)

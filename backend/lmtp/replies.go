@@ -2,7 +2,7 @@ package lmtp
 
 import (
 	"errors"
-	"fmt"
+	"strconv"
 	"strings"
 
 	"waypost/backend/mailbox"
@@ -18,11 +18,15 @@ type reply struct {
 	result   string
 }
 
-func (r reply) String() string {
-	if r.enhanced == "" {
-		return fmt.Sprintf("%d %s\r\n", r.code, r.text)
+func (r reply) String() string { return string(r.append(nil)) }
+
+// append adds the line as it is sent.
+func (r reply) append(b []byte) []byte {
+	b = append(strconv.AppendInt(b, int64(r.code), 10), ' ')
+	if r.enhanced != "" {
+		b = append(append(b, r.enhanced...), ' ')
 	}
-	return fmt.Sprintf("%d %s %s\r\n", r.code, r.enhanced, r.text)
+	return append(append(b, r.text...), crlf...)
 }
 
 // The results that are counted.

@@ -35,7 +35,9 @@ type session struct {
 	link *link
 	br   *bufio.Reader
 	peer string
-	log  *slog.Logger
+	// from and by are what a trace line says of the peer and of us.
+	from, by string
+	log      *slog.Logger
 
 	greeted bool // LHLO was said
 	tx      *transaction
@@ -50,6 +52,7 @@ func newSession(ctx context.Context, srv *Server, conn net.Conn, peer string) *s
 	l := newLink(ctx, conn, srv.opt.Draining, limits)
 	return &session{
 		srv: srv, ctx: ctx, link: l, peer: peer,
+		from: traceFrom(peer), by: traceWord(srv.opt.Hostname),
 		br:  bufio.NewReaderSize(l, max(readBuffer, limits.Line)),
 		log: srv.opt.Log.With("peer", peer),
 	}
@@ -92,7 +95,7 @@ func (s *session) farewell(err error) error {
 }
 
 // say buffers a reply; the link sends it before it waits for the peer.
-func (s *session) say(r reply) { s.link.out.WriteString(r.String()) }
+func (s *session) say(r reply) { s.link.out.Write(r.append(s.link.out.AvailableBuffer())) }
 
 func (s *session) next() (command, error) {
 	if cmd := s.pending; cmd != nil {

@@ -62,7 +62,7 @@ const MaxHeaderBytes = 1 << 20
 // of the field before them; the header ends at the first empty line. Only r's
 // errors are errors.
 func ReadHeader(r io.Reader) (*Header, error) {
-	buf := make([]byte, 0, 4<<10)
+	buf := make([]byte, 0, 2<<10)
 	for {
 		seen := len(buf)
 		n, err := r.Read(buf[seen:cap(buf)])
@@ -108,6 +108,7 @@ func headerEnd(b []byte, seen int) int {
 // parseHeader cuts a header into fields, which share its bytes.
 func parseHeader(b []byte) *Header {
 	h := &Header{length: int64(len(b)), fields: make([]Field, 0, bytes.Count(b, []byte{'\n'}))}
+	text := string(b) // all names and values are parts of it
 	start := 0
 	for at := 0; at < len(b); {
 		end := len(b)
@@ -117,7 +118,7 @@ func parseHeader(b []byte) *Header {
 		line := b[at:end]
 		empty := line[0] == '\n' || len(line) == 2 && line[0] == '\r' && line[1] == '\n'
 		if empty || startsField(line) {
-			h.add(b[start:at:at])
+			h.add(b[start:at:at], text[start:at])
 			start = at
 		}
 		if empty {
@@ -126,7 +127,7 @@ func parseHeader(b []byte) *Header {
 		}
 		at = end
 	}
-	h.add(b[start:])
+	h.add(b[start:], text[start:])
 	return h
 }
 
@@ -158,13 +159,14 @@ func validFieldName(name string) bool {
 	return name != "" && len(name) <= maxFieldName
 }
 
-func (h *Header) add(raw []byte) {
+// add takes a field, which is also text.
+func (h *Header) add(raw []byte, text string) {
 	if len(raw) == 0 {
 		return
 	}
 	f := Field{Raw: raw}
 	if startsField(raw) {
-		name, value, _ := strings.Cut(string(raw), ":")
+		name, value, _ := strings.Cut(text, ":")
 		f.Name, f.Value = strings.TrimRight(name, " \t"), unfold(value)
 	}
 	h.fields = append(h.fields, f)
@@ -177,7 +179,14 @@ func unfold(s string) string {
 	if !strings.ContainsAny(s, "\r\n") {
 		return s
 	}
-	return strings.NewReplacer("\r\n", "", "\n", "", "\r", "").Replace(s)
+	b := make([]byte, 0, len(s))
+	for {
+		i := strings.IndexAny(s, "\r\n")
+		if i < 0 {
+			return string(append(b, s...))
+		}
+		b, s = append(b, s[:i]...), s[i+1:]
+	}
 }
 
 // decode gives a field's value as tests see it: UTF-8, encoded words decoded

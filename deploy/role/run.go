@@ -36,6 +36,13 @@ func Run(ctx context.Context, c Config, logTo io.Writer, ready func()) error {
 	if err != nil {
 		return err
 	}
+	if role, err := c.Role(); err == nil && role == cluster.RoleBackend {
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		tuned, stop := context.WithCancel(ctx)
+		defer stop()
+		wg.Go(func() { allowGarbage(tuned) })
+	}
 	return Start(ctx, c, log, ready)
 }
 

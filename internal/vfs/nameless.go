@@ -4,8 +4,10 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -94,16 +96,27 @@ func (f *nameless) Seek(offset int64, whence int) (at int64, err error) {
 	return at, err
 }
 
-// Stat goes by a second descriptor: os knows how to read what the kernel says.
-func (f *nameless) Stat() (info fs.FileInfo, err error) {
-	var twin int
-	if err := f.call("stat", func(fd int) (err error) { twin, err = unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0); return err }); err != nil {
+func (f *nameless) Stat() (fs.FileInfo, error) {
+	info := &namelessInfo{name: filepath.Base(f.Name())}
+	if err := f.call("stat", func(fd int) error { return syscall.Fstat(fd, &info.st) }); err != nil {
 		return nil, err
 	}
-	file := os.NewFile(uintptr(twin), f.Name())
-	defer func() { _ = file.Close() }() // it was only looked at
-	return file.Stat()
+	return info, nil
 }
+
+// namelessInfo is a fs.FileInfo of what the kernel says. A nameless file is a
+// regular one, without special bits.
+type namelessInfo struct {
+	name string
+	st   syscall.Stat_t
+}
+
+func (i *namelessInfo) Name() string       { return i.name }
+func (i *namelessInfo) Size() int64        { return i.st.Size }
+func (i *namelessInfo) Mode() fs.FileMode  { return fs.FileMode(i.st.Mode).Perm() }
+func (i *namelessInfo) ModTime() time.Time { return time.Unix(i.st.Mtim.Unix()) }
+func (i *namelessInfo) IsDir() bool        { return false }
+func (i *namelessInfo) Sys() any           { return &i.st }
 
 func (f *nameless) Truncate(size int64) error {
 	return f.call("truncate", func(fd int) error { return unix.Ftruncate(fd, size) })
