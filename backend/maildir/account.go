@@ -114,8 +114,11 @@ type Account struct {
 	// those of deliveries, by id.
 	commits  []*commit
 	stuck    bool
+	late     late
 	reserved mailbox.Usage
 	arriving map[string]*commit
+	// seen is when a subfolder for deliveries was last found, by its path.
+	seen map[string]time.Time
 	// learning counts the commits that bring a memory, by its key.
 	learning map[string]int
 	// unwritten are folders whose state could not be written to the end.
@@ -134,11 +137,17 @@ type Account struct {
 	unsure map[string]bool
 	// unsynced are the directories in which messages went from new to cur.
 	unsynced map[string]bool
-	// recount: an addition to the quota log failed.
-	recount bool
-	tally   tally
-	limit   mailbox.Limit // as the quota log knows it
-	poll    *poller       // while somebody waits for changes
+	// recount: the quota log is wrong, or may be. counting is the recount under way,
+	// counters those that have not ended yet; countErr is why the last one failed,
+	// countAgain when there may be another.
+	recount    bool
+	counting   *recount
+	counters   sync.WaitGroup
+	countErr   error
+	countAgain time.Time
+	tally      tally
+	limit      mailbox.Limit // as the quota log knows it
+	poll       *poller       // while somebody waits for changes
 }
 
 // Open opens the user's tree. It never makes one: a missing tree is an error
@@ -152,7 +161,7 @@ func Open(o Options) (*Account, error) {
 		o: o, fs: o.FS, maildir: filepath.Join(o.Root, maildirName),
 		names:   name.NewGenerator(o.Host, os.Getpid(), o.Now),
 		folders: map[string]*folder{}, arriving: map[string]*commit{}, learning: map[string]int{}, linked: map[string]bool{},
-		unsynced: map[string]bool{}, unwritten: map[*folder]bool{}, unsure: map[string]bool{}, limit: o.Limit(), recount: o.Recount,
+		seen: map[string]time.Time{}, unsynced: map[string]bool{}, unwritten: map[*folder]bool{}, unsure: map[string]bool{}, limit: o.Limit(), recount: o.Recount,
 	}
 	for _, sub := range subfolders {
 		info, err := o.FS.Lstat(filepath.Join(a.maildir, sub))
@@ -167,7 +176,9 @@ func Open(o Options) (*Account, error) {
 	if a.quota, err = quota.Open(o.FS, filepath.Join(a.maildir, quotaName), quota.Limit(a.limit)); err != nil {
 		return nil, fmt.Errorf("open mailbox %s: %w", o.Root, err)
 	}
-	if _, err := a.usage(); err != nil {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, _, err := a.usage(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open mailbox %s: %w", o.Root, err), a.quota.Close())
 	}
 	return a, nil
@@ -202,7 +213,8 @@ func (a *Account) Flushed() error {
 
 // flush brings everything into the files.
 func (a *Account) flush() error {
-	if err := a.settle(); err != nil {
+	// What is put off is durable, whatever becomes of the rest.
+	if err := errors.Join(a.catchUp(), a.settle(), a.catchUp()); err != nil {
 		return err
 	}
 	if err := a.writable(); err != nil {
@@ -212,11 +224,10 @@ func (a *Account) flush() error {
 	if err := errors.Join(a.syncCollected(), a.syncLinked(), a.syncUnsure()); err != nil {
 		return err
 	}
-	_, err := a.usage()
-	return err
+	return a.exactUsage()
 }
 
-// Close ends the poller and makes all handles fail. A second call does nothing.
+// Close ends the poller and a recount and makes all handles fail. A second call does nothing.
 // An Account that has journaled what it could not bring into the files yet
 // stays open, and says so by an error.
 func (a *Account) Close() error {
@@ -231,12 +242,14 @@ func (a *Account) Close() error {
 		return fmt.Errorf("close mailbox %s: %w", a.o.Root, err)
 	}
 	a.closed = true
+	a.stopRecount()
 	a.forgetFolders()
 	p := a.poll
 	a.mu.Unlock()
 	if p != nil {
 		p.stop()
 	}
+	a.counters.Wait()
 	if a.ids != nil {
 		a.ids.Close()
 	}
@@ -265,7 +278,12 @@ func (a *Account) forgetFolders() {
 }
 
 // dir is the path of a folder's directory; rel is "" for INBOX.
-func (a *Account) dir(rel string) string { return filepath.Join(a.maildir, rel) }
+func (a *Account) dir(rel string) string {
+	if rel == "" {
+		return a.maildir
+	}
+	return a.maildir + "/" + rel
+}
 
 func (a *Account) writable() error {
 	switch {
@@ -275,6 +293,15 @@ func (a *Account) writable() error {
 		return a.uncertain
 	}
 	return nil
+}
+
+// doubtSync is doubt for the error of a sync that opens what it syncs; who has no
+// descriptor for that has synced nothing, and may try again.
+func (a *Account) doubtSync(err error) error {
+	if noDescriptor(err) {
+		return err
+	}
+	return a.doubt(err)
 }
 
 // doubt makes the Account refuse further writes.
@@ -383,13 +410,14 @@ func (b *box) change(ctx context.Context, what string, admitted int64, op func()
 		return b.named(what, err)
 	}
 	var c *commit
-	err := b.do(what, func() error {
-		if err := a.writable(); err != nil {
+	err := b.counted(ctx, func() error {
+		return b.do(what, func() (err error) {
+			if err := a.writable(); err != nil {
+				return err
+			}
+			c, err = op()
 			return err
-		}
-		err := error(nil)
-		c, err = op()
-		return err
+		})
 	})
 	if c != nil {
 		err = errors.Join(err, b.named(what, a.finished(c)))
@@ -416,13 +444,10 @@ func (b *box) named(what string, err error) error {
 
 func (b *box) Limit() mailbox.Limit { return b.a.o.Limit() }
 
-func (b *box) Usage() (u mailbox.Usage, err error) {
-	err = b.do("usage", func() error { u, err = b.a.usage(); return err })
-	return u, err
-}
-
 func (b *box) Fits(size int64) error {
-	return b.do("quota", func() error { return b.a.fits(mailbox.Inbox, size, 1) })
+	return b.counted(context.Background(), func() error {
+		return b.do("quota", func() error { return b.a.fits(mailbox.Inbox, size, 1) })
+	})
 }
 
 func (b *box) Folder(name string) (mailbox.Folder, error) {

@@ -3,7 +3,6 @@ package maildir
 import (
 	"errors"
 	"io/fs"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -98,16 +97,21 @@ func (f *folder) arrival(s *staged, o op, c *commit) func() error {
 
 // place gives a staged message its name in the folder rel.
 func (a *Account) place(s *staged, rel, ref string, date time.Time) error {
-	path := filepath.Join(a.dir(rel), ref)
+	path := a.dir(rel) + "/" + ref
 	err := s.linkTo(path, date)
 	if isGone(err) {
+		clear(a.seen)
 		if err := a.completeFolder(rel); err != nil {
 			return err
 		}
 		err = s.linkTo(path, date)
 	}
-	if errors.Is(err, fs.ErrExist) {
-		return nil // an apply that was cut off after this
+	switch {
+	case err == nil:
+		a.cameName(rel, refBase(ref), s.size)
+	case errors.Is(err, fs.ErrExist):
+		a.disturbed()
+		err = nil // an apply that was cut off after this
 	}
 	return err
 }
@@ -165,6 +169,24 @@ func (f *folder) lettersFor(flags mailbox.Flags) (string, error) {
 		return "", err
 	}
 	return name.Letters(systemLetters(flags.System) + words), nil
+}
+
+// readyFor sees to it that lettersFor can give the letters of flags. A folder that
+// nobody has loaded is loaded only for a keyword that is new there: a free letter is
+// one that no message carries.
+func (f *folder) readyFor(flags mailbox.Flags) error {
+	if f.loaded || f.gone {
+		return f.sync()
+	}
+	if err := f.readWords(); err != nil {
+		return err
+	}
+	for _, word := range flags.Keywords {
+		if f.words.Letter(word) == 0 {
+			return f.sync()
+		}
+	}
+	return nil
 }
 
 // ErrTooManyKeywords: a folder has no letter left for another keyword; the

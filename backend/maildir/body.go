@@ -14,7 +14,9 @@ import (
 
 // body reads a message with CRLF line ends. It belongs to one goroutine.
 type body struct {
+	// src is what it is read from, or all if that is nil.
 	src   io.ReadSeeker
+	all   []byte
 	wire  int64
 	given int64
 	lines lineend.Reader
@@ -104,11 +106,15 @@ func (b *body) Seek(offset int64, whence int) (int64, error) {
 }
 
 func (b *body) rewind() error {
+	b.given = 0
+	if b.src == nil {
+		b.lines.ResetBytes(b.all)
+		return nil
+	}
 	if _, err := b.src.Seek(0, io.SeekStart); err != nil {
 		return fmt.Errorf("rewind message: %w", err)
 	}
 	b.lines.Reset(b.src)
-	b.given = 0
 	return nil
 }
 

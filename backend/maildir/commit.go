@@ -17,6 +17,8 @@ type commit struct {
 	// apply makes the change; nil: it is made. It may be called again after an
 	// error, and then goes on where it stopped.
 	apply func() error
+	// late: a part of it is written later, see Account.late.
+	late bool
 	// transfer: messages that are seen in one folder are on their way to another.
 	transfer bool
 	// bytes and messages are what it adds to the quota.
@@ -36,6 +38,16 @@ func (r *record) wait() error {
 		}
 	}
 	return nil
+}
+
+// durable tells whether wait would return nil at once.
+func (r *record) durable() bool {
+	for _, t := range r.tickets {
+		if !t.Durable() {
+			return false
+		}
+	}
+	return true
 }
 
 // applied says that the step is in the files.
@@ -91,14 +103,18 @@ func (a *Account) settle() error { return a.settleTo(nil) }
 func (a *Account) settleTo(last *commit) error {
 	for len(a.commits) > 0 {
 		c := a.commits[0]
-		if err := c.record.wait(); err != nil {
-			return a.doubt(err)
+		if err := a.await(c.record); err != nil {
+			return err
 		}
 		if err := a.apply(c); err != nil {
 			a.stuck = true
 			return fmt.Errorf("bring into the files what the journal has: %w", err)
 		}
-		c.record.applied()
+		if c.late {
+			a.putOff(c.record)
+		} else {
+			c.record.applied()
+		}
 		a.commits = a.commits[1:]
 		a.reserved.Bytes -= c.bytes
 		a.reserved.Messages -= c.messages
@@ -106,7 +122,19 @@ func (a *Account) settleTo(last *commit) error {
 			break
 		}
 	}
-	a.stuck = a.stuck && len(a.commits) > 0
+	a.stuck = a.stuck && (len(a.commits) > 0 || a.late.failed)
+	return nil
+}
+
+// await waits for a record with a.mu held. The checkpoint that the journal may need
+// to go on must not depend on what is put off, which needs a.mu.
+func (a *Account) await(r *record) error {
+	if !r.durable() {
+		_ = a.catchUp() // which remembers its error
+		if err := r.wait(); err != nil {
+			return a.doubt(err)
+		}
+	}
 	return nil
 }
 
@@ -130,6 +158,9 @@ func (a *Account) apply(c *commit) error {
 func (a *Account) unstick() error {
 	if !a.stuck {
 		return nil
+	}
+	if err := a.catchUp(); err != nil {
+		return err
 	}
 	return a.settle()
 }

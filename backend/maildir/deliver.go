@@ -157,7 +157,7 @@ func (t *delivery) put(s *staged, p mailbox.Place) error {
 	f := a.known(rel)
 	if p.Flags.System != 0 || len(p.Flags.Keywords) > 0 {
 		// Flags have their letters in the folder's own table, and their place in cur.
-		if err := f.sync(); err != nil {
+		if err := f.readyFor(p.Flags); err != nil {
 			return err
 		}
 		o.letters, err = f.lettersFor(p.Flags)
@@ -170,14 +170,15 @@ func (t *delivery) put(s *staged, p mailbox.Place) error {
 		o.inNew = false
 	}
 	// Once it is in the journal it must find its place.
-	if there, err := isDirectory(a.fs, f.path(refOf(o.inNew, ""))); err != nil {
+	sub := filepath.Join(a.dir(rel), refOf(o.inNew, ""))
+	if there, err := a.finds(sub, t.at); err != nil {
 		return err
 	} else if !there {
 		if err := a.completeFolder(rel); err != nil {
 			return err
 		}
 	}
-	t.touched = append(t.touched, f.path(refOf(o.inNew, o.file())), f.path(refOf(o.inNew, "")))
+	t.touched = append(t.touched, sub+"/"+o.file(), sub)
 	t.ops = append(t.ops, o)
 	t.c.bytes += s.size
 	t.c.messages++
@@ -190,6 +191,29 @@ func (t *delivery) put(s *staged, p mailbox.Place) error {
 		return nil
 	})
 	return nil
+}
+
+const (
+	// seenAge is how long a folder for deliveries is believed to be there still: it
+	// may go at any time anyway, and apply looks again.
+	seenAge = time.Second
+	// maxSeen is how many are remembered.
+	maxSeen = 8
+)
+
+// finds tells whether path is a folder, or was one a moment ago.
+func (a *Account) finds(path string, now time.Time) (bool, error) {
+	if at, known := a.seen[path]; known && now.Sub(at).Abs() < seenAge {
+		return true, nil
+	}
+	there, err := isDirectory(a.fs, path)
+	if there {
+		if len(a.seen) >= maxSeen {
+			clear(a.seen)
+		}
+		a.seen[path] = now
+	}
+	return there, err
 }
 
 // copyIn is a message in a folder.
@@ -233,7 +257,8 @@ func (t *delivery) commit(id string) {
 	a, c := t.a, t.c
 	t.ops = append(t.ops, op{kind: opDelivered, key: id, at: t.at})
 	t.touched = append(t.touched, filepath.Join(a.o.Root, deliveriesName))
-	steps := append(t.steps, func() error { return a.ids.Append(deliveries.Entry{At: t.at, Key: id}) })
+	steps := append(t.steps, func() error { return a.ids.Later(deliveries.Entry{At: t.at, Key: id}) })
+	c.late = true
 	c.apply = func() error {
 		for len(steps) > 0 {
 			if err := steps[0](); err != nil {
@@ -241,7 +266,7 @@ func (t *delivery) commit(id string) {
 			}
 			steps = steps[1:]
 		}
-		a.addUsage(c.bytes, c.messages)
+		a.addUsageLate(c.bytes, c.messages)
 		delete(a.arriving, id)
 		for _, key := range t.keys {
 			if a.learning[key]--; a.learning[key] == 0 {

@@ -28,6 +28,11 @@ func outOfSpace(err error) error {
 	return err
 }
 
+// noDescriptor: nothing could be opened, for want of descriptors. It passes.
+func noDescriptor(err error) bool {
+	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
+}
+
 // replace is vfs.ReplaceFile that remembers a failure.
 func (a *Account) replace(path string, data []byte) error {
 	a.unsure[path] = true
@@ -42,7 +47,7 @@ func (a *Account) replace(path string, data []byte) error {
 func (a *Account) syncUnsure() error {
 	for path := range a.unsure {
 		if err := a.fs.SyncDir(filepath.Dir(path)); err != nil && !isGone(err) {
-			return a.doubt(err)
+			return a.doubtSync(err)
 		}
 		delete(a.unsure, path)
 	}

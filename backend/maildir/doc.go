@@ -47,6 +47,11 @@
 // then folders are seen as they were, and only expunges are taken, so that a full
 // disk can be emptied.
 //
+// A delivery's line in the log of ids, and in the quota log, are put off: until there
+// are many, or the next checkpoint (type late). The id is remembered in memory, and
+// no checkpoint passes the record before; whoever reads the quota through the Account
+// has it written first.
+//
 // Subscriptions, keywords' letters and UIDVALIDITYs are replaced files, durable
 // on their own, before anything refers to them.
 //
@@ -83,7 +88,15 @@
 // # Foreign changes
 //
 // A folder is scanned again when the modification time of cur or new tells so.
-// Times too recent to be relied on are made up for by one more scan later. Own
-// changes are applied to the memory without a scan. Messages that others have
-// removed make the quota be counted anew.
+// Times too recent to be relied on are made up for by one more scan later: the
+// rarer, the longer it takes, and much rarer where nobody else was seen to change
+// anything. Own changes are applied to the memory without a scan. Messages that
+// others have removed make the quota be counted anew.
+//
+// # Quota
+//
+// A recount goes on beside all operations, which tell it what they change; so it is
+// exact in the end, whatever happens meanwhile. It takes the user's lock for moments.
+// Until then deliveries go by what the log says; only who would be turned away by that
+// waits, without locks. What the log says when the Account is closed is exact.
 package maildir

@@ -133,7 +133,7 @@ func (u *worldUser) refused(changes []*change) []*model {
 		var next []*model
 		for _, m := range all {
 			after := c.after(m)
-			if !c.partial {
+			if !c.partial && len(c.stages) > 0 {
 				after = after[1:] // not the whole
 			}
 			next = append(next, after...)

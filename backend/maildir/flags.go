@@ -247,6 +247,7 @@ func (r *renames) to(m *mailbox.Message, letters string) error {
 	if err := r.f.a.fs.Rename(r.f.path(m.Ref), r.f.path(ref)); err != nil {
 		return err
 	}
+	r.f.a.keptName(r.f.rel, n.Base, m.Size)
 	r.done = append(r.done, renamed{m.UID, m.Ref, ref})
 	return nil
 }
@@ -286,6 +287,7 @@ func (r *renames) undo() {
 			r.f.a.o.Log.Warn("maildir: flags not set back", "root", r.f.a.o.Root, "folder", r.f.name, "error", err)
 		}
 	}
+	r.f.a.disturbed()
 	r.f.stale = true
 	r.f.newVersion()
 }

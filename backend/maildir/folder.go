@@ -57,6 +57,9 @@ type folder struct {
 	// loaded: what follows was read from the disk. stale: it must be compared
 	// with the disk whatever the times say.
 	loaded, stale bool
+	// untold: what others removed is in the state and in the memory, but it is not
+	// durable, and nobody was told.
+	untold bool
 
 	// measured: sizes were found that the uidlist lacks.
 	measured bool
@@ -92,6 +95,8 @@ type folder struct {
 	latest *record
 
 	seen scanned // what the last scan, and own changes since, left
+	// foreign is when a scan last found what others had changed.
+	foreign time.Time
 	// version changes with all that a Snapshot shows.
 	version uint64
 	// wait is closed at the next change; nil while nobody waits.

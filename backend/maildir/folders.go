@@ -3,6 +3,7 @@ package maildir
 import (
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -120,7 +121,12 @@ func (a *Account) makeFolder(folder string) (rel string, err error) {
 	if err := a.fs.Rename(hidden, a.dir(rel)); err != nil {
 		return "", errors.Join(err, a.fs.RemoveAll(hidden))
 	}
+	a.notedFolder(rel)
 	if err := a.fs.SyncDir(a.maildir); err != nil {
+		if noDescriptor(err) && a.fs.Rename(a.dir(rel), hidden) == nil {
+			a.relocated(rel, filepath.Base(hidden))
+			return "", errors.Join(err, a.fs.RemoveAll(hidden))
+		}
 		return "", a.doubt(err)
 	}
 	// The record tells replay that what it says of a folder of that name, up to
@@ -217,11 +223,14 @@ func (a *Account) deleteFolder(folder string) (hidden string, err error) {
 
 // flushNames makes all names of messages durable.
 func (a *Account) flushNames() error {
-	if err := errors.Join(a.settle(), a.syncCollected(), a.syncLinked(), a.syncUnsure()); err != nil {
+	if err := a.settle(); err != nil {
+		return err
+	}
+	if err := errors.Join(a.syncCollected(), a.syncLinked(), a.syncUnsure()); err != nil {
 		return err
 	}
 	if err := a.o.Journal.Flush(string(a.o.User)); err != nil {
-		return a.doubt(err)
+		return a.doubtSync(err)
 	}
 	return nil
 }
@@ -311,8 +320,12 @@ func (a *Account) renameDirectories(steps []renameStep) error {
 		if err := a.fs.Rename(a.dir(s.from), a.dir(s.to)); err != nil {
 			return errors.Join(err, a.renameBack(steps, i))
 		}
+		a.relocated(s.from, s.to)
 	}
 	if err := a.fs.SyncDir(a.maildir); err != nil {
+		if noDescriptor(err) {
+			return errors.Join(err, a.renameBack(steps, len(steps)))
+		}
 		return a.doubt(err)
 	}
 	return nil
@@ -329,6 +342,7 @@ func (a *Account) renameBack(steps []renameStep, done int) error {
 		if err := a.fs.Rename(a.dir(s.to), a.dir(s.from)); err != nil {
 			return a.doubt(err)
 		}
+		a.disturbed() // of one that is no folder for a moment all was forgotten
 	}
 	return a.noteFolder(ops...)
 }

@@ -106,6 +106,7 @@ func (f *folder) collect() {
 			f.stale = f.stale || isGone(err)
 			continue
 		}
+		f.a.keptName(f.rel, refBase(ref), m.Size)
 		now := *m
 		now.Ref, moved = ref, true
 		e.Set(now)
@@ -123,7 +124,7 @@ func (a *Account) syncCollected() error {
 		for _, sub := range []string{"cur", "new"} {
 			// A folder that was renamed or deleted meanwhile: that was synced.
 			if err := a.fs.SyncDir(a.dir(rel) + "/" + sub); err != nil && !isGone(err) {
-				return a.doubt(err)
+				return a.doubtSync(err)
 			}
 		}
 		delete(a.unsynced, rel)

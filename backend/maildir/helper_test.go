@@ -153,6 +153,8 @@ func (s *setup) open() {
 	must(s.t, err)
 	s.a = a
 	s.b = a.Box(testUser, 0, nil)
+	// Some tests reach into it without its lock.
+	a.counters.Wait()
 }
 
 // one is a delivery to one place.

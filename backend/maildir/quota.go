@@ -1,14 +1,11 @@
 package maildir
 
 import (
+	"context"
 	"errors"
-	"fmt"
-	"io/fs"
-	"path/filepath"
 	"time"
 
 	"waypost/backend/mailbox"
-	"waypost/backend/maildir/name"
 	"waypost/backend/quota"
 	"waypost/internal/vfs"
 )
@@ -23,34 +20,86 @@ type tally struct {
 
 const tallyAge = time.Second
 
-// usage is the quota log's sum, counted anew if the log is missing or wrong.
-func (a *Account) usage() (mailbox.Usage, error) {
+// usage is the quota log's sum. If that is not to be relied on, r is the recount
+// that is under way, begun here if need be, and u what the log says meanwhile, which
+// may be not Known.
+func (a *Account) usage() (u mailbox.Usage, r *recount, err error) {
+	u, err = a.logged()
+	if a.recount || a.counting != nil {
+		return u, a.startRecount(), nil
+	}
+	a.tally = tally{known: err == nil, u: u, at: a.o.Now()}
+	return u, nil, err
+}
+
+// logged is what the quota log says; recount is set if that cannot be.
+func (a *Account) logged() (mailbox.Usage, error) {
+	a.logUsage()
 	a.followLimit()
-	if a.recount {
-		return a.countAnew()
-	}
 	u, err := a.quota.Usage()
-	if errors.Is(err, quota.ErrMissing) || errors.Is(err, quota.ErrCorrupt) || err == nil && !u.Known() {
+	wrong := errors.Is(err, quota.ErrMissing) || errors.Is(err, quota.ErrCorrupt) || err == nil && !u.Known()
+	if wrong && a.counting == nil && !a.recount {
 		a.o.Log.Info("maildir: counting the quota anew", "root", a.o.Root, "error", err)
-		return a.countAnew()
+		a.recount = true
 	}
-	a.tally = tally{known: err == nil, u: mailbox.Usage(u), at: a.o.Now()}
 	return mailbox.Usage(u), err
 }
 
-// countAnew counts under the lock: changes of the mailbox and their lines in the log
-// are told apart by nothing else. It reads names only.
-func (a *Account) countAnew() (u mailbox.Usage, err error) {
+// exactUsage sees to it that the log is right, for who is about to close it: what a
+// recount has not done yet is done here, under the lock.
+func (a *Account) exactUsage() error {
+	a.stopRecount()
+	if _, err := a.logged(); !a.recount {
+		return err
+	}
 	a.tally.known = false
-	_, err = a.quota.Recount(func() (quota.Usage, error) {
-		u, err = a.count()
+	_, err := a.quota.Recount(func() (quota.Usage, error) {
+		u, err := a.count()
 		return quota.Usage(u), err
 	})
-	if err != nil {
-		return mailbox.Usage{}, err
+	if err == nil {
+		a.recount, a.countErr = false, nil
 	}
-	a.recount = false
-	return u, nil
+	return err
+}
+
+// Usage is mailbox.Box's. It waits for a recount, without the locks.
+func (b *box) Usage() (u mailbox.Usage, err error) {
+	for range maxCounts {
+		var r *recount
+		err = b.do("usage", func() error {
+			u, r, err = b.a.usage()
+			return err
+		})
+		if err != nil || r == nil {
+			return u, err
+		}
+		<-r.ended
+		if r.err != nil && !errors.Is(r.err, errStopped) {
+			return mailbox.Usage{}, b.named("usage", r.err)
+		}
+	}
+	// Others change the mailbox all the time: this is as right as can be.
+	err = b.do("usage", func() error { u, err = b.a.logged(); return err })
+	return u, err
+}
+
+// counted runs an operation, and once more each time that it depends on a recount,
+// for which it waits without the locks.
+func (b *box) counted(ctx context.Context, do func() error) error {
+	for range maxCounts {
+		err := do()
+		var c stillCounting
+		if !errors.As(err, &c) {
+			return err
+		}
+		select {
+		case <-c.r.ended:
+		case <-ctx.Done():
+			return b.named("wait for the quota to be counted", ctx.Err())
+		}
+	}
+	return do()
 }
 
 // followLimit writes a changed limit into the quota log, where Dovecot and
@@ -71,22 +120,41 @@ func (a *Account) followLimit() {
 // addUsage logs a change that has been made already; if that fails the next
 // who asks counts anew.
 func (a *Account) addUsage(bytes, messages int64) {
+	a.addUsageLate(bytes, messages)
+	a.logUsage()
+}
+
+// addUsageLate is addUsage that leaves the line to the next who calls that or logged,
+// or to the next checkpoint; but a recount needs each line at once.
+func (a *Account) addUsageLate(bytes, messages int64) {
 	before := a.tally.u
 	a.tally.u.Bytes += bytes
 	a.tally.u.Messages += messages
 	if a.tally.known && len(a.o.Warnings) > 0 && (bytes > 0 || messages > 0) {
 		a.warn(before, a.tally.u)
 	}
+	a.late.usage.Bytes += bytes
+	a.late.usage.Messages += messages
+	if a.recount || a.counting != nil {
+		a.logUsage()
+	}
+}
+
+// logUsage writes the line of what addUsageLate has left.
+func (a *Account) logUsage() {
+	change := a.late.usage
+	a.late.usage = mailbox.Usage{}
 	if a.recount {
 		return
 	}
-	if err := a.quota.Add(bytes, messages); err != nil {
+	if err := a.quota.Add(change.Bytes, change.Messages); err != nil {
 		a.o.Log.Warn("maildir: change not in the quota log", "root", a.o.Root, "error", err)
 		a.recount = true
 	}
 }
 
-// fits tells whether so much more in a folder is within the quota.
+// fits tells whether so much more in a folder is within the quota. While a recount is
+// under way what the log says will do, as long as nobody is turned away by it.
 func (a *Account) fits(folder string, bytes, messages int64) error {
 	limit := a.limitFor(folder)
 	if limit == (mailbox.Limit{}) {
@@ -97,14 +165,25 @@ func (a *Account) fits(folder string, bytes, messages int64) error {
 		u.Messages += a.reserved.Messages
 		return quota.Limit(limit).Exceeded(quota.Usage(u), bytes, messages)
 	}
-	if a.tally.known && !a.recount && a.o.Now().Sub(a.tally.at).Abs() < tallyAge && !full(a.tally.u) {
+	rely := !a.recount && a.counting == nil
+	if rely && a.tally.known && a.o.Now().Sub(a.tally.at).Abs() < tallyAge && !full(a.tally.u) {
 		return nil
 	}
-	u, err := a.usage()
-	if err == nil && full(u) {
-		err = mailbox.ErrOverQuota
+	if a.counting == nil && a.countErr != nil && a.o.Now().Before(a.countAgain) {
+		return a.countErr
 	}
-	return err
+	u, r, err := a.usage()
+	switch {
+	case err != nil:
+		return err
+	case r != nil && a.countErr != nil:
+		return a.countErr // the last one failed, and this one may
+	case !full(u):
+		return nil
+	case r != nil:
+		return stillCounting{r} // nobody is turned away by what may be wrong
+	}
+	return mailbox.ErrOverQuota
 }
 
 // count sums up the names of all messages.
@@ -124,34 +203,12 @@ func (a *Account) count() (sum mailbox.Usage, err error) {
 	return sum, nil
 }
 
-// countFolder sums up one folder's names; only files whose name does not tell
-// their size are looked at.
+// countFolder sums up one folder's names.
 func countFolder(fsys vfs.FS, dir string) (sum mailbox.Usage, err error) {
-	seen := map[string]bool{}
-	for _, sub := range []string{"cur", "new"} {
-		err := eachMessage(fsys, filepath.Join(dir, sub), func(file string, n name.Name) error {
-			if seen[n.Base] {
-				return nil
-			}
-			seen[n.Base] = true
-			size, _ := name.Sizes(n.Base)
-			if size < 0 {
-				info, err := fsys.Lstat(filepath.Join(dir, sub, file))
-				if errors.Is(err, fs.ErrNotExist) {
-					return nil
-				}
-				if err != nil {
-					return err
-				}
-				size = info.Size()
-			}
-			sum.Bytes += size
-			sum.Messages++
-			return nil
-		})
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return sum, fmt.Errorf("count %s: %w", dir, err)
-		}
+	sizes, err := sizesIn(context.Background(), fsys, dir)
+	for _, size := range sizes {
+		sum.Bytes += size
+		sum.Messages++
 	}
-	return sum, nil
+	return sum, err
 }

@@ -26,8 +26,14 @@ const (
 	// modification time does not tell apart; generous, for network file systems.
 	granularity = 2 * time.Second
 	// restFactor bounds the share of time that is spent on scans whose only
-	// reason is granularity: one of restFactor.
-	restFactor = 200
+	// reason is granularity: one of restFactor, in folders that others change.
+	// In those that only we have changed for foreignMemory, a foreign change is
+	// missed only if it is the first, came within a moment of one of ours, and
+	// none came after it: there it is one of ownRestFactor, so that a change now
+	// and then does not cost a scan each.
+	restFactor    = 200
+	ownRestFactor = 20_000
+	foreignMemory = time.Hour
 	// maxUnconfirmed is how long own changes, one after the other, may put
 	// such a scan off.
 	maxUnconfirmed = time.Minute
@@ -40,7 +46,8 @@ type scanned struct {
 	at, since time.Time
 	took      time.Duration
 	// unconfirmed: a foreign change may hide behind the modification times.
-	unconfirmed bool
+	// recent: those were too recent at the scan.
+	unconfirmed, recent bool
 }
 
 // found is a file of a scan.
@@ -86,7 +93,11 @@ func (f *folder) outdated() bool {
 	clock := f.a.o.Now()
 	age := clock.Sub(f.seen.at)
 	quiet := clock.Sub(f.seen.since) >= granularity || age >= maxUnconfirmed
-	return quiet && age >= max(granularity, restFactor*f.seen.took)
+	factor := time.Duration(ownRestFactor)
+	if f.seen.recent || clock.Sub(f.foreign) < foreignMemory {
+		factor = restFactor
+	}
+	return quiet && age >= max(granularity, factor*f.seen.took)
 }
 
 // rescan compares the folder's files with the memory. known are the entries of
@@ -134,8 +145,15 @@ func (f *folder) scan(known map[string]uidlist.Entry, recent map[string]bool) er
 	}
 	if changed {
 		f.newVersion()
+		if f.loaded {
+			f.foreign = start
+			f.a.disturbed()
+		}
 	}
-	f.seen = scanned{stamps: before, at: start, since: start, took: f.a.o.Now().Sub(start), unconfirmed: unconfirmed}
+	f.seen = scanned{
+		stamps: before, at: start, since: start, took: f.a.o.Now().Sub(start),
+		unconfirmed: unconfirmed, recent: unconfirmed,
+	}
 	return nil
 }
 
@@ -250,6 +268,7 @@ func (f *folder) apply(files map[string]found, known map[string]uidlist.Entry, r
 	if err != nil {
 		return false, err
 	}
+	foreign = foreign || f.untold
 	changed = foreign
 	f.fresh = slices.DeleteFunc(f.fresh, func(m unnumbered) bool {
 		x, is := files[refBase(m.ref)]
@@ -279,9 +298,11 @@ func (f *folder) apply(files map[string]found, known map[string]uidlist.Entry, r
 	}
 	if foreign {
 		// The journal knows nothing of it.
+		f.untold = true
 		if err := f.state.Sync(); err != nil {
-			return false, f.a.doubt(err)
+			return false, f.a.doubtSync(err)
 		}
+		f.untold = false
 	}
 	f.admit(numbered, there)
 	return changed, nil

@@ -67,8 +67,9 @@ func NewStager(fsys vfs.FS, j *journal.Journal, dir string) (*Stager, error) {
 
 // stageBuffers are kept from one message to the next; out holds the message.
 type stageBuffers struct {
-	in  []byte
-	out bytes.Buffer
+	in    []byte
+	short lineend.Shortener
+	out   bytes.Buffer
 }
 
 // keptBuffer is the size of buffers that are kept.
@@ -114,10 +115,11 @@ type staged struct {
 func (m *staged) fill(ctx context.Context, header string, r io.Reader, max int64) error {
 	var count lineend.Counter
 	out := io.MultiWriter(m, &count)
-	if _, err := io.WriteString(out, header); err != nil {
+	short := &m.buf.short
+	short.Reset(out)
+	if _, err := out.Write(append(m.buf.in[:0], header...)); err != nil {
 		return err
 	}
-	short := &lineend.Shortener{W: out}
 	for {
 		n, readErr := r.Read(m.buf.in)
 		if _, err := short.Write(m.buf.in[:n]); err != nil {
@@ -220,12 +222,14 @@ func (m *staged) Open() (mailbox.Body, error) {
 	if err := m.hold(); err != nil {
 		return nil, err
 	}
-	var src io.ReadSeeker = io.NewSectionReader(m.file, 0, m.size)
+	b := &body{wire: m.wire, name: "being delivered", closer: m.Discard}
 	if m.path == "" { // it is in memory as well
-		src = bytes.NewReader(m.buf.out.Bytes())
+		b.all = m.buf.out.Bytes()
+		b.lines.ResetBytes(b.all)
+	} else {
+		b.src = io.NewSectionReader(m.file, 0, m.size)
+		b.lines.Reset(b.src)
 	}
-	b := &body{src: src, wire: m.wire, name: "being delivered", closer: m.Discard}
-	b.lines.Reset(b.src)
 	return b, nil
 }
 

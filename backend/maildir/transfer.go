@@ -53,7 +53,11 @@ func (f *folder) expunge(uids []mailbox.UID, doomed func(*mailbox.Message) bool)
 				return nil
 			}
 			gone = m
-			return f.a.fs.Remove(f.path(m.Ref))
+			if err := f.a.fs.Remove(f.path(m.Ref)); err != nil {
+				return err
+			}
+			f.a.wentName(f.rel, refBase(m.Ref), m.Size)
+			return nil
 		})
 		if f.version != seen {
 			// The folder was scanned meanwhile, and has seen what was cut so far.
@@ -68,7 +72,7 @@ func (f *folder) expunge(uids []mailbox.UID, doomed func(*mailbox.Message) bool)
 		f.cut(e, gone)
 		removed = append(removed, uid)
 		ops = append(ops, op{kind: opExpunge, dir: f.rel, base: refBase(gone.Ref)})
-		bytes += gone.Size
+		bytes += countedSize(refBase(gone.Ref), gone.Size)
 	}
 	if len(removed) == 0 {
 		return nil, f.pending(), err
@@ -89,7 +93,7 @@ func (f *folder) expunge(uids []mailbox.UID, doomed func(*mailbox.Message) bool)
 func (a *Account) syncLinked() error {
 	for rel := range a.linked {
 		if err := a.fs.SyncDir(a.dir(rel) + "/cur"); err != nil && !isGone(err) {
-			return a.doubt(err)
+			return a.doubtSync(err)
 		}
 		delete(a.linked, rel)
 	}
@@ -231,7 +235,17 @@ func (t *transfer) name(o op, uid mailbox.UID) error {
 	var err error
 	if o.kind == opMove {
 		err = t.f.a.fs.Rename(from, to)
-	} else if err = t.f.a.link(from, to); errors.Is(err, fs.ErrExist) {
+	} else {
+		err = t.f.a.link(from, to)
+	}
+	switch {
+	case err == nil && o.kind == opMove:
+		t.f.a.wentName(t.f.rel, o.fromBase, m.Size)
+		fallthrough
+	case err == nil:
+		t.f.a.cameName(t.g.rel, o.base, m.Size)
+	case errors.Is(err, fs.ErrExist) && o.kind == opCopy:
+		t.f.a.disturbed()
 		err = nil // an apply that was cut off after this
 	}
 	if isGone(err) {

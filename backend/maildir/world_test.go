@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"waypost/backend/journal"
@@ -30,6 +31,8 @@ type world struct {
 	stager  *Stager
 	users   []*worldUser
 	outbox  *worldOutbox
+	// outage is what the disk suffers from: see onOutage.
+	outage *atomic.Pointer[outage]
 
 	contents, ids int
 }
@@ -65,7 +68,7 @@ func (o *worldOutbox) Put(u director.User, m mailbox.Outbound, link func(string)
 const worldBase = "/data"
 
 func newWorld(seed uint64, log *slog.Logger, users ...director.User) (*world, error) {
-	w := &world{disk: crashfs.New(seed), inline: 700, log: log, outbox: &worldOutbox{sent: map[string]string{}}}
+	w := &world{disk: crashfs.New(seed), inline: 700, log: log, outbox: &worldOutbox{sent: map[string]string{}}, outage: &atomic.Pointer[outage]{}}
 	err := vfs.MkdirAll(w.disk, worldBase+"/incoming", 0o700)
 	for _, u := range users {
 		w.users = append(w.users, &worldUser{name: u, model: newModel(), told: ledgers{}, guids: map[string]int{}})
@@ -85,7 +88,7 @@ func (w *world) boot() (err error) {
 	for _, u := range w.users {
 		names = append(names, u.name)
 	}
-	w.journal, w.stager, err = bootJournal(w.disk, worldBase, 64<<10, w.outbox, w.log, names...)
+	w.journal, w.stager, err = bootJournal(w.fs(), worldBase, 64<<10, w.outbox, w.log, names...)
 	if err != nil {
 		return err
 	}
@@ -99,13 +102,16 @@ func (w *world) boot() (err error) {
 	return nil
 }
 
+// fs is the disk as the store sees it.
+func (w *world) fs() vfs.FS { return onOutage{w.disk, w.outage} }
+
 const worldEpoch = 7
 
 func (w *world) open(u *worldUser) (err error) {
 	g := &guard{}
 	g.epoch.Store(worldEpoch)
 	a, err := Open(Options{
-		FS: w.disk, Journal: w.journal, User: u.name, Root: rootOf(worldBase, u.name), Guard: g,
+		FS: w.fs(), Journal: w.journal, User: u.name, Root: rootOf(worldBase, u.name), Guard: g,
 		Limit: func() mailbox.Limit { return mailbox.Limit{} }, Log: w.log, Now: time.Now, Host: "h", Outbox: w.outbox,
 		Recount: !w.journal.Clean(),
 	})

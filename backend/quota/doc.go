@@ -53,7 +53,8 @@
 // either takes its totals under that same lock (they may be in memory), or lists
 // the mailbox afterwards and leaves out what was added, and puts back what was
 // removed, since. Where it cannot tell, Finish reports whether the mailbox was
-// quiet meanwhile, and it counts again (Recount).
+// quiet meanwhile, and it counts again (Recount). Who has followed its own changes
+// while it counted, and so knows what there is now, says that to FinishAt.
 //
 // # Crashes
 //

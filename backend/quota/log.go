@@ -58,8 +58,10 @@ type Log struct {
 	modTime  time.Time
 	replaced []replacedFile
 	looked   time.Time // at those
-	// added counts the changes logged here, recounts those begun.
+	// added counts the changes logged here, logged is their sum; recounts counts
+	// those begun.
 	added, recounts uint64
+	logged          Usage
 }
 
 // replacedFile is a file this Log has coalesced, which foreign appenders may
@@ -102,7 +104,12 @@ func (l *Log) Add(bytes int64, messages int64) error {
 			return err
 		}
 		l.added++
-		return l.appendLine(change)
+		if err := l.appendLine(change); err != nil {
+			return err
+		}
+		// It may wrap: only differences count.
+		l.logged = Usage{l.logged.Bytes + bytes, l.logged.Messages + messages}
+		return nil
 	})
 }
 

@@ -30,6 +30,7 @@ type Counting struct {
 	begun  uint64
 	added  uint64
 	before Usage
+	logged Usage
 }
 
 // BeginRecount notes what the log says now. From here on changes are logged as
@@ -59,7 +60,7 @@ func (l *Log) BeginRecount() (*Counting, error) {
 		return nil, fmt.Errorf("recount quota log %s: %w", l.path, err)
 	}
 	l.recounts++
-	return &Counting{l, l.recounts, l.added, l.contents.Usage}, nil
+	return &Counting{l, l.recounts, l.added, l.contents.Usage, l.logged}, nil
 }
 
 // startAnew gives the locked file a sum that is not known. What came late to
@@ -86,8 +87,31 @@ func (l *Log) startAnew() error {
 // was logged since, by this Log at all, by others to the sum of zero; then the
 // mailbox as it is now will do as well.
 func (c *Counting) Finish(atBegin Usage) (quiet bool, err error) {
+	err = c.finish(func(since Usage) (Usage, bool) {
+		quiet = since == Usage{} && c.log.added == c.added
+		return atBegin.plus(since)
+	})
+	return quiet && err == nil, err
+}
+
+// FinishAt sets the log to what the mailbox holds now: the caller has followed its
+// own changes while it counted, makes none meanwhile, and has logged them all.
+// foreign reports that others have changed the log since BeginRecount, and the sum
+// with it: whether those changes were counted is not known.
+func (c *Counting) FinishAt(now Usage) (foreign bool, err error) {
+	err = c.finish(func(since Usage) (Usage, bool) {
+		own := Usage{c.log.logged.Bytes - c.logged.Bytes, c.log.logged.Messages - c.logged.Messages}
+		foreign = since != own
+		return now, true
+	})
+	return foreign, err
+}
+
+// finish sets the log to sumOf what was logged since BeginRecount; false: the sum
+// is beyond 64 bits.
+func (c *Counting) finish(sumOf func(since Usage) (Usage, bool)) error {
 	l := c.log
-	err = l.exclusively("finish recount of", func(info fs.FileInfo) error {
+	return l.exclusively("finish recount of", func(info fs.FileInfo) error {
 		if c.begun != l.recounts {
 			return ErrSuperseded
 		}
@@ -96,18 +120,16 @@ func (c *Counting) Finish(atBegin Usage) (quiet bool, err error) {
 		}
 		now := l.contents
 		since, ok1 := now.Usage.plus(Usage{-c.before.Bytes, -c.before.Messages})
-		sum, ok2 := atBegin.plus(since)
+		sum, ok2 := sumOf(since)
 		if !ok1 || !ok2 {
 			return fmt.Errorf("%w: sum beyond 64 bits", ErrCorrupt)
 		}
-		quiet = since == Usage{} && l.added == c.added
 		l.removeLeftovers()
 		if sum == now.Usage && l.limit == now.Limit {
 			return nil
 		}
 		return l.rewrite(l.limit, sum, int64(now.CompleteBytes))
 	})
-	return quiet && err == nil, err
 }
 
 // Recount counts with count, which holds no lock of the log, so that changes go

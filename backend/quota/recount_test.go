@@ -126,6 +126,35 @@ func TestRecountBesideDeliveries(t *testing.T) {
 	wantUsage(t, l, Usage{20_000, 2000})
 }
 
+// TestRecountFollowed is one whose caller knows what there is at the end.
+func TestRecountFollowed(t *testing.T) {
+	l, path := newLog(t, Usage{100, 2}, Limit{})
+	for _, foreigner := range []string{"", "5 1\n"} {
+		c, err := l.BeginRecount()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 1000 { // coalesced more than once
+			add(t, l, 7, 1)
+		}
+		foreign(t, path)(foreigner)
+		if told, err := c.FinishAt(Usage{7100, 1002}); told != (foreigner != "") || err != nil {
+			t.Fatal(told, err)
+		}
+		wantUsage(t, l, Usage{7100, 1002})
+	}
+	first, err := l.BeginRecount()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.BeginRecount(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := first.FinishAt(Usage{}); !errors.Is(err, ErrSuperseded) {
+		t.Fatal(err)
+	}
+}
+
 // TestOtherFileSystem runs on one that has no owners.
 func TestOtherFileSystem(t *testing.T) {
 	fsys := crashfs.New(1)

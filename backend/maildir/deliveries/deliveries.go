@@ -13,7 +13,8 @@
 // # What survives a crash
 //
 // Append only appends: what it wrote is durable by the caller's journal, or by
-// Sync. A crash may take any of the lines appended since, or leave zeros in
+// Sync. So does Write, for many keys at once; until then what Later has taken is in
+// memory only, and remembered all the same. A crash may take any of the lines appended since, or leave zeros in
 // their place, and keep later ones. Lines that are not legible, and a last one
 // without an end, do not count; the file is then rewritten before anything is
 // appended, so that no damaged line runs into another. Ensure brings back, from
@@ -81,6 +82,8 @@ type Log struct {
 	damaged bool
 	// f is the file, open for appending since the first time.
 	f vfs.File
+	// pending are remembered, and not in the file yet.
+	pending []Entry
 }
 
 // Open reads the log at path; one that does not exist is empty. Keys count for
@@ -122,16 +125,20 @@ func (l *Log) Find(key string) (found Entry, ok bool, err error) {
 	if _, maybe := l.keys[l.hash(key)]; !maybe {
 		return Entry{}, false, nil
 	}
-	err = l.Each(func(e Entry) bool {
+	newest := func(e Entry) bool {
 		if e.Key == key && (!ok || e.At.After(found.At)) {
 			found, ok = e, true
 		}
 		return true
-	})
+	}
+	for _, e := range l.pending {
+		newest(e)
+	}
+	err = l.Each(newest)
 	return found, ok, err
 }
 
-// Each visits all entries, as they stand in the file, until visit returns false.
+// Each visits all entries that are written, as they stand in the file, until visit returns false.
 func (l *Log) Each(visit func(Entry) bool) error {
 	if l.lines == 0 {
 		return nil
@@ -156,26 +163,58 @@ func (l *Log) appendAt(e Entry, now time.Time) error {
 	if err := e.check(); err != nil {
 		return err
 	}
+	return l.appendAll([]Entry{e}, now)
+}
+
+// Later remembers e in memory, for the next Write.
+func (l *Log) Later(e Entry) error {
+	if err := e.check(); err != nil {
+		return err
+	}
+	l.pending = append(l.pending, e)
+	l.learn(e)
+	return nil
+}
+
+// Write appends what Later has taken, with one write. After an error it may be
+// tried again.
+func (l *Log) Write() error {
+	if len(l.pending) == 0 {
+		return nil
+	}
+	err := l.appendAll(l.pending, l.pending[len(l.pending)-1].At)
+	if err == nil {
+		l.pending = nil
+	}
+	return err
+}
+
+func (l *Log) appendAll(list []Entry, now time.Time) error {
 	if l.fresh >= max(compactAfter, l.lines/4) {
 		if err := l.compactIfWorth(now); err != nil {
 			return err
 		}
 	}
 	if l.damaged || l.lines == 0 {
-		return l.rewrite(l.believed(now), []Entry{e})
+		return l.rewrite(l.believed(now), list)
 	}
-	line := e.line()
-	if err := l.append(line); err != nil {
+	var lines []byte
+	for _, e := range list {
+		lines = append(lines, e.line()...)
+	}
+	if err := l.append(lines); err != nil {
 		return fmt.Errorf("append to log of keys: %w", err)
 	}
-	l.size += int64(len(line))
-	l.lines++
-	l.fresh++
-	l.learn(e)
+	l.size += int64(len(lines))
+	l.lines += len(list)
+	l.fresh += len(list)
+	for _, e := range list {
+		l.learn(e)
+	}
 	return nil
 }
 
-func (l *Log) append(line string) (err error) {
+func (l *Log) append(lines []byte) (err error) {
 	if l.f == nil {
 		if l.f, err = l.fsys.OpenFile(l.path, os.O_WRONLY, 0); err != nil {
 			return err
@@ -190,7 +229,7 @@ func (l *Log) append(line string) (err error) {
 		l.Close()
 		return fmt.Errorf("%d bytes are missing: %w", l.size-info.Size(), ErrDoubtful)
 	}
-	if _, err = l.f.WriteAt([]byte(line), l.size); err != nil {
+	if _, err = l.f.WriteAt(lines, l.size); err != nil {
 		l.damaged = true
 		err = errors.Join(err, l.f.Truncate(l.size))
 		l.Close()
@@ -297,6 +336,10 @@ func (l *Log) rewrite(now time.Time, more []Entry) error {
 		return fmt.Errorf("rewrite log of keys: %w", err)
 	}
 	l.Close()
+	next.pending = l.pending
+	for _, e := range next.pending {
+		next.learn(e)
+	}
 	*l = *next
 	return nil
 }

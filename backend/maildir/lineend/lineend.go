@@ -8,6 +8,7 @@ package lineend
 import (
 	"bytes"
 	"io"
+	"slices"
 )
 
 // Shortener writes to W with CRLF made LF. After "CR CR LF" both CRs
@@ -20,9 +21,12 @@ type Shortener struct {
 	buf          []byte
 }
 
+// Reset starts again, to w. The buffer stays.
+func (s *Shortener) Reset(w io.Writer) { *s = Shortener{W: w, buf: s.buf[:0]} }
+
 // Write takes the next bytes; it consumes all of p or fails.
 func (s *Shortener) Write(p []byte) (int, error) {
-	out := s.buf[:0]
+	out := slices.Grow(s.buf[:0], len(p)+1)
 	for rest := p; len(rest) > 0; {
 		if s.held {
 			s.held = false
@@ -99,6 +103,9 @@ type Reader struct {
 // Reset starts again with what r gives.
 func (r *Reader) Reset(src io.Reader) { r.R, r.raw, r.cr, r.err = src, nil, false, nil }
 
+// ResetBytes is Reset for what is in memory, and takes no buffer. all is not changed.
+func (r *Reader) ResetBytes(all []byte) { r.R, r.raw, r.cr, r.err = nil, all, false, io.EOF }
+
 // Read is io.Reader's.
 func (r *Reader) Read(p []byte) (int, error) {
 	n := 0
@@ -118,7 +125,7 @@ func (r *Reader) Read(p []byte) (int, error) {
 }
 
 func (r *Reader) fill() bool {
-	if r.buf == nil {
+	if r.buf == nil && r.err == nil {
 		r.buf = make([]byte, bufferSize)
 	}
 	for len(r.raw) == 0 && r.err == nil {

@@ -161,7 +161,11 @@ func (g *Generator) Next() string {
 	g.count++
 	count := g.count
 	g.mu.Unlock()
-	return fmt.Sprintf("%d.M%dP%dQ%d.%s", micro/1e6, micro%1e6, g.pid, count, g.host)
+	b := strconv.AppendInt(make([]byte, 0, 48+len(g.host)), micro/1e6, 10)
+	b = strconv.AppendInt(append(b, ".M"...), micro%1e6, 10)
+	b = strconv.AppendInt(append(b, 'P'), int64(g.pid), 10)
+	b = strconv.AppendUint(append(b, 'Q'), uint64(count), 10)
+	return string(append(append(b, '.'), g.host...))
 }
 
 // Generated tells whether a base is one that WithSizes makes of a Generator's unique
