@@ -96,6 +96,9 @@ func (j *Journal) prepare() error {
 
 // awaitRetry waits until there is a reason to try again.
 func (j *Journal) awaitRetry(why error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.retry = false // before the timer is set: nothing else may ever say that it is time
 	timer := time.AfterFunc(prepareRetry, func() {
 		j.mu.Lock()
 		j.retry = true
@@ -103,9 +106,6 @@ func (j *Journal) awaitRetry(why error) {
 		j.mu.Unlock()
 	})
 	defer timer.Stop()
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	j.retry = false
 	for j.err == nil && j.state != closed && !j.retry {
 		j.need.Wait()
 	}

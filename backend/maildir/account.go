@@ -132,8 +132,8 @@ type Account struct {
 	// without the lock.
 	uncertain error
 	broken    atomic.Bool
-	// unsure are files that were replaced with an error: the new contents may be
-	// seen, and may not last.
+	// unsure are files that were replaced with an error, or may have been: the new
+	// contents may be seen, and may not last.
 	unsure map[string]bool
 	// unsynced are the directories in which messages went from new to cur.
 	unsynced map[string]bool

@@ -63,7 +63,7 @@ func strike(w *world, steps []worldStep, rng *rand.Rand) (hits int, err error) {
 		}
 		// What is over is over: everything must be as it was told.
 		err = w.mend(pending, rng)
-		if err != nil && w.journal.Err() != nil {
+		if err != nil && w.journal != nil && w.journal.Err() != nil {
 			err = w.mend(pending, rng) // it has failed since, beside
 		}
 		if err != nil {

@@ -188,7 +188,7 @@ func (f *folder) setFlags(uids []mailbox.UID, how mailbox.FlagOp, flags mailbox.
 			return r.to(m, f.combine(refName(m.Ref).Flags, how, letters))
 		})
 		if err != nil {
-			r.undo()
+			r.undo(modseq)
 			return nil, nil, err
 		}
 		if is {
@@ -280,12 +280,20 @@ func (r *renames) commit(modseq uint64) *commit {
 
 // undo takes the renames back after an error. The folder is scanned next time,
 // whatever came of it: a disk on which that fails, too, may leave some flags
-// changed.
-func (r *renames) undo() {
+// changed. Those clients will see, so that the journal must have them: else a replay
+// would take the flags back that it knows.
+func (r *renames) undo(modseq uint64) {
+	var left []renamed
 	for _, d := range slices.Backward(r.done) {
 		if err := r.f.a.fs.Rename(r.f.path(d.is), r.f.path(d.was)); err != nil {
 			r.f.a.o.Log.Warn("maildir: flags not set back", "root", r.f.a.o.Root, "folder", r.f.name, "error", err)
+			if !isGone(err) {
+				left = append(left, d)
+			}
 		}
+	}
+	if r.done = left; len(left) > 0 {
+		r.commit(modseq)
 	}
 	r.f.a.disturbed()
 	r.f.stale = true

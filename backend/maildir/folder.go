@@ -218,6 +218,8 @@ func (f *folder) load() error {
 	}
 	list, entries, err := uidlist.Load(f.a.fs, f.path())
 	switch {
+	case err == nil && f.a.unsure[f.path(uidlist.FileName)]:
+		err = list.Rewrite(entries)
 	case errors.Is(err, fs.ErrNotExist):
 		list, err = f.renumber(uidlist.Header{})
 	case errors.Is(err, uidlist.ErrCorrupt):
@@ -233,8 +235,10 @@ func (f *folder) load() error {
 		entries, err = list.Ensure(entries, nil, list.Header().Next+salvageGap)
 	}
 	if err != nil {
+		f.a.unsure[f.path(uidlist.FileName)] = true
 		return err
 	}
+	delete(f.a.unsure, f.path(uidlist.FileName))
 	f.list = list
 	header := list.Header()
 	if f.state, err = state.Load(f.a.fs, stateOf(f.path(), header), f.a.o.Now(), false); err != nil {

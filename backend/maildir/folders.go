@@ -124,6 +124,7 @@ func (a *Account) makeFolder(folder string) (rel string, err error) {
 	a.notedFolder(rel)
 	if err := a.fs.SyncDir(a.maildir); err != nil {
 		if noDescriptor(err) && a.fs.Rename(a.dir(rel), hidden) == nil {
+			a.unsure[a.dir(rel)] = true // a crash may bring it back, empty
 			a.relocated(rel, filepath.Base(hidden))
 			return "", errors.Join(err, a.fs.RemoveAll(hidden))
 		}

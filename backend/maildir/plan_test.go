@@ -22,7 +22,10 @@ type change struct {
 	between func(m *model)
 	// partial: an error may leave it half done, or done.
 	partial bool
-	id      string
+	// makesFolder: without descriptors one is made and taken back, and neither lasts:
+	// a crash may bring it back, empty.
+	makesFolder bool
+	id          string
 }
 
 // after are the models of what a change that was under way can have come to.
@@ -80,7 +83,7 @@ func (w *world) plan(u *worldUser, what string, n int) (*change, error) {
 		if u.model.folders[name] != nil {
 			return nil, nil
 		}
-		return &change{name: "create " + name, do: func() error { return u.box.CreateFolder(name) },
+		return &change{name: "create " + name, makesFolder: true, do: func() error { return u.box.CreateFolder(name) },
 			stages: []func(*model){func(m *model) { m.create(name) }}}, nil
 	case "delete":
 		name := pick(rng.IntN(100), folders)
@@ -144,7 +147,7 @@ func (w *world) delivery(u *worldUser, id string, content int, places []mailbox.
 	var to []mailbox.Place
 	for _, p := range places {
 		if there[p.Folder] == nil && p.Create {
-			there[p.Folder] = &modelFolder{}
+			there[p.Folder], c.makesFolder = &modelFolder{}, true
 			c.stages = append(c.stages, func(m *model) { m.create(p.Folder) })
 		}
 		if there[p.Folder] == nil {
@@ -190,7 +193,7 @@ func (u *worldUser) planRename(from, to string) *change {
 	if u.model.folders[to] != nil || to == from || strings.HasPrefix(to, from+"/") {
 		return nil
 	}
-	c := &change{name: "rename " + from + " to " + to, do: func() error { return u.box.RenameFolder(from, to) }}
+	c := &change{name: "rename " + from + " to " + to, makesFolder: from == mailbox.Inbox, do: func() error { return u.box.RenameFolder(from, to) }}
 	if from != mailbox.Inbox {
 		for name := range u.model.folders {
 			if rest, is := strings.CutPrefix(name, from+"/"); is && u.model.folders[to+"/"+rest] != nil {

@@ -141,6 +141,51 @@ func TestAppliedLater(t *testing.T) {
 	}
 }
 
+// TestFlagsNotSetBack: a STORE fails half way, and what it has done cannot be taken
+// back. Clients see that from then on, and a replay does not change it.
+func TestFlagsNotSetBack(t *testing.T) {
+	disk := crashfs.New(1)
+	s := newSetupOn(t, disk, "/data", nil)
+	for i := range 2 {
+		s.deliver(fmt.Sprint(i), text(i), "")
+	}
+	f := s.folder("INBOX")
+	s.snapshot(f)
+	renames := 0
+	disk.Fail(func(op crashfs.Op) error {
+		if op.Kind != crashfs.Rename || !strings.Contains(op.Name, "/cur/") {
+			return nil
+		}
+		if renames++; renames == 1 {
+			return nil
+		}
+		return syscall.EIO
+	})
+	_, err := f.SetFlags([]mailbox.UID{1, 2}, mailbox.FlagsAdd, system(mailbox.Flagged))
+	disk.Fail(nil)
+	if !errors.Is(err, syscall.EIO) || renames != 3 {
+		t.Fatal(renames, err)
+	}
+	flags := func() (list []mailbox.System) {
+		for _, m := range s.snapshot(s.folder("INBOX")).Messages.All() {
+			list = append(list, m.Flags.System)
+		}
+		return list
+	}
+	sameList(t, "flags", flags(), mailbox.Flagged, 0)
+	must(t, disk.SyncAll("/"))
+	after := disk.Kill()
+	dead := s.journal.Append("x", 0, nil, []byte{0})
+	_ = dead.Wait() // the disk is down
+	dead.Applied()
+	_ = s.a.Close()
+	_ = s.journal.Close()
+	s.fs = after
+	s.boot()
+	s.open()
+	sameList(t, "flags after a replay", flags(), mailbox.Flagged, 0)
+}
+
 func TestFailedDeliveryLeavesNothing(t *testing.T) {
 	s := newSetup(t, nil)
 	m := s.stage(text(1))

@@ -87,6 +87,8 @@ func TestRenumberedInTheMiddle(t *testing.T) {
 	s.snapshot(h)
 	must(t, os.Remove(s.path("cur", s.files("cur")[0])))
 	must(t, os.Remove(s.path(uidlist.FileName)))
+	s.a.mu.Lock() // a recount may be under way
+	defer s.a.mu.Unlock()
 	_, err := h.f.chase(1, func(m *mailbox.Message) error { return os.Remove(h.f.path(m.Ref)) })
 	if !errors.Is(err, mailbox.ErrRenumbered) {
 		t.Fatal(err)
@@ -243,12 +245,14 @@ func TestMoveMindsUnnumberedNames(t *testing.T) {
 	f, g := s.folder("INBOX").(*handle), s.folder("A").(*handle)
 	s.snapshot(f)
 	s.snapshot(g)
+	s.a.mu.Lock() // a recount may be under way
 	base := refBase(f.f.msgs.At(0).Ref)
 	size, wire := name.Sizes(base)
 	must(t, os.WriteFile(s.path(".A", "new", base), []byte(text(2)), 0o600))
 	// As it is while the disk is too full to number it.
 	g.f.fresh = append(g.f.fresh, unnumbered{ref: refOf(true, base), size: size, wire: wire})
 	_, err := f.f.moveTo(g.f, []mailbox.UID{1})
+	s.a.mu.Unlock()
 	must(t, err)
 	file := s.files(".A", "cur")
 	if n, _ := name.Parse(file[0]); len(file) != 1 || n.Base == base {

@@ -123,6 +123,9 @@ func (w *world) open(u *worldUser) (err error) {
 
 // letGo ends what ran on a disk that is down.
 func (w *world) letGo() {
+	if w.journal == nil { // it could not be started
+		return
+	}
 	t := w.journal.Append("x", 0, nil, []byte{0})
 	_ = t.Wait() // the disk is down
 	t.Applied()
@@ -218,7 +221,10 @@ func (w *world) identify(h mailbox.Folder, uid mailbox.UID) (int, error) {
 	return n, nil
 }
 
-var errWrongBytes = errors.New("wrong bytes")
+var (
+	errWrongBytes = errors.New("wrong bytes")
+	errWrongQuota = errors.New("wrong quota")
+)
 
 // check compares a mailbox with the first of some models that it fits, which
 // becomes what it must hold.
@@ -251,7 +257,7 @@ func (w *world) check(u *worldUser, thorough bool, models ...*model) error {
 		}
 	}
 	if sum != seen.usage {
-		return fmt.Errorf("quota says %+v, messages are %+v", seen.usage, sum)
+		return fmt.Errorf("%w: it says %+v, messages are %+v", errWrongQuota, seen.usage, sum)
 	}
 	return nil
 }

@@ -147,10 +147,12 @@ func TestReadOnlyDisk(t *testing.T) {
 	b1.endsByItself(t, "the journal failed")
 	b1.start(t) // as the service manager does, time and again
 	b1.endsByItself(t, "read-only file system")
-	if err := l.users[0].lookIMAP(c.addr(1143)); err == nil || !strings.Contains(err.Error(), "[UNAVAILABLE]") {
+	login := make(chan error, 1) // it waits for the home a while
+	go func() { login <- l.users[0].lookIMAP(c.addr(1143)) }()
+	l.more(5) // the spools take it
+	if err := <-login; err == nil || !strings.Contains(err.Error(), "[UNAVAILABLE]") {
 		t.Errorf("login while the home is away: %v", err)
 	}
-	l.more(5) // the spools take it
 	home.mend()
 	c.revive(t, "b1")
 	l.more(5)

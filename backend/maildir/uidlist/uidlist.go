@@ -198,6 +198,21 @@ func (l *List) doubt() {
 	}
 }
 
+// noDescriptor: something could not be opened, for want of descriptors.
+func noDescriptor(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE)
+}
+
+// adopt takes for ours the file that is there. It is called where a new one was
+// filled, and what could not be opened then was only the folder, to be synced: the
+// new one has the name. Either says what the caller's journal does, so that it does
+// not matter which a crash leaves; the next write replaces it.
+func (l *List) adopt() {
+	if info, err := l.fsys.Lstat(l.path); err == nil {
+		l.seen = stampOf(info)
+	}
+}
+
 func (l *List) append(fresh []Entry, next uint32) error {
 	f, err := l.fsys.OpenFile(l.path, os.O_WRONLY, 0)
 	if err != nil {
@@ -256,6 +271,9 @@ func (l *List) rewrite(live []Entry, next uint32) error {
 		return err
 	})
 	if err != nil {
+		if size > 0 && noDescriptor(err) {
+			l.adopt()
+		}
 		l.doubt()
 		return fmt.Errorf("rewrite uidlist: %w", err)
 	}

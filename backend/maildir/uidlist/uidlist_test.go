@@ -137,6 +137,50 @@ func TestFailedAddGivesNothing(t *testing.T) {
 	}
 }
 
+// folderless is a file system that has no descriptor for folders while it is full.
+type folderless struct {
+	vfs.FS
+	full bool
+}
+
+func (f *folderless) SyncDir(name string) error {
+	if f.full {
+		return &fs.PathError{Op: "syncdir", Path: name, Err: syscall.EMFILE}
+	}
+	return f.FS.SyncDir(name)
+}
+
+// TestReplacedWithoutDescriptors: the new file is there, and only its folder could
+// not be opened to be synced. That is no doubt, and the same entries can be added
+// again.
+func TestReplacedWithoutDescriptors(t *testing.T) {
+	dir, fsys := t.TempDir(), &folderless{FS: vfs.OS}
+	l, err := Create(fsys, dir, Header{Validity: 9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	live := []Entry{{Base: "a"}}
+	if err := l.Add(live, nil); err != nil {
+		t.Fatal(err)
+	}
+	fsys.full = true
+	if err := l.Rewrite(live); !errors.Is(err, syscall.EMFILE) || !l.Intact() || !l.Untidy() {
+		t.Fatal("a whole file: ", err, l.Intact(), l.Untidy())
+	}
+	fresh := []Entry{{UID: 2, Base: "b"}}
+	add := func() error { return l.Add(fresh, func() []Entry { return live }) }
+	if err := add(); !errors.Is(err, syscall.EMFILE) || !l.Intact() || l.Header().Next != 2 {
+		t.Fatal("with another entry: ", err, l.Intact(), l.Header())
+	}
+	fsys.full = false
+	if err := add(); err != nil || l.Untidy() {
+		t.Fatal("again: ", err, l.Untidy())
+	}
+	if _, got, err := Load(vfs.OS, dir); err != nil || !reflect.DeepEqual(got, append(live, fresh...)) {
+		t.Fatal(got, err)
+	}
+}
+
 func TestAddTakesGivenUIDs(t *testing.T) {
 	dir := t.TempDir()
 	l, err := Create(vfs.OS, dir, Header{Validity: 9, Next: 5})
