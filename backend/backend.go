@@ -32,15 +32,18 @@ import (
 
 	"waypost/backend/control"
 	"waypost/backend/fence"
+	"waypost/backend/fulltext"
 	"waypost/backend/imap"
 	"waypost/backend/journal"
 	"waypost/backend/lmtp"
 	"waypost/backend/mailbox"
+	"waypost/backend/mailbox/archive"
 	"waypost/backend/maildir"
 	"waypost/backend/managesieve"
 	"waypost/backend/outbox"
 	"waypost/backend/pop3"
 	"waypost/backend/sftp"
+	"waypost/backend/sharing"
 	"waypost/director"
 	"waypost/director/cache"
 	"waypost/internal/cluster"
@@ -73,6 +76,8 @@ type Server struct {
 	lock    *durable.DirLock
 	fences  *fence.Dir
 	users   users
+	folders *maildir.Cache
+	texts   *fulltext.Store
 	journal *journal.Journal
 	outbox  *outbox.Box
 	stager  *maildir.Stager
@@ -99,7 +104,9 @@ type Server struct {
 	busy      busyUsers
 	looks     *lookQueue
 
-	digests digests
+	digests  digests
+	archives *archive.Set
+	shares   *sharing.Shares
 	// mailBytes is what the mailboxes hold, as last added up.
 	mailBytes atomic.Int64
 
@@ -114,10 +121,12 @@ func New(cfg Config, d Deps) (*Server, error) {
 		return nil, err
 	}
 	b := &Server{cfg: cfg, id: d.Identity, dir: d.Directory, cache: d.Cache, log: d.Log, mxNodes: d.MX,
-		ready: make(chan struct{}), looks: newLookQueue(), peers: newPeers(d.Identity)}
+		ready: make(chan struct{}), looks: newLookQueue(), shares: sharing.NewShares(nil), peers: newPeers(d.Identity)}
 	if self := d.Identity.Self(); self.Role != cluster.RoleBackend || self.ID != string(cfg.ID) {
 		return nil, fmt.Errorf("backend %s: the certificate is %s: use the one that was issued for backend/%s", cfg.ID, self, cfg.ID)
 	}
+	b.folders = maildir.NewCache(cfg.FolderCacheBytes)
+	b.texts = fulltext.New(fulltext.Options{Log: d.Log, Room: b.textsRoom})
 	b.users = users{open: make(map[director.User]*user), fences: make(map[director.User]fence.Fence), maxIdle: cfg.OpenUsers}
 	b.busy.users = make(map[director.User]busyUser)
 	b.sessions = sessions{open: make(map[*session]struct{}), max: cfg.MaxSessions}
@@ -127,6 +136,9 @@ func New(cfg Config, d Deps) (*Server, error) {
 		return nil, err
 	}
 	b.digests.by = make(map[director.User]*userDigests)
+	if err := b.openArchives(); err != nil {
+		return nil, err
+	}
 	if b.disk, b.lock, err = openDisk(cfg.Data); err != nil {
 		return nil, err
 	}
@@ -176,7 +188,7 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 			return err
 		}
 	}
-	b.pop3 = pop3.New(pop3.Options{Log: b.log, Metrics: reg, UIDL: uidl, Capabilities: []string{"SASL PLAIN LOGIN", "STLS"}})
+	b.pop3 = pop3.New(pop3.Options{Log: b.log, Metrics: reg, UIDL: uidl, Capabilities: []string{"USER", "SASL PLAIN LOGIN", "STLS"}})
 	filter, err := b.newFilter()
 	if err != nil {
 		return err
@@ -244,6 +256,7 @@ func (b *Server) Ready() <-chan struct{} { return b.ready }
 func (b *Server) Serve(ctx context.Context) error {
 	err := b.serve(ctx)
 	b.closeUsers()
+	b.texts.Close()
 	if cerr := b.mux.Close(); err == nil {
 		err = cerr
 	}
@@ -277,6 +290,7 @@ func (b *Server) serve(ctx context.Context) error {
 	wg.Go(func() { b.outbox.Run(work, b.send, b.log) })
 	wg.Go(func() { b.notify(work) })
 	wg.Go(func() { b.weigh(work) })
+	wg.Go(func() { b.texts.Run(work, b.openTexts) })
 	wg.Go(func() { b.keepIncarnation(work) })
 
 	serveCtx, endServe := context.WithCancel(context.WithoutCancel(ctx))

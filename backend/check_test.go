@@ -120,12 +120,12 @@ func (r *rig) furnish(id director.BackendID) string {
 	box, err := r.nodes[id].Open(r.t.Context(), alice, id, rec.Epoch)
 	r.must(err)
 	defer box.Close()
-	r.must(box.CreateFolder("Archive"))
+	r.must(box.CreateFolder("Archive", ""))
 	in, err := box.Folder("INBOX")
 	r.must(err)
 	s, err := in.Snapshot()
 	r.must(err)
-	_, err = in.SetFlags([]mailbox.UID{s.Messages.At(0).UID}, mailbox.FlagsSet, mailbox.Flags{System: mailbox.Seen, Keywords: []string{"work"}})
+	_, err = in.SetFlags([]mailbox.UID{s.Messages.At(0).UID}, mailbox.FlagChange{Op: mailbox.FlagsSet, Flags: mailbox.Flags{System: mailbox.Seen, Keywords: []string{"work"}}})
 	r.must(err)
 	_, err = in.Move([]mailbox.UID{s.Messages.At(1).UID}, "Archive")
 	r.must(err)
@@ -383,7 +383,7 @@ func (r *rig) churn(id director.BackendID, epoch director.Epoch) error {
 		return err
 	}
 	uid := func(i int) []mailbox.UID { return []mailbox.UID{s.Messages.At(i).UID} }
-	_, one := f.SetFlags(uid(0), mailbox.FlagsAdd, mailbox.Flags{System: mailbox.Flagged})
+	_, one := f.SetFlags(uid(0), mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: mailbox.Flags{System: mailbox.Flagged}})
 	_, two := f.Move(uid(1), "Archive")
 	_, three := f.Expunge(uid(2))
 	return errors.Join(one, two, three)

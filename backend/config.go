@@ -6,6 +6,7 @@ import (
 	"os"
 	"time"
 
+	"waypost/backend/mailbox/archive"
 	"waypost/backend/maildir"
 	"waypost/backend/pop3"
 	"waypost/director"
@@ -73,10 +74,22 @@ type Config struct {
 	MaxSessions int `toml:"max_sessions"`
 	// MaxFolders bounds the folders a user may make; 1,000 by default.
 	MaxFolders int `toml:"max_folders"`
+	// Archives are trees of mail that clients see as folders that can be read only,
+	// in namespaces of their own (package archive).
+	Archives []archive.Config `toml:"archives"`
+	// SharedNamespace is where clients see what other members of their sharing group
+	// share, "Other Users" by default; "-" shows it to nobody.
+	SharedNamespace string `toml:"shared_namespace"`
 	// JournalSegments bounds the journal, in segments of 16 MiB; 64 by default.
 	JournalSegments int `toml:"journal_segments"`
 	// OpenUsers bounds the mailboxes kept open without a session; 2,000.
 	OpenUsers int `toml:"open_users"`
+	// FolderCacheBytes bounds what of folders is kept in memory of mailboxes that no
+	// session has open, so that the next one need not read them again; 256 MB.
+	FolderCacheBytes int64 `toml:"folder_cache_bytes"`
+	// FullText says who has an index of texts, which makes SEARCH BODY and TEXT fast:
+	// "off", "users" (those whose account asks for it; the default) or "all".
+	FullText string `toml:"full_text"`
 }
 
 // withDefaults fills what is unset.
@@ -98,7 +111,10 @@ func (c Config) withDefaults() (Config, error) {
 	config.Default(&c.MaxMessageBytes, 1<<30)
 	config.Default(&c.MaxSessions, 20_000)
 	config.Default(&c.OpenUsers, 2_000)
+	config.Default(&c.FolderCacheBytes, 256_000_000)
+	config.Default(&c.FullText, fullTextUsers)
 	config.Default(&c.MaxFolders, maildir.DefaultMaxFolders)
+	config.Default(&c.SharedNamespace, "Other Users")
 	config.Default(&c.JournalSegments, 64)
 	config.Default(&c.SieveSpamMax, 10)
 	config.Default(&c.SieveVirusMax, 5)
@@ -124,8 +140,8 @@ func (c Config) Validate() error {
 	if c.Data == "" {
 		bad("data: say the folder that holds the mail")
 	}
-	if c.Weight < 0 || c.CapacityBytes < 0 || c.MaxMessageBytes < 0 || c.MaxSessions < 0 || c.OpenUsers < 0 || c.MaxFolders < 0 {
-		bad("weight, capacity_bytes, max_message_bytes, max_sessions, open_users, max_folders: not below 0")
+	if c.Weight < 0 || c.CapacityBytes < 0 || c.MaxMessageBytes < 0 || c.MaxSessions < 0 || c.OpenUsers < 0 || c.MaxFolders < 0 || c.FolderCacheBytes < 0 {
+		bad("weight, capacity_bytes, max_message_bytes, max_sessions, open_users, max_folders, folder_cache_bytes: not below 0")
 	}
 	if c.JournalSegments < 0 || c.JournalSegments > 0 && c.JournalSegments < 4 {
 		bad("journal_segments: at least 4")
@@ -133,8 +149,17 @@ func (c Config) Validate() error {
 	if _, err := pop3.ParseUIDL(c.POP3UIDL); c.POP3UIDL != "" && err != nil {
 		bad("pop3_uidl_format: %w", err)
 	}
+	if err := validFullText(c.FullText); c.FullText != "" && err != nil {
+		bad("full_text: %w", err)
+	}
 	if _, err := c.extra(); err != nil {
 		bad("quota_rules: %w", err)
+	}
+	if err := archive.Validate(c.Archives); err != nil {
+		bad("archives: %w", err)
+	}
+	if err := validShared(c.SharedNamespace, c.Archives); err != nil {
+		bad("shared_namespace: %w", err)
 	}
 	for _, p := range c.QuotaWarnings {
 		if p < 1 || p > 100 {

@@ -10,9 +10,11 @@ import (
 	"time"
 
 	"waypost/backend/fence"
+	"waypost/backend/fulltext"
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir"
 	"waypost/backend/scripts"
+	"waypost/backend/sharing"
 	"waypost/director"
 	"waypost/internal/vfs"
 )
@@ -218,6 +220,7 @@ func (u *user) account() (*maildir.Account, error) {
 		Extra:                  u.b.quotaExtra,
 		Warnings:               u.b.cfg.QuotaWarnings,
 		Warn:                   u.b.warner(u.name),
+		Cache:                  u.b.folders,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the mailbox of %s: %w", u.name, err)
@@ -244,6 +247,7 @@ func (u *user) limit() mailbox.Limit {
 func (u *user) hangUp() {
 	close(u.left)
 	u.left = make(chan struct{})
+	u.b.texts.Revoke(u.name)
 }
 
 // closeAccount closes the live tree's files, and with them whatever was opened
@@ -269,12 +273,12 @@ func (b *Server) Open(ctx context.Context, name director.User, home director.Bac
 		return nil, fmt.Errorf("user %s: asked for home %s, this is %s: %w", name, home, b.cfg.ID, mailbox.ErrStale)
 	}
 	u := b.use(name)
-	box, err := u.open(epoch)
+	h, err := u.open(epoch)
 	if errors.Is(err, mailbox.ErrRefused) || errors.Is(err, mailbox.ErrStale) && u.behind(epoch) {
 		if lookErr := b.look(ctx, u); lookErr != nil {
 			err = errors.Join(err, lookErr)
 		} else {
-			box, err = u.open(epoch)
+			h, err = u.open(epoch)
 		}
 	}
 	if err != nil {
@@ -282,7 +286,7 @@ func (b *Server) Open(ctx context.Context, name director.User, home director.Bac
 		b.metrics.fenceRefusal(err)
 		return nil, err
 	}
-	return &handle{Box: box, b: b, u: u, epoch: epoch}, nil
+	return h, nil
 }
 
 // behind tells whether the request knows more than the fence.
@@ -292,7 +296,7 @@ func (u *user) behind(epoch director.Epoch) bool {
 	return epoch > u.fence.Epoch
 }
 
-func (u *user) open(epoch director.Epoch) (mailbox.Box, error) {
+func (u *user) open(epoch director.Epoch) (*handle, error) {
 	leave, err := u.Enter(epoch)
 	if err != nil {
 		return nil, err
@@ -302,7 +306,7 @@ func (u *user) open(epoch director.Epoch) (mailbox.Box, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.Box(u.name, epoch, u.left), nil
+	return &handle{Box: sharing.Told(a.Box(u.name, epoch, u.left), u.b.shares), b: u.b, u: u, epoch: epoch, texts: u.lease()}, nil
 }
 
 // handle gives the table's reference back with the box.
@@ -311,6 +315,7 @@ type handle struct {
 	b     *Server
 	u     *user
 	epoch director.Epoch
+	texts *fulltext.Lease // nil: no index of texts
 	once  sync.Once
 }
 
@@ -318,6 +323,9 @@ type handle struct {
 func (h *handle) Close() {
 	h.once.Do(func() {
 		h.Box.Close()
+		if h.texts != nil {
+			h.texts.Release()
+		}
 		h.b.release(h.u)
 	})
 }

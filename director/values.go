@@ -31,8 +31,14 @@ type Account struct {
 	Forward     []string `json:"forward,omitempty"`
 	ForwardOnly bool     `json:"forward_only,omitempty"`
 	// Reply answers mail by itself; nil does not.
-	Reply   *AutoReply `json:"reply,omitempty"`
-	Created time.Time  `json:"created"`
+	Reply *AutoReply `json:"reply,omitempty"`
+	// Group names the users who may share folders with each other; "" is none.
+	// They live on one backend and move together (see ValidGroup).
+	Group string `json:"group,omitempty"`
+	// FullText: the home keeps an index of the texts of the user's messages, if its
+	// settings let it.
+	FullText bool      `json:"full_text,omitempty"`
+	Created  time.Time `json:"created"`
 }
 
 // Kinds of automatic replies.
@@ -67,8 +73,29 @@ const (
 	MaxReplyText = 16 << 10
 )
 
-// Validate says what is wrong with an account's forwards and reply.
+// MaxGroupMembers bounds a sharing group: its members are listed together, and
+// move together.
+const MaxGroupMembers = 500
+
+// ValidGroup takes the name of a sharing group: 1 to 64 of a-z, 0-9, '.', '_' and
+// '-', beginning with a letter or a digit.
+func ValidGroup(name string) error {
+	odd := func(r rune) bool {
+		return (r < 'a' || r > 'z') && (r < '0' || r > '9') && !strings.ContainsRune("._-", r)
+	}
+	if name == "" || len(name) > 64 || strings.ContainsFunc(name, odd) || strings.ContainsRune("._-", rune(name[0])) {
+		return fmt.Errorf("sharing group %q: want 1 to 64 of a-z, 0-9, '.', '_' and '-', beginning with a letter or a digit: %w", name, ErrInvalid)
+	}
+	return nil
+}
+
+// Validate says what is wrong with an account's group, forwards and reply.
 func (a Account) Validate() error {
+	if a.Group != "" {
+		if err := ValidGroup(a.Group); err != nil {
+			return err
+		}
+	}
 	if len(a.Forward) > MaxForwards {
 		return fmt.Errorf("%d forwards, more than %d: use an alias: %w", len(a.Forward), MaxForwards, ErrInvalid)
 	}

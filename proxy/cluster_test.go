@@ -1,13 +1,11 @@
 package proxy
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"path/filepath"
 	"testing"
@@ -16,7 +14,6 @@ import (
 	"waypost/backend/control"
 	"waypost/director"
 	"waypost/internal/cluster"
-	"waypost/internal/wire"
 	"waypost/proxy/proxytest"
 )
 
@@ -41,23 +38,11 @@ func newCell(t *testing.T) *cell {
 	}
 	m := c.mux(cluster.Peer{Role: cluster.RoleBackend, ID: "b1"})
 	m.Handle(cluster.ProtoSession, []cluster.Role{cluster.RoleProxy}, func(_ context.Context, conn *tls.Conn, _ cluster.Peer) {
-		serveSession(b, conn)
+		b.serve(conn)
 	})
 	h.dir.backends["b1"] = director.Backend{Kind: director.KindWaypost, Node: m.Addr().String()}
 	h.dials = ClusterDialer(c.identity(cluster.Peer{Role: cluster.RoleProxy, ID: "p1"}))
 	return c
-}
-
-// serveSession is fakeBackend's serve for a connection that its mux closes.
-func serveSession(b *fakeBackend, conn net.Conn) {
-	if conn.SetDeadline(time.Now().Add(proxytest.Patience)) != nil {
-		return
-	}
-	r := bufio.NewReader(conn)
-	var h wire.Hello
-	if wire.Read(r, &h) == nil && wire.Write(conn, wire.Welcome{Status: wire.StatusOK}) == nil {
-		b.play(h, conn, r)
-	}
 }
 
 func (c *cell) identity(p cluster.Peer) *cluster.Identity {

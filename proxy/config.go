@@ -60,6 +60,11 @@ type Config struct {
 	DialTimeout time.Duration `toml:"dial_timeout"`
 	OpenTimeout time.Duration `toml:"open_timeout"`
 
+	// POP3LoginDelay, if not 0, is how long a user of POP3 waits between two
+	// logins at this proxy, in whole seconds and at most a day (RFC 2449, Section
+	// 6.5). Clients are told so; a login that comes too early is refused.
+	POP3LoginDelay time.Duration `toml:"pop3_login_delay"`
+
 	// IdleIMAP, IdlePOP3 and IdleManageSieve end a session in which neither side
 	// has said anything. RFC 9051, Section 5.4, demands at least 30 minutes for
 	// IMAP, RFC 1939, Section 3, at least 10 for POP3, RFC 5804, Section 1.2, at
@@ -141,6 +146,9 @@ func (c Config) Validate() error {
 	}
 	if c.FailureDelay < 0 {
 		bad("failure_delay is %v", c.FailureDelay)
+	}
+	if d := c.POP3LoginDelay; d < 0 || d > maxLoginDelay || d%time.Second != 0 {
+		bad("pop3_login_delay is %v: want whole seconds, at most %v", d, maxLoginDelay)
 	}
 	return errors.Join(errs...)
 }

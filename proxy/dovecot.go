@@ -286,7 +286,7 @@ func (t *talk) dovecotPOP3(ctx context.Context, l foreignLogin) error {
 	}
 	// RFC 2449, Section 8; RFC 3206, Section 4.
 	return verdict(answer, map[string]error{
-		"AUTH": prelogin.ErrAuth, "SYS/PERM": prelogin.ErrDisabled, "IN-USE": prelogin.ErrInUse, "LOGIN-DELAY": prelogin.ErrThrottled,
+		"AUTH": prelogin.ErrAuth, "SYS/PERM": prelogin.ErrDisabled, "IN-USE": prelogin.ErrInUse, "LOGIN-DELAY": prelogin.ErrDelay,
 	})
 }
 

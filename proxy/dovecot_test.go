@@ -406,7 +406,7 @@ func TestForeignAnswers(t *testing.T) {
 		{"POP3, XCLIENT refused", "pop3", "S: +OK [XCLIENT] hi\nC: XCLIENT ...\nS: -ERR no", errAny, ""},
 		{"POP3, temporary", "pop3", "S: +OK hi\nC: AUTH ...\nS: -ERR [SYS/TEMP] later", prelogin.ErrTemporary, ""},
 		{"POP3, in use", "pop3", "S: +OK hi\nC: AUTH ...\nS: -ERR [IN-USE] no", prelogin.ErrInUse, ""},
-		{"POP3, delay", "pop3", "S: +OK hi\nC: AUTH ...\nS: -ERR [LOGIN-DELAY] no", prelogin.ErrThrottled, ""},
+		{"POP3, delay", "pop3", "S: +OK hi\nC: AUTH ...\nS: -ERR [LOGIN-DELAY] no", prelogin.ErrDelay, ""},
 		{"POP3, no code", "pop3", "S: +OK hi\nC: AUTH ...\nS: -ERR no", prelogin.ErrTemporary, ""},
 		{"POP3, no greeting", "pop3", "S: -ERR no", errNoGreeting, ""},
 	} {

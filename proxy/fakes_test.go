@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"waypost/director"
+	"waypost/internal/frames"
 	"waypost/internal/login"
 	"waypost/internal/wire"
 	"waypost/proxy/managesieve"
@@ -178,9 +179,11 @@ type fakeBackend struct {
 	served sync.WaitGroup
 
 	mu     sync.Mutex // protects what follows
+	old    bool       // it knows no frames
 	status wire.Status
 	play   func(wire.Hello, net.Conn, *bufio.Reader)
 	hellos []wire.Hello
+	conns  map[net.Conn]bool
 }
 
 func newFakeBackend(t *testing.T, id director.BackendID) *fakeBackend {
@@ -189,7 +192,7 @@ func newFakeBackend(t *testing.T, id director.BackendID) *fakeBackend {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &fakeBackend{id: id, ln: ln, play: echo, status: wire.StatusOK}
+	b := &fakeBackend{id: id, ln: ln, play: echo, status: wire.StatusOK, conns: map[net.Conn]bool{}}
 	b.served.Go(func() {
 		for {
 			c, err := ln.Accept()
@@ -203,22 +206,51 @@ func newFakeBackend(t *testing.T, id director.BackendID) *fakeBackend {
 	return b
 }
 
+// serve is a backend's end of a connection, until that ends.
 func (b *fakeBackend) serve(c net.Conn) {
 	defer c.Close()
+	b.mu.Lock()
+	b.conns[c] = true
+	old := b.old
+	b.mu.Unlock()
+	defer func() { b.mu.Lock(); defer b.mu.Unlock(); delete(b.conns, c) }()
 	if c.SetDeadline(time.Now().Add(proxytest.Patience)) != nil {
 		return
 	}
 	r := bufio.NewReader(c)
 	var h wire.Hello
-	if wire.Read(r, &h) != nil {
-		return
+	switch {
+	case wire.Read(r, &h) != nil:
+	case h.Protocol == wire.ProtocolFrames && old:
+		_ = wire.Write(c, wire.Welcome{Status: wire.StatusRefused, Text: "what user?"})
+	case h.Protocol == wire.ProtocolFrames:
+		_ = frames.Serve(context.Background(), c, r, frames.Options{}, func(_ context.Context, s *frames.Stream, h *wire.Hello) {
+			if s.SetDeadline(time.Now().Add(proxytest.Patience)) == nil {
+				b.session(*h, s, s.Welcome, bufio.NewReader(s))
+			}
+		})
+	default:
+		b.session(h, c, func(w wire.Welcome) error { return wire.Write(c, w) }, r)
 	}
+}
+
+func (b *fakeBackend) session(h wire.Hello, c net.Conn, welcome func(wire.Welcome) error, r *bufio.Reader) {
 	b.mu.Lock()
 	b.hellos = append(b.hellos, h)
 	status, play := b.status, b.play
 	b.mu.Unlock()
-	if wire.Write(c, wire.Welcome{Status: status}) == nil && status == wire.StatusOK {
+	if welcome(wire.Welcome{Status: status}) == nil && status == wire.StatusOK {
 		play(h, c, r)
+	}
+}
+
+// reset cuts all connections.
+func (b *fakeBackend) reset() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for c := range b.conns {
+		_ = c.(*net.TCPConn).SetLinger(0)
+		_ = c.Close()
 	}
 }
 

@@ -58,7 +58,7 @@ func result(err error) string {
 		err  error
 		name string
 	}{
-		{nil, "ok"}, {prelogin.ErrAuth, "failed"}, {prelogin.ErrDisabled, "disabled"}, {prelogin.ErrThrottled, "throttled"},
+		{nil, "ok"}, {prelogin.ErrAuth, "failed"}, {prelogin.ErrDisabled, "disabled"}, {prelogin.ErrThrottled, "throttled"}, {prelogin.ErrDelay, "delayed"},
 		{prelogin.ErrLimit, "limit"}, {prelogin.ErrInUse, "in_use"},
 	} {
 		if errors.Is(err, r.err) {

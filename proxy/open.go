@@ -33,6 +33,7 @@ type request struct {
 	local    netip.AddrPort // where the client connected to
 	session  string
 	password string // for backends that want it
+	pop3     *wire.POP3
 	still    func() error
 }
 
@@ -119,7 +120,7 @@ func (o *opening) run(ctx context.Context) (*upstream, error) {
 }
 
 func final(err error) bool {
-	for _, f := range []error{prelogin.ErrAuth, prelogin.ErrDisabled, prelogin.ErrInUse, prelogin.ErrLimit, prelogin.ErrThrottled, prelogin.ErrTemporary} {
+	for _, f := range []error{prelogin.ErrAuth, prelogin.ErrDisabled, prelogin.ErrInUse, prelogin.ErrLimit, prelogin.ErrThrottled, prelogin.ErrDelay, prelogin.ErrTemporary} {
 		if errors.Is(err, f) {
 			return true
 		}

@@ -9,6 +9,8 @@ import (
 	"os"
 	"sync/atomic"
 	"time"
+
+	"waypost/internal/frames"
 )
 
 // Ends of a session, as causes of its context and results of a relay.
@@ -21,6 +23,9 @@ var (
 	errClientStuck  = errors.New("client takes no bytes")
 	errBackendLost  = errors.New("backend lost")
 	errBackendEnded = errors.New("backend ended")
+	// errClientDeflate: what came compressed is no deflate stream, or was sent plain
+	// where RFC 4978, Section 3, wants the answer to COMPRESS waited for.
+	errClientDeflate = errors.New("client's compression is broken")
 )
 
 const (
@@ -39,14 +44,20 @@ type relay struct {
 	buffers                 *bufferPool
 	// border follows the stream to an IMAP client; nil for others.
 	border *border
+	packing
 
 	start    time.Time
 	lastSeen atomic.Int64 // nanoseconds after start: the last byte either way
 	// ending is how long the backend may still be silent, once the client has
 	// said all or the backend takes no more; 0 before.
 	ending atomic.Int64
-	ctx    context.Context
-	stop   context.CancelCauseFunc
+	// refusal is why the client's bytes could not be given on; pumpUp's own.
+	refusal error
+	// armedUp and armedDown are when the deadlines of writing were set, after start;
+	// each is its pump's own.
+	armedUp, armedDown time.Duration
+	ctx                context.Context
+	stop               context.CancelCauseFunc
 }
 
 // run returns why the session ended. The connections are left to the caller to
@@ -80,23 +91,22 @@ func (r *relay) cut() {
 // gone: what the backend still has to say is said to a client that only closed
 // its half.
 func (r *relay) pumpUp() {
-	lost := false // nobody reads at the backend; pumpDown hears why
 	err := r.pump(r.client, r.toBackend, func(p []byte) error {
-		if err := r.write(r.backend, p); err != nil {
-			lost = true
-			return err
+		if r.refusal = r.up(p); r.refusal != nil {
+			return r.refusal
 		}
 		r.bytesIn(len(p))
 		return nil
 	})
+	if errors.Is(err, io.EOF) {
+		err = r.hangUp()
+	}
 	switch {
-	case lost:
+	case errors.Is(r.refusal, errClientDeflate), errors.Is(err, errClientDeflate):
+		r.stop(errClientDeflate)
+	case r.refusal != nil: // nobody reads at the backend; pumpDown hears why
 		r.expect(partingGrace)
-	case errors.Is(err, io.EOF):
-		if half, ok := r.backend.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
-			r.stop(errClientGone)
-			return
-		}
+	case err == nil:
 		r.expect(halfClosed)
 	case errors.Is(err, errIdle):
 		r.stop(errIdle)
@@ -117,7 +127,8 @@ func (r *relay) expect(d time.Duration) {
 func (r *relay) pumpDown() error {
 	var stuck error
 	err := r.pump(r.backend, r.toClient, func(p []byte) error {
-		if err := r.write(r.client, p); err != nil {
+		n, err := r.down(p)
+		if err != nil {
 			stuck = errClientGone
 			if errors.Is(err, os.ErrDeadlineExceeded) {
 				stuck = errClientStuck
@@ -127,7 +138,7 @@ func (r *relay) pumpDown() error {
 		if r.border != nil {
 			r.border.see(p)
 		}
-		r.bytesOut(len(p))
+		r.bytesOut(n)
 		return nil
 	})
 	switch {
@@ -164,6 +175,10 @@ func (r *relay) pump(c net.Conn, first []byte, take func([]byte) error) error {
 	}
 	for {
 		err := s.copyReady(rearm, taken)
+		if errors.Is(err, frames.ErrCompress) {
+			r.compress()
+			continue
+		}
 		if err == nil {
 			continue
 		}
@@ -172,6 +187,11 @@ func (r *relay) pump(c net.Conn, first []byte, take func([]byte) error) error {
 		}
 		if cause := context.Cause(r.ctx); cause != nil {
 			return cause
+		}
+		if c == r.client && r.switchDue() {
+			if r.refusal = r.inflateUp(); r.refusal != nil {
+				return takeError{r.refusal}
+			}
 		}
 		if r.left(c) <= 0 {
 			return errIdle
@@ -203,19 +223,32 @@ func (r *relay) armRead(c net.Conn, d time.Duration) error {
 		_ = c.SetReadDeadline(past)
 		return cause
 	}
+	if c == r.client && r.switchDue() {
+		return c.SetReadDeadline(past) // compress may have been before us
+	}
 	return nil
 }
 
-func (r *relay) write(c net.Conn, p []byte) error {
+// write gives up after writeTimeout, or up to a 16th earlier: many writes share a
+// deadline.
+func (r *relay) write(c net.Conn, p []byte) (int, error) {
+	armed := &r.armedUp
+	if c == r.client {
+		armed = &r.armedDown
+	}
+	now := max(time.Since(r.start), 1)
+	if *armed > 0 && now-*armed < r.writeTimeout/16 {
+		return c.Write(p)
+	}
+	*armed = now
 	if err := c.SetWriteDeadline(time.Now().Add(r.writeTimeout)); err != nil {
-		return err
+		return 0, err
 	}
 	if r.ctx.Err() != nil {
 		// What cut set may have been overwritten just now.
 		if err := c.SetWriteDeadline(time.Now().Add(partingGrace)); err != nil {
-			return err
+			return 0, err
 		}
 	}
-	_, err := c.Write(p)
-	return err
+	return c.Write(p)
 }

@@ -13,10 +13,14 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
+	"waypost/internal/deflate"
+	"waypost/internal/frames"
 	"waypost/internal/telemetry"
 	"waypost/proxy/managesieve"
 )
@@ -47,8 +51,11 @@ type Server struct {
 	seed      maphash.Seed
 	registry  *registry
 	gate      *gate
+	delay     *loginDelay // of POP3
 	listeners []listener
 	buffers   bufferPool
+	deflater  deflate.Deflater
+	links     *links
 
 	// mu makes sure that no connection is admitted once draining is set.
 	mu          sync.Mutex
@@ -86,7 +93,7 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	s := &Server{
 		cfg: cfg, deps: deps, dir: deps.Directory, log: deps.Log, metrics: newMetrics(deps.Metrics),
 		tls: map[string]*tls.Config{}, nets: nets, seed: maphash.MakeSeed(),
-		registry: newRegistry(deps.Node), gate: newGate(cfg),
+		registry: newRegistry(deps.Node), gate: newGate(cfg), delay: newLoginDelay(cfg.POP3LoginDelay),
 	}
 	if cfg.CertFile != "" {
 		cert, err := loadCertificate(cfg.CertFile, cfg.KeyFile, deps.Log)
@@ -103,12 +110,15 @@ func New(cfg Config, deps Deps) (*Server, error) {
 		s.closeListeners()
 		return nil, err
 	}
+	s.links = newLinks(s.dialNode, deps.Log, frames.Options{})
 	s.unsubscribe = s.dir.Subscribe(s.watch)
 	return s, nil
 }
 
 func (s *Server) listen() error {
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 2 * time.Minute, Interval: 30 * time.Second, Count: 4}}
+	// Set on the listener, for Linux hands it on to what is accepted, instead of four times on
+	// each connection (tcp(7)).
+	lc := net.ListenConfig{KeepAlive: -1, Control: keepAlive}
 	for _, kind := range []struct {
 		name, protocol string
 		secure         bool
@@ -127,6 +137,20 @@ func (s *Server) listen() error {
 		}
 	}
 	return nil
+}
+
+// keepAlive asks a silent peer after 2 minutes, every 30 seconds, 4 times.
+func keepAlive(_, _ string, c syscall.RawConn) error {
+	var err error
+	set := func(fd uintptr) {
+		for _, o := range [][3]int{
+			{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1}, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 120},
+			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 30}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4},
+		} {
+			err = errors.Join(err, unix.SetsockoptInt(int(fd), o[0], o[1], o[2]))
+		}
+	}
+	return errors.Join(c.Control(set), err)
 }
 
 func (s *Server) closeListeners() {
@@ -246,6 +270,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Unlock()
 	s.closeListeners()
 	defer s.unsubscribe()
+	defer s.links.close()
 	s.registry.endAll(errShutdown, true)
 	gone := make(chan struct{})
 	go func() {

@@ -356,7 +356,7 @@ func TestGuardRefuses(t *testing.T) {
 		{login.ErrBadCredentials, "[AUTHENTICATIONFAILED]", "[AUTH]"},
 		{login.ErrDisabled, "[CONTACTADMIN]", "[SYS/PERM]"},
 		{login.ErrServiceDenied, "[CONTACTADMIN]", "[SYS/PERM]"},
-		{login.ErrThrottled, "[LIMIT]", "[LOGIN-DELAY]"},
+		{login.ErrThrottled, "[LIMIT]", "[SYS/TEMP]"},
 		{login.ErrUnavailable, "[UNAVAILABLE]", "[SYS/TEMP]"},
 		{login.ErrOverloaded, "[UNAVAILABLE]", "[SYS/TEMP]"},
 	} {

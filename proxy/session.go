@@ -4,14 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"time"
 
 	"waypost/director"
+	"waypost/internal/frames"
 	"waypost/internal/login"
 	"waypost/internal/telemetry"
+	"waypost/internal/wire"
 	"waypost/proxy/imap"
 	"waypost/proxy/managesieve"
 	"waypost/proxy/pop3"
@@ -45,7 +47,8 @@ func (s *Server) serve(ctx context.Context, conn net.Conn, l listener, admitted 
 	defer s.registry.remove(sess)
 	defer conn.Close()
 	defer h.cleanup()
-	s.log.Debug("client connected", "session", sess.id, "protocol", l.protocol, "client", sess.client)
+	s.log.LogAttrs(ctx, slog.LevelDebug, "client connected", slog.String("session", sess.id), slog.String("protocol", l.protocol),
+		slog.String("client", sess.client))
 	if err := h.login(ctx); err != nil {
 		h.logNoLogin(err)
 		return
@@ -63,8 +66,9 @@ type handling struct {
 	client   netip.AddrPort
 
 	before  *prelogin.Conn
-	conn    net.Conn // raw, or TLS over it, after the login
-	pending []byte   // what the client sent behind its login
+	settled *wire.POP3 // what POP3 has settled before the login
+	conn    net.Conn   // raw, or TLS over it, after the login
+	pending []byte     // what the client sent behind its login
 	up      *upstream
 	release func() // of the Guard's count
 }
@@ -107,7 +111,11 @@ func (h *handling) login(ctx context.Context) error {
 	case protoIMAP:
 		err = imap.Serve(ctx, c, imap.Options{TLS: starttls, Plaintext: plaintext, Login: h.authenticate})
 	case protoPOP3:
-		err = pop3.Serve(ctx, c, pop3.Options{TLS: starttls, Plaintext: plaintext, Login: silent})
+		err = pop3.Serve(ctx, c, pop3.Options{TLS: starttls, Plaintext: plaintext, LoginDelay: h.cfg.POP3LoginDelay,
+			Login: func(ctx context.Context, cred prelogin.Credentials, settled wire.POP3) error {
+				h.settled = &settled
+				return silent(ctx, cred)
+			}})
 	case protoManageSieve:
 		err = managesieve.Serve(ctx, c, managesieve.Options{
 			Capabilities: h.deps.Sieve, TLS: starttls, Plaintext: plaintext, Login: silent,
@@ -132,8 +140,9 @@ func (h *handling) authenticate(ctx context.Context, cred prelogin.Credentials, 
 			"name", fmt.Sprintf("%.80q", cred.Name), "result", result(err), "error", err)
 		return "", err
 	}
-	h.log.Info("logged in", "session", h.sess.id, "protocol", h.sess.protocol, "client", h.sess.client, "user", string(h.sess.user),
-		"backend", string(h.up.backend), "tls", h.before.Encrypted(), "took", time.Since(start))
+	h.log.LogAttrs(ctx, slog.LevelInfo, "logged in", slog.String("session", h.sess.id), slog.String("protocol", h.sess.protocol),
+		slog.String("client", h.sess.client), slog.String("user", string(h.sess.user)), slog.String("backend", string(h.up.backend)),
+		slog.Bool("tls", h.before.Encrypted()), slog.Duration("took", time.Since(start)))
 	return h.up.capabilities, nil
 }
 
@@ -149,8 +158,17 @@ func (h *handling) admit(ctx context.Context, cred prelogin.Credentials, still f
 		return guardError(err)
 	}
 	user := director.User(acct.User)
+	// After the password, so that a stranger can neither learn of a login nor
+	// keep the user out; a login that comes to nothing does not count.
+	undo := func() {}
+	if h.sess.protocol == protoPOP3 {
+		if undo, err = h.delay.login(user); err != nil {
+			return err
+		}
+	}
 	release, err := h.deps.Guard.Acquire(acct.User, h.client.Addr())
 	if err != nil {
+		undo()
 		return guardError(err)
 	}
 	// Named first, then looked at: a change of the account in between is seen
@@ -159,12 +177,13 @@ func (h *handling) admit(ctx context.Context, cred prelogin.Credentials, still f
 	if err = h.stillValid(user, acct); err == nil {
 		h.up, err = h.open(ctx, request{
 			user: user, protocol: h.sess.protocol, client: h.client, local: addrPort(h.raw.LocalAddr()),
-			session: h.sess.id, password: cred.Password, still: still,
+			session: h.sess.id, password: cred.Password, still: still, pop3: h.settled,
 		})
 	}
 	if err != nil {
 		h.registry.unname(h.sess)
 		release()
+		undo()
 		return err
 	}
 	h.release = release
@@ -213,6 +232,8 @@ func (h *handling) session(ctx context.Context) {
 		bytesOut:  func(n int) { h.sess.out.Add(int64(n)); out.Add(float64(n)) },
 		idleAfter: h.cfg.IdlePOP3, writeTimeout: h.cfg.WriteTimeout, buffers: &h.buffers,
 	}
+	r.stream, _ = h.up.conn.(*frames.Stream)
+	r.deflater = &h.deflater
 	switch h.sess.protocol {
 	case protoIMAP:
 		r.idleAfter, r.border = h.cfg.IdleIMAP, new(border)
@@ -221,15 +242,19 @@ func (h *handling) session(ctx context.Context) {
 	}
 	h.pending, h.up.pending = nil, nil
 	why := r.run(ctx)
+	r.leave(why)
 	if text := parting(why); text != "" && r.border != nil && r.border.open() {
-		if err := h.conn.SetWriteDeadline(time.Now().Add(partingGrace)); err == nil {
-			_, _ = io.WriteString(h.conn, "* BYE "+text+"\r\n") // it may not listen any more
-		}
+		r.say("* BYE " + text + "\r\n")
 	}
 	h.metrics.ended.WithLabelValues(h.sess.protocol, reason(why)).Inc()
-	h.log.Info("session ended", "session", h.sess.id, "protocol", h.sess.protocol, "user", string(h.sess.user),
-		"backend", string(h.up.backend), "reason", why, "bytes_in", h.sess.in.Load(), "bytes_out", h.sess.out.Load(),
-		"lasted", time.Since(h.sess.started))
+	h.logEnd(ctx, why)
+}
+
+// logEnd is apart from session, whose locals lie on the stack of every session that waits.
+func (h *handling) logEnd(ctx context.Context, why error) {
+	h.log.LogAttrs(ctx, slog.LevelInfo, "session ended", slog.String("session", h.sess.id), slog.String("protocol", h.sess.protocol),
+		slog.String("user", string(h.sess.user)), slog.String("backend", string(h.up.backend)), slog.String("reason", why.Error()),
+		slog.Int64("bytes_in", h.sess.in.Load()), slog.Int64("bytes_out", h.sess.out.Load()), slog.Duration("lasted", time.Since(h.sess.started)))
 }
 
 // parting is what an IMAP client is told of an end that is not its own; it is
@@ -257,7 +282,8 @@ func reason(why error) string {
 		name string
 	}{
 		{errKicked, "kicked"}, {errDisabled, "account"}, {errShutdown, "shutdown"}, {errIdle, "idle"},
-		{errClientGone, "client"}, {errClientStuck, "client_stuck"}, {errBackendLost, "backend_lost"}, {errBackendEnded, "backend"},
+		{errClientGone, "client"}, {errClientStuck, "client_stuck"}, {errClientDeflate, "client_deflate"},
+		{errBackendLost, "backend_lost"}, {errBackendEnded, "backend"},
 	} {
 		if errors.Is(why, r.err) {
 			return r.name

@@ -183,7 +183,7 @@ func TestBackendLost(t *testing.T) {
 					return
 				}
 				if c.reset {
-					_ = conn.(*net.TCPConn).SetLinger(0)
+					b.reset()
 				}
 			}
 			h.start()
@@ -335,7 +335,7 @@ func TestTLS(t *testing.T) {
 	k.StartTLS(client)
 	k.Run(nil, "S: +OK ...\nC: USER alice@example.test\nS: +OK ...\nC: PASS secret\nS: +OK ...\nC: x\nS: x\nC: QUIT\nS: +OK bye\nEND")
 	h.dial("imap").Run(client, `
-		S: * OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID STARTTLS LOGINDISABLED] Waypost ready.
+		S: * OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE STARTTLS LOGINDISABLED] Waypost ready.
 		C: a LOGIN alice@example.test secret
 		S: a NO [PRIVACYREQUIRED] ...
 		C: a STARTTLS

@@ -3,6 +3,7 @@ package proxy
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -44,13 +45,23 @@ type source struct {
 	buffers *bufferPool
 	// raw is the TCP connection below, to wait on; nil: it cannot be waited on.
 	raw syscall.RawConn
+	// waits is set for a connection that can wait by itself.
+	waits interface{ WaitRead() error }
 	// layered is set when conn may hold bytes that raw has given up already.
 	layered bool
-	begun   bool
+	// direct is set for a TCP connection, which is read with one system call; into,
+	// got and err are its last attempt's.
+	direct bool
+	into   *[chunkBytes]byte
+	got    int
+	err    error
+	begun  bool
 }
 
 func newSource(c net.Conn, buffers *bufferPool) *source {
 	s := &source{conn: c, buffers: buffers}
+	s.waits, _ = c.(interface{ WaitRead() error })
+	_, s.direct = c.(*net.TCPConn)
 	below := c
 	if t, ok := c.(*tls.Conn); ok {
 		below, s.layered = t.NetConn(), true
@@ -66,6 +77,9 @@ func newSource(c net.Conn, buffers *bufferPool) *source {
 // wait returns when a read has something to return, be it an error. The error
 // of wait itself is a passed read deadline, or a closed connection.
 func (s *source) wait() error {
+	if s.waits != nil {
+		return s.waits.WaitRead()
+	}
 	if s.raw == nil {
 		return nil
 	}
@@ -92,10 +106,50 @@ func (s *source) copyReady(rearm func() error, take func([]byte) error) error {
 			return err
 		}
 	}
+	if s.direct && s.raw != nil {
+		return s.readDirect(take)
+	}
 	if err := s.wait(); err != nil {
 		return err
 	}
 	return s.drain(rearm, take, true)
+}
+
+// readDirect waits and reads once.
+func (s *source) readDirect(take func([]byte) error) error {
+	if err := s.raw.Read(s.attempt); err != nil {
+		return err
+	}
+	buf := s.into
+	s.into = nil
+	defer s.buffers.put(buf)
+	switch {
+	case s.err != nil:
+		return os.NewSyscallError("read", s.err)
+	case s.got == 0:
+		return io.EOF
+	}
+	if err := take(buf[:s.got]); err != nil {
+		return takeError{err}
+	}
+	return nil
+}
+
+// attempt reads what there is; without anything it leaves no buffer behind.
+func (s *source) attempt(fd uintptr) bool {
+	s.into = s.buffers.get()
+	for {
+		s.got, s.err = syscall.Read(int(fd), s.into[:])
+		if s.err != syscall.EINTR {
+			break
+		}
+	}
+	if s.err != syscall.EAGAIN {
+		return true
+	}
+	s.buffers.put(s.into)
+	s.into = nil
+	return false
 }
 
 // drain reads once if ready, and then whatever a layered connection holds.

@@ -11,16 +11,60 @@ import (
 	"time"
 
 	"waypost/director"
+	"waypost/internal/frames"
 	"waypost/internal/wire"
 )
 
-// openWaypost opens a session on a backend of kind waypost.
+// openWaypost opens a session on a backend of kind waypost: on a connection that many
+// share, or on its own where the backend is of before them.
 func (s *Server) openWaypost(ctx context.Context, rec director.Record, b director.Backend, q request) (*upstream, error) {
-	conn, err := s.dialBackend(ctx, func(ctx context.Context) (net.Conn, error) { return s.deps.Dial(ctx, rec.Home, b.Node) })
+	hello := wire.Hello{
+		Version: wire.Version, Protocol: q.protocol, User: string(q.user), Home: string(rec.Home), Epoch: uint64(rec.Epoch),
+		Client: q.client.String(), Session: q.session, POP3: q.pop3,
+	}
+	stream, err := s.openStream(ctx, rec.Home, b.Node, hello)
+	if err == nil {
+		return s.converse(ctx, stream, rec.Home, func(c *talk) (string, error) { return c.greeting(q) })
+	}
+	if !errors.Is(err, frames.ErrPlain) {
+		return nil, fmt.Errorf("backend %s: %w", rec.Home, err)
+	}
+	conn, err := s.dialNode(ctx, rec.Home, b.Node)
 	if err != nil {
 		return nil, err
 	}
-	return s.converse(ctx, conn, rec.Home, func(c *talk) (string, error) { return c.waypost(rec, q) })
+	return s.converse(ctx, conn, rec.Home, func(c *talk) (string, error) { return c.waypost(hello, q) })
+}
+
+func (s *Server) dialNode(ctx context.Context, id director.BackendID, addr string) (net.Conn, error) {
+	return s.dialBackend(ctx, func(ctx context.Context) (net.Conn, error) { return s.deps.Dial(ctx, id, addr) })
+}
+
+// openStream opens a session on a shared connection. One that has just been lost, or
+// goes away, is no answer of the backend: it is asked again, once, on another one.
+func (s *Server) openStream(ctx context.Context, id director.BackendID, addr string, hello wire.Hello) (stream *frames.Stream, err error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.OpenTimeout)
+	defer cancel()
+	for range 2 {
+		var link *frames.Client
+		if link, err = s.links.get(ctx, id, addr); err != nil {
+			return nil, err
+		}
+		var w wire.Welcome
+		stream, w, err = link.Open(ctx, hello)
+		switch {
+		case err == nil && stream != nil:
+			return stream, nil
+		case err == nil:
+			return nil, fmt.Errorf("%w: %s", statusError(w), w.Text)
+		case errors.Is(err, context.DeadlineExceeded):
+			link.Retire() // whoever comes next finds out whether it is the connection
+			return nil, err
+		case ctx.Err() != nil:
+			return nil, err
+		}
+	}
+	return nil, err
 }
 
 // dialBackend bounds one attempt to connect.
@@ -92,13 +136,9 @@ func (t *talk) send(line string) error {
 	return err
 }
 
-// waypost says Hello (package wire), and for IMAP takes the PREAUTH greeting
-// (RFC 9051, Section 7.1.4), whose capabilities it returns.
-func (t *talk) waypost(rec director.Record, q request) (string, error) {
-	hello := wire.Hello{
-		Version: wire.Version, Protocol: q.protocol, User: string(q.user), Home: string(rec.Home), Epoch: uint64(rec.Epoch),
-		Client: q.client.String(), Session: q.session,
-	}
+// waypost says Hello (package wire) on a connection of the session's own, and takes
+// the greeting.
+func (t *talk) waypost(hello wire.Hello, q request) (string, error) {
 	if err := wire.Write(t.conn, hello); err != nil {
 		return "", fmt.Errorf("hello: %w", err)
 	}
@@ -109,6 +149,12 @@ func (t *talk) waypost(rec director.Record, q request) (string, error) {
 	if welcome.Status != wire.StatusOK {
 		return "", fmt.Errorf("%w: %s", statusError(welcome), welcome.Text)
 	}
+	return t.greeting(q)
+}
+
+// greeting takes, for IMAP, the PREAUTH greeting (RFC 9051, Section 7.1.4), whose
+// capabilities it returns.
+func (t *talk) greeting(q request) (string, error) {
 	if q.protocol != protoIMAP {
 		return "", nil
 	}

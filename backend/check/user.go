@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"waypost/backend/control"
+	"waypost/backend/fulltext"
 	"waypost/backend/mailbox"
+	"waypost/backend/mailbox/archive"
 	"waypost/backend/maildir"
 	"waypost/backend/maildir/deliveries"
-	"waypost/backend/maildir/mutf7"
+	"waypost/backend/mutf7"
 	"waypost/backend/quota"
 	"waypost/internal/vfs"
 )
@@ -22,6 +24,7 @@ const (
 	deliveriesName = "deliveries"
 	memoriesName   = "memories"
 	scriptsName    = "sieve"
+	archivesName   = archive.Dir
 	quotaName      = "maildirsize"
 	quotaTemp      = quotaName + ".new."
 	hiddenPrefix   = "..waypost-"
@@ -99,7 +102,7 @@ func (s *scanner) user() error {
 	}
 	return s.FS.ReadDir(s.Root, func(e fs.DirEntry) error {
 		switch e.Name() {
-		case maildirName, deliveriesName, memoriesName, scriptsName, "adopted", "pop3-uidl":
+		case maildirName, deliveriesName, memoriesName, scriptsName, archivesName, fulltext.Dir, "adopted", "pop3-uidl":
 			return nil
 		}
 		if !strings.HasPrefix(e.Name(), vfs.TempPrefix) {

@@ -25,7 +25,7 @@ func (r *run) do(a sieve.Action) error {
 	case *sieve.Keep:
 		return r.keep(a.Flags, a.Header)
 	case *sieve.FileInto:
-		return r.file(mailbox.Place{Folder: a.Folder, Create: a.Create, Flags: flagsOf(a.Flags)}, a.Header)
+		return r.file(mailbox.Place{Folder: a.Folder, Create: a.Create, Use: a.SpecialUse, Flags: flagsOf(a.Flags)}, a.Header)
 	case *sieve.Redirect:
 		return r.redirect(a.Address, a.Header)
 	case *sieve.Reject:

@@ -62,7 +62,7 @@ func TestScripts(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, c.script)
 			for _, folder := range []string{"Work", "Spam"} {
-				if err := r.box.CreateFolder(folder); err != nil {
+				if err := r.box.CreateFolder(folder, ""); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -320,5 +320,34 @@ func TestVacationForAnAlias(t *testing.T) {
 	}
 	if text := r.sentText(0); !strings.Contains(text, "From: "+string(ann)+"\r\n") {
 		t.Errorf("%s", text)
+	}
+}
+
+// TestSpecialUse: a use that was given to a folder comes before what names say, and
+// a folder that is made for one has it.
+func TestSpecialUse(t *testing.T) {
+	r := newRig(t, `require ["fileinto", "special-use", "mailbox", "copy"];
+		fileinto :copy :specialuse "\\junk" "Nowhere";
+		fileinto :copy :specialuse "\\Archive" :create "Kept";
+		fileinto :specialuse "\\All" :create "Everything";`)
+	for folder, use := range map[string]string{"Spam": "", "Rubbish": `\Junk`} {
+		if err := r.box.CreateFolder(folder, use); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r.deliver(r.incoming(letter))
+	if got, want := r.holds(r.box), "Everything; Kept; Rubbish"; got != want {
+		t.Errorf("holds %q, want %q\n%s", got, want, &r.log)
+	}
+	list, err := r.box.Folders()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	for _, info := range list {
+		got += info.Name + info.SpecialUse + " "
+	}
+	if want := `INBOX Everything Kept\Archive Rubbish\Junk Spam `; got != want {
+		t.Errorf("folders %q, want %q", got, want)
 	}
 }

@@ -13,13 +13,13 @@ import (
 func BenchmarkSelected(b *testing.B) {
 	for _, n := range []int{1000, 100_000} {
 		b.Run(fmt.Sprintf("STORE/%d", n), func(b *testing.B) {
-			_, _, c := selected(b, n)
+			_, _, c := selectedBox(b, n)
 			for i := range b.N {
 				c.ok("STORE %d %cFLAGS (\\Flagged)", n/2, "+-"[i%2])
 			}
 		})
 		b.Run(fmt.Sprintf("deliver/%d", n), func(b *testing.B) {
-			r, box, c := selected(b, n)
+			r, box, c := selectedBox(b, n)
 			m, err := r.store.Stage(b.Context(), "", strings.NewReader(letter), 0)
 			if err != nil {
 				b.Fatal(err)
@@ -34,7 +34,7 @@ func BenchmarkSelected(b *testing.B) {
 		})
 		b.Run(fmt.Sprintf("leftover/%d", n), func(b *testing.B) {
 			// The client is never allowed to know that a message is gone.
-			_, box, c := selected(b, n)
+			_, box, c := selectedBox(b, n)
 			f, err := box.Folder("INBOX")
 			if err != nil {
 				b.Fatal(err)
@@ -43,7 +43,7 @@ func BenchmarkSelected(b *testing.B) {
 				b.Fatal(err)
 			}
 			for i := range b.N {
-				if _, err := f.SetFlags([]mailbox.UID{mailbox.UID(n / 2)}, mailbox.FlagsSet, mailbox.Flags{System: mailbox.System(i%2 + 1)}); err != nil {
+				if _, err := f.SetFlags([]mailbox.UID{mailbox.UID(n / 2)}, mailbox.FlagChange{Op: mailbox.FlagsSet, Flags: mailbox.Flags{System: mailbox.System(i%2 + 1)}}); err != nil {
 					b.Fatal(err)
 				}
 				c.ok("FETCH 1 UID")
@@ -52,7 +52,7 @@ func BenchmarkSelected(b *testing.B) {
 	}
 }
 
-func selected(b *testing.B, n int) (*rig, mailbox.Box, *client) {
+func selectedBox(b *testing.B, n int) (*rig, mailbox.Box, *client) {
 	r := newRig(b, Limits{})
 	box := r.box(1)
 	r.fill(box, n)

@@ -10,8 +10,8 @@ const (
 	endMoving          // the mailbox is not served here any more, at this epoch
 	endStopping        // the backend stops
 	endIdle            // nothing came for too long
-	endBug             // the client and the server lost each other's place
-	endTooBig          // a literal too large to be drained
+	endBug             // the client sends what are no commands
+	endTooBig          // the client sends more than is read for nothing
 	endFolder          // the selected folder is gone, or another one by its name
 	endIO              // a message could not be read to its end
 )
@@ -27,14 +27,16 @@ func (e ending) String() string {
 // bye is the BYE's text with its response code (RFC 5530, Section 3).
 func (e ending) bye() string {
 	switch e {
+	case endLogout:
+		return "logging out"
 	case endMoving:
 		return "[UNAVAILABLE] mailbox is moving, please reconnect"
 	case endIdle:
 		return "Autologout; idle for too long"
 	case endBug:
-		return "[CLIENTBUG] malformed command, closing the connection"
+		return "[CLIENTBUG] too many malformed commands, closing the connection"
 	case endTooBig:
-		return "[TOOBIG] literals that do not wait are limited to 4096 bytes"
+		return "[TOOBIG] the command is too long, closing the connection"
 	case endFolder:
 		return "[UNAVAILABLE] the selected mailbox was deleted or replaced, please reconnect"
 	}

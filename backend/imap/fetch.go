@@ -1,269 +1,322 @@
 package imap
 
 import (
-	"bytes"
 	"errors"
-	"fmt"
-	"io"
-	"slices"
+	"time"
 
-	"github.com/emersion/go-imap/v2"
-	"github.com/emersion/go-imap/v2/imapserver"
-
+	"waypost/backend/imap/fetch"
+	"waypost/backend/imap/search"
+	"waypost/backend/index"
 	"waypost/backend/mailbox"
 	"waypost/backend/mime"
 )
 
-const (
-	// seenBatch is how many messages a FETCH marks as seen at once, before it
-	// sends them.
-	seenBatch = 32
-	// maxFields bounds header fields kept in memory while they are counted;
-	// more are read twice.
-	maxFields = 64 << 10
-)
+// fetchPause is after how many messages a FETCH looks whether the session must end.
+const fetchPause = 256
 
-// Fetch implements FETCH and UID FETCH.
-func (s *session) Fetch(w *imapserver.FetchWriter, set imap.NumSet, o *imap.FetchOptions) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	v, err := s.selected()
+// fetchMods are FETCH's modifiers.
+type fetchMods struct {
+	since    uint64
+	changed  bool // CHANGEDSINCE was given
+	vanished bool
+	partial  *partial
+}
+
+// skips reports a message that CHANGEDSINCE leaves out.
+func (m *fetchMods) skips(st state) bool { return m.changed && st.modSeq <= m.since }
+
+// partial is RFC 9394's: messages numbered from 1, from the first on or, negative, from the last
+// back.
+type partial struct{ lo, hi int64 }
+
+func parsePartial(c *cmd) (*partial, error) {
+	back := c.Take('-')
+	a, err := c.Positive()
+	if err == nil {
+		err = c.Expect(':')
+	}
+	if err == nil && back {
+		err = c.Expect('-')
+	}
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if len(o.BinarySection) > 0 || len(o.BinarySectionSize) > 0 {
-		return bad("BINARY is not supported")
+	b, err := c.Positive()
+	p := &partial{int64(min(a, b)), int64(max(a, b))}
+	if back {
+		p.lo, p.hi = -p.hi, -p.lo
 	}
-	marks := !v.readOnly && slices.ContainsFunc(o.BodySection, func(b *imap.FetchItemBodySection) bool { return !b.Peek })
-	spans := v.resolve(set, s.saved)
-	if !marks {
-		return s.fetchAll(w, v, spans, nil, o)
-	}
-	var gone error
-	for _, part := range batches(spans, seenBatch) {
-		marked, err := s.markSeen(v, part)
-		if err != nil {
-			return err
-		}
-		// A message that is gone does not keep the others from being sent.
-		switch err := s.fetchAll(w, v, part, marked, o); {
-		case errors.Is(err, errGone):
-			gone = err
-		case err != nil:
-			return err
-		}
-	}
-	return gone
+	return p, err
 }
 
-// errGone is FETCH's NO where messages of the view are expunged already (RFC
-// 2180, Section 4.1.3).
-var errGone = no("EXPUNGEISSUED", "some of the messages no longer exist")
-
-func (s *session) fetchAll(w *imapserver.FetchWriter, v *view, spans []span, marked map[mailbox.UID]bool, o *imap.FetchOptions) error {
-	var gone error
-	for i, m := range v.messages(spans) {
-		err := s.fetchOne(w, v, i, m, marked[m.UID], o)
-		switch {
-		case errors.Is(err, mailbox.ErrNoMessage):
-			gone = errGone
-		case err != nil:
-			return s.fail("FETCH", err)
-		}
+// of gives the part of spans.
+func (p *partial) of(spans []search.Span) []search.Span {
+	total := int64(0)
+	for _, s := range spans {
+		total += int64(s.Hi - s.Lo)
 	}
-	return gone
-}
-
-// batches cuts spans into lists of at most n messages.
-func batches(spans []span, n int) [][]span {
-	var out [][]span
-	for _, sp := range spans {
-		for lo := sp.lo; lo < sp.hi; lo += n {
-			out = append(out, []span{{lo, min(lo+n, sp.hi)}})
+	lo, hi := p.lo, p.hi
+	if lo < 0 {
+		lo, hi = total+lo+1, total+hi+1
+	}
+	var out []search.Span
+	at := int64(1) // the number of the span's first
+	for _, s := range spans {
+		n := int64(s.Hi - s.Lo)
+		from, to := max(lo, at), min(hi, at+n-1)
+		if from <= to {
+			out = append(out, search.Span{Lo: s.Lo + int(from-at), Hi: s.Lo + int(to-at) + 1})
 		}
+		at += n
 	}
 	return out
 }
 
-// markSeen sets \Seen and gives the messages that lacked it. A disk that takes
-// no flags does not keep the client from reading.
-func (s *session) markSeen(v *view, spans []span) (map[mailbox.UID]bool, error) {
+// fetch implements FETCH and UID FETCH (RFC 9051, Section 6.4.5).
+func (s *session) fetch(c *cmd) error {
+	set, err := s.set(c)
+	if err == nil {
+		err = c.SP()
+	}
+	if err != nil {
+		return err
+	}
+	req, err := fetch.Parse(c.Parser, fetch.Options{UIDOnly: s.enabled.uidOnly, Buffers: s.srv.bodies})
+	if err != nil {
+		return err
+	}
+	mods, err := s.fetchModifiers(c)
+	if err == nil {
+		err = c.End()
+	}
+	if err == nil {
+		err = s.numbers(set, c.uid)
+	}
+	if err == nil {
+		err = s.alive()
+	}
+	if err != nil {
+		return err
+	}
+	if mods.changed || req.ModSeq() {
+		s.enabled.condstore = true
+	}
+	if mods.changed {
+		req.AddModSeq()
+	}
+	if c.uid && !s.enabled.uidOnly {
+		req.AddUID()
+	}
+	if mods.vanished {
+		if err := s.vanished(mods.since, s.asked(set), 0); err != nil {
+			return s.fail(err)
+		}
+	}
+	return s.fetchSpans(req, mods, s.resolve(set, c.uid))
+}
+
+// fetchModifiers takes what stands behind the items (RFC 4466; RFC 7162, Section 3.1.4 and
+// 3.2.6; RFC 9394, Section 3.3).
+func (s *session) fetchModifiers(c *cmd) (m fetchMods, err error) {
+	if !c.Take(' ') {
+		return m, nil
+	}
+	err = c.List(false, func() error {
+		name, err := c.Name()
+		switch {
+		case err != nil:
+			return err
+		case name == "VANISHED":
+			m.vanished = true
+			return nil
+		case name != "CHANGEDSINCE" && name != "PARTIAL":
+			return bad("unknown modifier")
+		}
+		if err := c.SP(); err != nil {
+			return err
+		}
+		if name == "PARTIAL" {
+			if !c.uid {
+				return bad("PARTIAL is for UID FETCH")
+			}
+			m.partial, err = parsePartial(c)
+			return err
+		}
+		m.changed = true
+		m.since, err = c.Number64()
+		return err
+	})
+	if err == nil && m.vanished && (!c.uid || !m.changed || !s.enabled.qresync) {
+		err = bad("VANISHED needs UID FETCH, CHANGEDSINCE and QRESYNC")
+	}
+	return m, err
+}
+
+// fetchSpans writes the answers. Messages that are marked as seen by it are marked before
+// anything is written, all at once.
+func (s *session) fetchSpans(req *fetch.Request, mods fetchMods, spans []search.Span) error {
+	v := s.view
+	if mods.partial != nil {
+		spans = mods.partial.of(spans)
+	}
+	if req.SetsSeen() {
+		if err := s.see(req, mods, spans); err != nil {
+			return err
+		}
+	}
+	src := &source{s, index.ReaderOf(v.folder)}
+	n, lost := 0, false
+	for i, m := range v.messages(spans) {
+		st := v.state(m)
+		if mods.skips(st) {
+			continue
+		}
+		if s.c.cut.Load() {
+			return errEnded // nobody reads it; what writes little would not notice
+		}
+		if n++; n%fetchPause == 0 && s.stopping() {
+			return errEnded
+		}
+		var room [8]string
+		msg := fetch.Message{Seq: uint32(i + 1), UID: m.UID, ModSeq: st.modSeq, Size: m.WireSize}
+		_, news := v.news[m.UID]
+		if news && req.SetsSeen() {
+			msg.TellFlags, msg.TellModSeq = true, s.enabled.condstore
+		}
+		if msg.TellFlags || req.Flags() {
+			msg.Flags = wireFlags(room[:0], st.flags, s.recentTold(m.UID))
+		}
+		err := req.Write(s.out, src, msg)
+		switch {
+		case s.out.Err() != nil:
+			return s.out.Err()
+		case errors.Is(err, mailbox.ErrNoMessage):
+			lost = true // it was expunged; the client learns so as soon as it may
+		case errors.Is(err, fetch.ErrUnknownEncoding):
+			return no("UNKNOWN-CTE", "a part cannot be decoded")
+		case errors.Is(err, fetch.ErrBroken):
+			s.srv.metrics.failures.Inc()
+			s.log.Error("imap message not sent to its end", "folder", v.name, "uid", m.UID, "error", err)
+			return err
+		case err != nil:
+			return s.fail(err)
+		}
+	}
+	if lost && !s.enabled.qresync {
+		return no("EXPUNGEISSUED", "some of the messages no longer exist")
+	}
+	return s.out.Err()
+}
+
+// see sets \Seen where it is missing (RFC 9051, Section 6.4.5), in messages that are told.
+func (s *session) see(req *fetch.Request, mods fetchMods, spans []search.Span) error {
+	v := s.view
+	if v.readOnly {
+		return nil
+	}
+	rights, err := s.viewRights()
+	if err != nil {
+		return s.fail(err)
+	}
+	if !rights.Has('s') {
+		return nil
+	}
 	var unseen []mailbox.UID
 	for _, m := range v.messages(spans) {
-		if !v.toldFlags(m).Has(mailbox.Seen) {
+		if st := v.state(m); !st.flags.Has(mailbox.Seen) && !mods.skips(st) {
 			unseen = append(unseen, m.UID)
 		}
 	}
 	if len(unseen) == 0 {
-		return nil, nil
+		return nil
 	}
-	msgs, err := v.folder.SetFlags(unseen, mailbox.FlagsAdd, mailbox.Flags{System: mailbox.Seen})
-	if err != nil {
-		if fenced(err) || renumbered(err) {
-			return nil, s.fail("FETCH", err)
-		}
-		s.log.Warn("imap messages not marked as seen", "folder", v.name, "error", err)
-		return nil, nil
-	}
-	marked := make(map[mailbox.UID]bool, len(msgs))
-	for _, m := range msgs {
-		v.flags[m.UID] = m.Flags
-		v.learn(m.Flags)
-		marked[m.UID] = true
-	}
-	return marked, nil
-}
-
-// piece is a section of a message, found before anything is written.
-type piece struct {
-	section *imap.FetchItemBodySection
-	at      mime.Range
-	// For chosen header fields: their text, or if that is long its size, and
-	// at is the header.
-	fields bool
-	text   []byte
-	size   int64
-}
-
-// fetchOne writes one message's answer. Whatever can fail is done before the
-// first byte is written; behind it the connection is cut.
-func (s *session) fetchOne(w *imapserver.FetchWriter, v *view, i int, m *mailbox.Message, marked bool, o *imap.FetchOptions) error {
-	var items fetched
-	if err := s.gather(v, m.UID, o, &items); err != nil {
-		return err
-	}
-	rw := w.CreateMessage(uint32(i + 1))
-	if o.UID {
-		rw.WriteUID(imap.UID(m.UID))
-	}
-	if o.Flags || marked {
-		rw.WriteFlags(wireFlags(v.toldFlags(m), v.recent[m.UID]))
-	}
-	if o.InternalDate {
-		rw.WriteInternalDate(items.date)
-	}
-	if o.RFC822Size {
-		rw.WriteRFC822Size(m.WireSize)
-	}
-	if o.Envelope {
-		rw.WriteEnvelope(items.root.Envelope)
-	}
-	if o.BodyStructure != nil {
-		rw.WriteBodyStructure(items.root.BodyStructure())
-	}
-	var failed error
-	for _, p := range items.pieces {
-		if failed = s.writePiece(rw, p); failed != nil {
-			break
-		}
-	}
-	if failed != nil {
-		s.log.Warn("imap message not sent to its end", "folder", v.name, "uid", m.UID, "error", failed)
-		s.c.abort(endIO)
-	}
-	// The response must be closed in any case: it holds the library's lock.
-	if err := rw.Close(); err != nil || failed != nil {
-		return errEnded
-	}
-	return nil
-}
-
-func (s *session) writePiece(rw *imapserver.FetchResponseWriter, p piece) error {
-	from, n := int64(0), p.size
-	if part := p.section.Partial; part != nil {
-		from = min(max(part.Offset, 0), p.size)
-		n = min(max(part.Size, 0), p.size-from)
-	}
-	lw := rw.WriteBodySection(p.section, n)
-	var err error
+	r, err := v.folder.SetFlags(unseen, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: mailbox.Flags{System: mailbox.Seen}})
 	switch {
-	case p.text != nil:
-		_, err = lw.Write(p.text[from : from+n])
-	case p.fields:
-		err = s.body.copyFields(&window{w: lw, skip: from, left: n}, p)
-	default:
-		chunk := s.srv.chunks.Get().(*[]byte)
-		err = s.body.copy(lw, p.at.Start+from, n, *chunk)
-		s.srv.chunks.Put(chunk)
+	case errors.Is(err, mailbox.ErrNoSpace):
+		// Reading must go on where writing cannot.
+		s.log.Warn("imap messages not marked as seen", "folder", v.name, "error", err)
+		return nil
+	case err != nil:
+		return s.fail(err)
 	}
-	return errors.Join(err, lw.Close())
-}
-
-// window passes on the bytes from skip on, left of them.
-type window struct {
-	w          io.Writer
-	skip, left int64
-}
-
-func (w *window) Write(p []byte) (int, error) {
-	n := len(p)
-	cut := min(w.skip, int64(len(p)))
-	w.skip -= cut
-	p = p[cut:]
-	p = p[:min(w.left, int64(len(p)))]
-	w.left -= int64(len(p))
-	if len(p) > 0 {
-		if _, err := w.w.Write(p); err != nil {
-			return 0, err
-		}
+	for _, m := range r.Changed {
+		v.tell(m.UID, state{m.Flags, m.ModSeq})
 	}
-	return n, nil
-}
-
-// counter counts, and keeps the text as long as it is short.
-type counter struct {
-	n    int64
-	text bytes.Buffer
-}
-
-func (c *counter) Write(p []byte) (int, error) {
-	c.n += int64(len(p))
-	if c.n <= maxFields {
-		c.text.Write(p)
-	}
-	return len(p), nil
-}
-
-// pieceOf finds a section in a message whose structure is known as far as the
-// section needs it.
-func (b *openBody) pieceOf(root *mime.Part, section *imap.FetchItemBodySection) (piece, error) {
-	p := piece{section: section}
-	at, ok := root.Section(section.Part, section.Specifier)
-	if !ok {
-		p.text = []byte{}
-		return p, nil
-	}
-	p.at, p.size = at, at.Len()
-	names := section.HeaderFields
-	if len(section.HeaderFieldsNot) > 0 {
-		names = section.HeaderFieldsNot
-	}
-	if len(names) == 0 || section.Specifier != imap.PartSpecifierHeader {
-		return p, nil
-	}
-	p.fields = true
-	var c counter
-	if err := b.copyFields(&c, p); err != nil {
-		return p, err
-	}
-	p.size = c.n
-	if c.n <= maxFields {
-		p.text = c.text.Bytes()
-	}
-	return p, nil
-}
-
-func (b *openBody) copyFields(w io.Writer, p piece) error {
-	if err := b.seek(p.at.Start); err != nil {
-		return err
-	}
-	not := len(p.section.HeaderFieldsNot) > 0
-	names := p.section.HeaderFields
-	if not {
-		names = p.section.HeaderFieldsNot
-	}
-	if err := mime.CopyFields(w, io.LimitReader(b, p.at.Len()), names, not); err != nil {
-		return fmt.Errorf("header of message %d: %w", b.uid, err)
-	}
+	s.tellKeywords()
 	return nil
 }
+
+// keepFrom is the size from which on a message stays open for the next FETCH: clients fetch long
+// ones piece by piece, and to get to a piece can mean to read all before it.
+const keepFrom = 256 << 10
+
+// kept is a message that stays open between two FETCHes.
+type kept struct {
+	mailbox.Body
+	folder mailbox.Folder
+	uid    mailbox.UID
+}
+
+// Close implements io.Closer; drop closes the message.
+func (*kept) Close() error { return nil }
+
+// drop closes the message that is kept open, if there is one.
+func (s *session) drop() {
+	if s.kept != nil {
+		s.kept.Body.Close()
+		s.kept = nil
+	}
+}
+
+// source gives a FETCH its messages.
+type source struct {
+	s *session
+	r mailbox.Reader
+}
+
+var (
+	_ fetch.WireSource    = (*source)(nil)
+	_ fetch.FieldSource   = (*source)(nil)
+	_ fetch.SummarySource = (*source)(nil)
+)
+
+// Open implements fetch.Source.
+func (f *source) Open(uid mailbox.UID) (mailbox.Body, error) {
+	s := f.s
+	if s.kept != nil && s.kept.uid == uid && s.kept.folder == s.view.folder {
+		return s.kept, nil
+	}
+	s.drop()
+	b, err := s.view.folder.Open(uid)
+	if err != nil || b.WireSize() < keepFrom {
+		return b, err
+	}
+	s.kept = &kept{b, s.view.folder, uid}
+	return s.kept, nil
+}
+
+// Meta implements fetch.Source.
+func (f *source) Meta(uid mailbox.UID) (*mailbox.Meta, error) { return f.s.view.folder.Meta(uid) }
+
+// InternalDate implements fetch.Source.
+func (f *source) InternalDate(uid mailbox.UID) (time.Time, error) { return f.r.Arrived(uid) }
+
+// Wire implements fetch.WireSource.
+func (f *source) Wire(uid mailbox.UID) (w mime.Wire, ok bool, err error) {
+	w, err = f.r.Wire(uid)
+	return w, err == nil, err
+}
+
+// HeaderFields implements fetch.FieldSource.
+func (f *source) HeaderFields(uid mailbox.UID, names index.Names) (header string, known bool, err error) {
+	return f.r.Header(uid, names)
+}
+
+// Summary implements fetch.SummarySource.
+func (f *source) Summary(uid mailbox.UID) (mailbox.Summary, error) { return f.r.Summary(uid) }
+
+// SaveDate implements fetch.Source.
+func (f *source) SaveDate(uid mailbox.UID) (time.Time, error) { return f.s.view.folder.SaveDate(uid) }
+
+// EmailID implements fetch.Source.
+func (f *source) EmailID(uid mailbox.UID) (string, error) { return f.s.view.folder.EmailID(uid) }

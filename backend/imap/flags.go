@@ -4,33 +4,30 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/emersion/go-imap/v2"
-
 	"waypost/backend/mailbox"
 )
 
 const (
 	maxKeyword  = 128 // bytes
 	maxKeywords = 128 // in one command
-	flagRecent  = imap.Flag(`\Recent`)
 )
 
 type systemFlag struct {
 	bit  mailbox.System
-	name imap.Flag
+	name string
 }
 
+// systemFlags are those of RFC 9051, Section 2.3.2, in the order in which they are told.
 func systemFlags() [5]systemFlag {
 	return [5]systemFlag{
-		{mailbox.Answered, imap.FlagAnswered}, {mailbox.Flagged, imap.FlagFlagged},
-		{mailbox.Deleted, imap.FlagDeleted}, {mailbox.Seen, imap.FlagSeen}, {mailbox.Draft, imap.FlagDraft},
+		{mailbox.Answered, `\Answered`}, {mailbox.Flagged, `\Flagged`},
+		{mailbox.Deleted, `\Deleted`}, {mailbox.Seen, `\Seen`}, {mailbox.Draft, `\Draft`},
 	}
 }
 
-// wireFlags writes flags. Keywords that IMAP has no form for are left out;
-// they can only come from other software.
-func wireFlags(f mailbox.Flags, recent bool) []imap.Flag {
-	out := make([]imap.Flag, 0, 3+len(f.Keywords))
+// wireFlags appends flags as they are written to out. Keywords that IMAP has no form for are
+// left out; they can only come from other software.
+func wireFlags(out []string, f mailbox.Flags, recent bool) []string {
 	for _, s := range systemFlags() {
 		if f.Has(s.bit) {
 			out = append(out, s.name)
@@ -38,11 +35,11 @@ func wireFlags(f mailbox.Flags, recent bool) []imap.Flag {
 	}
 	for _, k := range f.Keywords {
 		if validKeyword(k) {
-			out = append(out, imap.Flag(k))
+			out = append(out, k)
 		}
 	}
 	if recent {
-		out = append(out, flagRecent)
+		out = append(out, `\Recent`)
 	}
 	return out
 }
@@ -55,28 +52,28 @@ func validKeyword(k string) bool {
 }
 
 // parseFlags reads a client's flags. \Recent cannot be set; it is left out.
-func parseFlags(in []imap.Flag) (mailbox.Flags, error) {
+func parseFlags(in []string) (mailbox.Flags, error) {
 	var out mailbox.Flags
 next:
 	for _, f := range in {
 		for _, s := range systemFlags() {
-			if f == s.name {
+			if strings.EqualFold(f, s.name) {
 				out.System |= s.bit
 				continue next
 			}
 		}
 		switch {
-		case strings.EqualFold(string(f), string(flagRecent)):
-		case !validKeyword(string(f)):
-			return out, no(imap.ResponseCodeCannot, "flag not possible")
+		case strings.EqualFold(f, `\Recent`):
+		case !validKeyword(f):
+			return out, no("CANNOT", "flag not possible")
 		default:
-			out.Keywords = append(out.Keywords, string(f))
+			out.Keywords = append(out.Keywords, f)
 		}
 	}
 	slices.Sort(out.Keywords)
 	out.Keywords = slices.Compact(out.Keywords)
 	if len(out.Keywords) > maxKeywords {
-		return out, no(imap.ResponseCodeLimit, "too many keywords")
+		return out, no("LIMIT", "too many keywords")
 	}
 	return out, nil
 }
@@ -94,14 +91,4 @@ func applyFlags(old mailbox.Flags, op mailbox.FlagOp, f mailbox.Flags) mailbox.F
 		return mailbox.Flags{System: old.System &^ f.System, Keywords: keys}
 	}
 	return f
-}
-
-func storeOp(op imap.StoreFlagsOp) mailbox.FlagOp {
-	switch op {
-	case imap.StoreFlagsAdd:
-		return mailbox.FlagsAdd
-	case imap.StoreFlagsDel:
-		return mailbox.FlagsRemove
-	}
-	return mailbox.FlagsSet
 }

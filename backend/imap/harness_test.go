@@ -68,7 +68,7 @@ func (r *rig) deliver(b mailbox.Box, folder, text string) mailbox.UID {
 	if err != nil {
 		r.t.Fatalf("stage: %v", err)
 	}
-	_, uid, err := b.Append(folder, m, mailbox.Flags{}, time.Date(2025, 11, 3, 12, 0, 0, 0, time.UTC))
+	uid, err := appendOne(b, folder, m, mailbox.Flags{}, time.Date(2025, 11, 3, 12, 0, 0, 0, time.UTC))
 	if err != nil {
 		r.t.Fatalf("append: %v", err)
 	}
@@ -245,4 +245,13 @@ func (c *client) ended() error {
 
 func newRaw(t tb, nc net.Conn, done <-chan error) *client {
 	return &client{t: t, nc: nc, br: bufio.NewReader(nc), done: done}
+}
+
+// appendOne appends one message and gives its UID.
+func appendOne(b mailbox.Box, folder string, m mailbox.Staged, flags mailbox.Flags, date time.Time) (mailbox.UID, error) {
+	r, err := b.Append(folder, []mailbox.NewMessage{{Message: m, Flags: flags, Date: date}})
+	if err != nil {
+		return 0, err
+	}
+	return r.UIDs[0], nil
 }

@@ -1,64 +1,81 @@
-// Package imap serves IMAP sessions (RFC 3501 and 9051) on a mailbox that the
-// caller has opened: connections come from a proxy that has authenticated the
-// client, so a session begins with a PREAUTH greeting.
+// Package imap is an IMAP server (RFC 9051 and RFC 3501): the protocol, over the interface of package
+// mailbox. Whoever supplies mailboxes, and a login where clients are not authenticated yet, has a full
+// server. It knows nothing of how mailboxes are kept.
 //
-// It owns the protocol and each session's view of its folder, and nothing on
-// disk. It promises:
+// It owns each session's view of its folder, and nothing on disk. It promises:
 //
 //   - The client's view is never guessed: it changes only by what a Snapshot
 //     that succeeded says. A folder that cannot be read makes nobody delete
 //     anything.
 //   - When the mailbox is fenced (mailbox.ErrStale, ErrFrozen, ErrRefused, or
-//     Done) or closed (mailbox.ErrClosed), or the folder numbered anew, the session ends with a BYE between two commands, never with a NO.
-//     A FETCH of a message that was begun is finished.
-//   - Memory per session is bounded: messages stream in both directions, input
-//     is framed by conn, structures are bounded by package mime. So is the time
-//     that LIST takes to match names.
+//     Done) or closed (mailbox.ErrClosed), or the folder numbered anew, the
+//     session ends with a BYE between two commands, never with a NO. A FETCH
+//     of a message that was begun is finished.
+//   - Memory per session is bounded: messages stream in both directions,
+//     commands are bounded by package syntax, structures by package mime; a
+//     session that waits holds no buffers. So is the time that LIST takes to
+//     match names, and that a SEARCH keeps others from theirs.
 //   - To tell a session what changed in its folder costs what was changed, not
-//     what the folder has. SELECT, EXPUNGE and SEARCH look at all messages.
+//     what the folder has. Sessions share a folder's messages in memory.
+//   - NOTIFY queues nothing: one watcher a session compares what the client knows with what
+//     there is, at a pace that leaves the processor to others.
+//   - What a client sent as a literal never runs as a command.
 //
-// A crash loses open sessions and nothing else. RFCs: 3501, 2177 (IDLE), 2342
-// (NAMESPACE), 3691 (UNSELECT), 4315 (UIDPLUS), 4731 (ESEARCH), 5161 (ENABLE),
-// 5182 (SEARCHRES), 5258 (LIST-EXTENDED), 5530 (response codes), 5819
-// (LIST-STATUS), 6851 (MOVE), 7888 (LITERAL-), 7889 (APPENDLIMIT), 8438
-// (STATUS=SIZE), 3348 (CHILDREN), 6855 (UTF8=ACCEPT, as far as the protocol
-// library has it). Callers: the backend's wiring.
+// A crash loses open sessions and nothing else.
+//
+// Subpackages: syntax has the tokens, fetch renders messages, search finds, sorts and threads
+// them. Each command is one line of the table in command.go and a function in the file of its
+// extension. The capabilities, and the RFCs that they stand for, are in capability.go.
 package imap
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/emersion/go-imap/v2"
-	"github.com/emersion/go-imap/v2/imapserver"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"waypost/backend/imap/fetch"
+	"waypost/backend/imap/syntax"
 	"waypost/backend/mailbox"
 )
 
 // ErrClosed: Serve was called after Shutdown.
 var ErrClosed = errors.New("the IMAP server is shut down")
 
+// ErrLogin: a Login that the client got wrong. Other errors of a Login are temporary.
+var ErrLogin = errors.New("user or password wrong")
+
 // Limits bound a session. Zero values stand for the defaults.
 type Limits struct {
-	// AppendBytes bounds APPEND's messages, as sent (1 GiB; at most 4 GiB − 1).
+	// AppendBytes bounds a message of APPEND, as sent (1 GiB; at most 4 GiB − 1).
 	AppendBytes int64
 	// Idle ends a session without a command, or an IDLE (31 minutes; RFC 9051,
-	// Section 5.4 asks for 30 at least).
-	Idle time.Duration
+	// Section 5.4 asks for 30 at least). Login is the same before the login (1 minute).
+	Idle, Login time.Duration
+	// Command is how long a command that has begun may be silent (1 minute), Literal
+	// the same in a literal (5 minutes).
+	Command, Literal time.Duration
 	// Write ends a session whose client takes no 32 KiB in that time (5 minutes).
 	Write time.Duration
 	// Finish is how long a command that runs when the mailbox moves may take
 	// to end (15 minutes), Grace the same when the backend stops (30 seconds).
 	Finish, Grace time.Duration
+	// Searches is how many searches of all sessions may read messages at once (2 for each
+	// processor).
+	Searches int
+	// Syntax bounds commands.
+	Syntax syntax.Limits
 }
+
+// passedOver bounds what is read of a literal that was refused, in bytes.
+const passedOver = 64 << 20
 
 func (l Limits) withDefaults() Limits {
 	set := func(d *time.Duration, v time.Duration) {
@@ -67,6 +84,9 @@ func (l Limits) withDefaults() Limits {
 		}
 	}
 	set(&l.Idle, 31*time.Minute)
+	set(&l.Login, time.Minute)
+	set(&l.Command, time.Minute)
+	set(&l.Literal, 5*time.Minute)
 	set(&l.Write, 5*time.Minute)
 	set(&l.Finish, 15*time.Minute)
 	set(&l.Grace, 30*time.Second)
@@ -74,7 +94,24 @@ func (l Limits) withDefaults() Limits {
 		l.AppendBytes = 1 << 30
 	}
 	l.AppendBytes = min(l.AppendBytes, 1<<32-1)
+	if l.Searches <= 0 {
+		l.Searches = defaultSearches()
+	}
+	if l.Syntax.Drain <= 0 {
+		// A message of a common size is passed over, for a client that does not wait for leave:
+		// it is to hear that the folder is missing, or full, and go on.
+		l.Syntax.Drain = max(min(l.AppendBytes, passedOver), 1<<20)
+	}
+	l.Syntax = l.Syntax.WithDefaults()
 	return l
+}
+
+// Credentials are what a client says of itself.
+type Credentials struct {
+	// User and Password are as sent; As is whom the client wants to act for, or "".
+	User, Password, As string
+	// Client is its address.
+	Client string
 }
 
 // Options are what a Server needs.
@@ -82,91 +119,128 @@ type Options struct {
 	Log     *slog.Logger          // required
 	Metrics prometheus.Registerer // nil: none
 	Limits  Limits
+	// Login, for servers whose clients log in here: it opens the mailbox, and the end of
+	// the session closes it. ErrLogin.
+	Login func(context.Context, Credentials) (Session, error)
+	// TLS is for STARTTLS. Without it a client may log in over a plain connection only if
+	// PlainLogin says so.
+	TLS        *tls.Config
+	PlainLogin bool
+	// Name and Version are what ID tells (RFC 2971).
+	Name, Version string
 }
 
-// Session is what Serve is told of a connection.
+// Session is a mailbox for one connection.
 type Session struct {
-	// Box stays the caller's: Serve does not close it.
+	// Box is the mailbox. Where Serve is given it, the client is authenticated, is
+	// greeted with PREAUTH, and the Box stays the caller's.
 	Box mailbox.Box
 	// Store stages APPEND's messages.
 	Store mailbox.Store
+	// Texts makes searches in texts fast; nil: messages are read.
+	Texts mailbox.TextIndex
 	// Client is the client's address, ID the session's name; both for logs.
 	Client, ID string
 }
 
 // Server serves sessions. It is safe for concurrent use.
 type Server struct {
-	log     *slog.Logger
-	limits  Limits
-	metrics *metrics
-	chunks  sync.Pool // of *[]byte, chunkSize long
+	opt      Options
+	log      *slog.Logger
+	limits   Limits
+	metrics  *metrics
+	commands map[string]command
+	outputs  *sync.Pool    // syntax.Buffers
+	bodies   *sync.Pool    // fetch.NewBuffers
+	inputs   *sync.Pool    // of *[]byte, inputSize long
+	searches chan struct{} // a place for each search that reads messages
 
-	stopping chan struct{} // closed by Shutdown
 	mu       sync.Mutex
 	stopped  bool
 	conns    map[net.Conn]struct{}
 	sessions sync.WaitGroup
+	watches  watches
+	memory   *sortMemory
 }
 
 // New makes a server.
 func New(o Options) *Server {
-	s := &Server{
-		log: o.Log, limits: o.Limits.withDefaults(), metrics: newMetrics(o.Metrics),
-		stopping: make(chan struct{}), conns: make(map[net.Conn]struct{}),
+	limits := o.Limits.withDefaults()
+	return &Server{
+		opt: o, log: o.Log, limits: limits, metrics: newMetrics(o.Metrics),
+		commands: commands(), outputs: syntax.Buffers(), bodies: fetch.NewBuffers(),
+		inputs:   &sync.Pool{New: func() any { b := make([]byte, inputSize); return &b }},
+		searches: make(chan struct{}, limits.Searches),
+		conns:    make(map[net.Conn]struct{}),
+		memory:   newMemory(memoryBytes), watches: newWatches(),
 	}
-	s.chunks.New = func() any { b := make([]byte, chunkSize); return &b }
-	return s
-}
-
-// capabilities are those that work here; the library adds SASL-IR, LITERAL-,
-// UNSELECT, ENABLE, IDLE, UTF8=ACCEPT and APPENDLIMIT by itself.
-func capabilities() imap.CapSet {
-	set := make(imap.CapSet)
-	for _, c := range []imap.Cap{
-		imap.CapIMAP4rev1, imap.CapNamespace, imap.CapUIDPlus, imap.CapESearch, imap.CapSearchRes,
-		imap.CapListExtended, imap.CapListStatus, imap.CapMove, imap.CapStatusSize, imap.CapChildren,
-	} {
-		set[c] = struct{}{}
-	}
-	return set
 }
 
 // Serve handles one session until it ends and closes nc. It returns nil for an
 // end that either side wanted: LOGOUT, a client that hung up, a BYE.
 func (s *Server) Serve(ctx context.Context, nc net.Conn, sess Session) error {
-	defer nc.Close()
-	if err := s.enter(nc); err != nil {
+	r, err := s.Begin(ctx, nc, sess)
+	if err != nil {
 		return err
 	}
-	defer s.leave(nc)
-	began := time.Now()
-	c := newConn(nc, s.limits, &s.chunks)
-	ss := newSession(ctx, s, sess, c)
-	lib := imapserver.New(&imapserver.Options{
-		Caps:   capabilities(),
-		Logger: logger{ss.log},
-		NewSession: func(ic *imapserver.Conn) (imapserver.Session, *imapserver.GreetingData, error) {
-			ss.start(ic)
-			return ss, &imapserver.GreetingData{PreAuth: true}, nil
-		},
-	})
-	if err := lib.Serve(&once{c: c}); err != nil {
-		return fmt.Errorf("IMAP session %s of %s: %w", sess.ID, sess.Box.User(), err)
+	return r.Run()
+}
+
+// Running is a session that has begun. Run must be called.
+type Running struct {
+	ctx     context.Context
+	nc      net.Conn
+	session *session
+}
+
+// Begin is the first part of Serve, for callers with many sessions: what it needs lies on no
+// stack while they wait. With an error nc is closed.
+func (s *Server) Begin(ctx context.Context, nc net.Conn, sess Session) (*Running, error) {
+	if err := s.enter(nc); err != nil {
+		nc.Close()
+		return nil, err
 	}
-	s.watch(ctx, nc, c, ss)
-	why := ss.why()
-	if why != endLogout && why != endGone {
-		linger(nc)
+	return &Running{ctx, nc, newSession(ctx, s, &sess, nc)}, nil
+}
+
+// Run is the rest of Serve.
+func (r *Running) Run() error {
+	r.session.srv.watch(r.ctx, r.session)
+	return r.end(r.session.serve())
+}
+
+func (r *Running) end(why ending) error {
+	defer r.session.srv.leave(r.nc)
+	defer r.nc.Close()
+	return r.session.srv.part(r.session, why)
+}
+
+// part ends a session whose last word is written.
+func (s *Server) part(ss *session, why ending) error {
+	ss.close()
+	switch _, whole := ss.c.Conn.(holder); {
+	case whole:
+		ss.c.Conn.Close() // it takes what was written along
+	case why != endGone:
+		linger(ss.c.Conn, s.limits.Grace)
 	}
-	s.metrics.ended.WithLabelValues(why.String()).Inc()
-	s.metrics.bytes.WithLabelValues("in").Add(float64(c.read.Load()))
-	s.metrics.bytes.WithLabelValues("out").Add(float64(c.written.Load()))
-	ss.log.Info("imap session ended", "reason", why.String(), "seconds", time.Since(began).Seconds(),
-		"bytes_in", c.read.Load(), "bytes_out", c.written.Load())
+	s.unwatch(ss)
+	s.ended(ss, why)
 	if why == endIO {
-		return fmt.Errorf("IMAP session %s of %s: a message could not be read", sess.ID, sess.Box.User())
+		return fmt.Errorf("IMAP session %s: a message could not be read", ss.data.ID)
 	}
 	return nil
+}
+
+// ended counts and logs a session. It is apart from Serve, whose locals lie on the stack of every
+// session that waits.
+func (s *Server) ended(ss *session, why ending) {
+	s.metrics.ended.WithLabelValues(why.String()).Inc()
+	s.metrics.bytes.WithLabelValues("in").Add(float64(ss.c.read.Load()))
+	s.metrics.bytes.WithLabelValues("out").Add(float64(ss.c.written.Load()))
+	ss.log.LogAttrs(context.Background(), slog.LevelInfo, "imap session ended", slog.String("reason", why.String()),
+		slog.Float64("seconds", time.Since(ss.began).Seconds()),
+		slog.Int64("bytes_in", ss.c.read.Load()), slog.Int64("bytes_out", ss.c.written.Load()))
 }
 
 func (s *Server) enter(nc net.Conn) error {
@@ -191,52 +265,13 @@ func (s *Server) leave(nc net.Conn) {
 	s.sessions.Done()
 }
 
-// watch waits for the session's end, asks for it when it must come, and cuts
-// the connection when it does not come in time.
-func (s *Server) watch(ctx context.Context, nc net.Conn, c *conn, ss *session) {
-	done, cancelled, stopping := ss.box.Done(), ctx.Done(), s.stopping
-	var cut <-chan time.Time
-	stop := func(why ending, wait time.Duration) {
-		c.end(why)
-		timer := time.NewTimer(wait) // collected with its channel
-		cut = timer.C
-	}
-	finished := ss.finished
-	for finished != nil {
-		select {
-		case <-finished:
-			finished = nil
-		case <-done:
-			done = nil
-			stop(endMoving, s.limits.Finish)
-		case <-cancelled:
-			cancelled = nil
-			stop(endStopping, s.limits.Grace)
-		case <-stopping:
-			stopping = nil
-			stop(endStopping, s.limits.Grace)
-		case <-cut:
-			cut = nil
-			nc.Close()
-		}
-	}
-	select {
-	case <-c.gone:
-	case <-time.After(s.limits.Grace):
-		nc.Close()
-		<-c.gone
-	}
-}
-
 // Shutdown lets every session end with a BYE after its present command. When
 // ctx ends first, connections are cut.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
-	if !s.stopped {
-		s.stopped = true
-		close(s.stopping)
-	}
+	s.stopped = true
 	s.mu.Unlock()
+	s.watches.stop(s.limits.Grace)
 	all := make(chan struct{})
 	go func() {
 		defer close(all)
@@ -256,40 +291,14 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// linger lets the peer take the BYE: closing a socket that has unread input
+// linger lets the peer take the last answer: closing a socket that has unread input
 // would reset the connection and lose it.
-func linger(nc net.Conn) {
+func linger(nc net.Conn, wait time.Duration) {
 	half, ok := nc.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
 	}
-	nc.SetReadDeadline(time.Now().Add(time.Second))
+	nc.SetReadDeadline(time.Now().Add(min(wait, time.Second)))
 	// Whatever comes is of no interest, nor how it ends.
 	_, _ = io.Copy(io.Discard, io.LimitReader(nc, 1<<20))
-}
-
-// once is a listener of one connection.
-type once struct{ c *conn }
-
-func (o *once) Accept() (net.Conn, error) {
-	if o.c == nil {
-		return nil, net.ErrClosed
-	}
-	c := o.c
-	o.c = nil
-	return c, nil
-}
-
-func (o *once) Close() error   { return nil }
-func (o *once) Addr() net.Addr { return &net.TCPAddr{} }
-
-// logger takes the library's lines.
-type logger struct{ log *slog.Logger }
-
-func (l logger) Printf(format string, args ...any) {
-	if strings.HasPrefix(format, "panic") {
-		l.log.Error("imap session failed", "text", fmt.Sprintf(format, args...))
-		return
-	}
-	l.log.Debug("imap protocol", "text", fmt.Sprintf(format, args...))
 }

@@ -4,9 +4,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/emersion/go-imap/v2"
-	"github.com/emersion/go-imap/v2/imapserver"
-
 	"waypost/backend/mailbox"
 )
 
@@ -14,62 +11,193 @@ import (
 // before each, in bytes: the time that matching takes grows with them.
 const maxPattern = 1024
 
+// listArgs are LIST's (RFC 9051, Section 6.3.9; RFC 5258).
+type listArgs struct {
+	lsub     bool
+	ref      string
+	patterns []string
+
+	// Selection options.
+	subscribed, remote, recursive, special bool
+	// Return options.
+	tellSubscribed, tellChildren, tellSpecial, tellMyRights bool
+	status                                                  statusItems
+	metadata                                                []string
+}
+
 // listed is a name that LIST may give.
 type listed struct {
 	mailbox.FolderInfo
 	missing bool // only subscribed
 	below   bool // something below it is subscribed and not listed itself
+	// NOTIFY's (RFC 5465, Sections 3.1 and 5.4): a mailbox that must not be read, and what one
+	// that was renamed was called.
+	refused bool
+	oldName string
 }
 
-// List implements LIST, LSUB (RFC 3501, Section 6.3.8 and 6.3.9), LIST-EXTENDED
-// (RFC 5258) and LIST-STATUS (RFC 5819).
-func (s *session) List(w *imapserver.ListWriter, ref string, patterns []string, o *imap.ListOptions) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(patterns) == 0 {
-		// An empty name asks for the separator.
-		return w.WriteList(&imap.ListData{Attrs: []imap.MailboxAttr{imap.MailboxAttrNoSelect}, Delim: mailbox.Separator})
+// list implements LIST with LIST-EXTENDED (RFC 5258), LIST-STATUS (RFC 5819), SPECIAL-USE (RFC
+// 6154) and LIST-MYRIGHTS' option where it is asked for (RFC 8440).
+func (s *session) list(c *cmd) error {
+	a, err := s.listArgs(c)
+	if err == nil {
+		err = c.End()
 	}
-	if o.SelectSpecialUse {
-		return nil // there are none
+	if err != nil {
+		return err
+	}
+	return s.listing(c, a)
+}
+
+// lsub implements LSUB (RFC 3501, Section 6.3.9).
+func (s *session) lsub(c *cmd) error {
+	a := listArgs{lsub: true, subscribed: true}
+	var err error
+	if a.ref, err = s.mailboxArg(c); err != nil {
+		return err
+	}
+	if err := c.SP(); err != nil {
+		return err
+	}
+	p, err := c.ListMailbox()
+	if err == nil {
+		err = c.End()
+	}
+	if err != nil {
+		return err
+	}
+	a.patterns = []string{p}
+	return s.listing(c, a)
+}
+
+func (s *session) listArgs(c *cmd) (a listArgs, err error) {
+	if err := c.SP(); err != nil {
+		return a, err
+	}
+	if c.Peek() == '(' {
+		if err := a.selection(c); err != nil {
+			return a, err
+		}
+		if err := c.SP(); err != nil {
+			return a, err
+		}
+	}
+	if a.ref, err = c.Mailbox(); err != nil {
+		return a, err
+	}
+	if err := c.SP(); err != nil {
+		return a, err
+	}
+	err = c.One(func() error {
+		p, err := c.ListMailbox()
+		a.patterns = append(a.patterns, p)
+		return err
+	})
+	if err != nil || !c.Take(' ') {
+		return a, err
+	}
+	if !c.TakeName("RETURN") {
+		return a, bad("expected RETURN")
+	}
+	if err := c.SP(); err != nil {
+		return a, err
+	}
+	return a, s.listReturn(c, &a)
+}
+
+// selection takes RFC 5258's selection options.
+func (a *listArgs) selection(c *cmd) error {
+	err := c.List(true, func() error {
+		name, err := c.Name()
+		switch name {
+		case "SUBSCRIBED":
+			a.subscribed = true
+		case "REMOTE":
+			a.remote = true
+		case "RECURSIVEMATCH":
+			a.recursive = true
+		case "SPECIAL-USE":
+			a.special = true
+		default:
+			if err == nil {
+				err = bad("unknown selection option")
+			}
+		}
+		return err
+	})
+	if err == nil && a.recursive && !a.subscribed && !a.special {
+		err = bad("RECURSIVEMATCH needs another option")
+	}
+	return err
+}
+
+// listReturn takes RFC 5258's return options.
+func (s *session) listReturn(c *cmd, a *listArgs) error {
+	return c.List(true, func() error {
+		name, err := c.Name()
+		if err != nil {
+			return err
+		}
+		switch name {
+		case "SUBSCRIBED":
+			a.tellSubscribed = true
+		case "CHILDREN":
+			a.tellChildren = true
+		case "SPECIAL-USE":
+			a.tellSpecial = true
+		case "MYRIGHTS":
+			a.tellMyRights = true
+		case "STATUS":
+			if err := c.SP(); err != nil {
+				return err
+			}
+			a.status, err = s.statusArgs(c)
+		case "METADATA":
+			if err := c.SP(); err != nil {
+				return err
+			}
+			a.metadata, err = entryNames(c)
+		default:
+			err = bad("unknown return option")
+		}
+		return err
+	})
+}
+
+// listing answers.
+func (s *session) listing(c *cmd, a listArgs) error {
+	word := "LIST"
+	if a.lsub {
+		word = "LSUB"
+	}
+	if len(a.patterns) == 1 && a.patterns[0] == "" {
+		// An empty name asks for the separator.
+		s.out.Raw("* ").Raw(word).Raw(` (\Noselect) "/" ""`).CRLF()
+		return nil
 	}
 	length := 0
-	for _, p := range patterns {
-		length += len(ref) + len(p)
+	for i, p := range a.patterns {
+		length += len(a.ref) + len(p)
+		a.patterns[i] = folderName(a.ref + p)
 	}
 	if length > maxPattern {
 		return bad("mailbox pattern too long")
 	}
-	names, err := s.names(o.SelectSubscribed)
+	names, err := s.names(a.subscribed)
 	if err != nil {
-		return s.fail("LIST", err)
+		return s.fail(err)
 	}
-	for i, p := range patterns {
-		patterns[i] = folderName(ref + p)
-	}
-	lsub := s.c.in.verb() == "LSUB"
-	for _, l := range selectNames(names, patterns, o, lsub, s.stopping) {
+	for _, l := range selectNames(names, &a, s.stopping) {
 		if s.stopping() {
-			break
+			return errEnded
 		}
-		data := l.data(o, lsub)
-		if o.ReturnStatus != nil && !l.missing && !l.NoSelect {
-			if data.Status, err = s.status(l.Name); fenced(err) {
-				return s.fail("LIST", err)
-			}
-		}
-		if err := w.WriteList(data); err != nil {
-			return err
+		s.tellListed(word, l, &a)
+		if err := s.tellBeside(l, &a); err != nil {
+			return s.fail(err)
 		}
 	}
-	if s.stopping() {
-		return s.end(s.c.ending())
-	}
-	return nil
+	return s.out.Err()
 }
-
-// stopping reports that the session must end.
-func (s *session) stopping() bool { return s.c.ending() != endNone }
 
 // names gives the folders, and with missing also those that are subscribed to
 // only.
@@ -99,31 +227,49 @@ func (s *session) names(missing bool) ([]listed, error) {
 	return out, nil
 }
 
-// selectNames picks what patterns and selection options ask for. Once stop says
-// so, nothing matches any more.
-func selectNames(names []listed, patterns []string, o *imap.ListOptions, lsub bool, stop func() bool) []listed {
-	matches := func(name string) bool {
-		return !stop() && slices.ContainsFunc(patterns, func(p string) bool { return matchName(p, name) })
-	}
-	if !o.SelectSubscribed {
-		return slices.DeleteFunc(names, func(l listed) bool { return !matches(l.Name) })
-	}
-	if lsub || o.SelectRecursiveMatch {
-		names = markParents(names, matches)
-	}
-	return slices.DeleteFunc(names, func(l listed) bool { return !l.Subscribed && !l.below || !matches(l.Name) })
+// wanted reports that the selection options choose l for itself.
+func (a *listArgs) wanted(l *listed) bool {
+	return (!a.subscribed || l.Subscribed) && (!a.special || l.SpecialUse != "")
 }
 
-// markParents marks the matching names above subscribed ones that do not match
+// selectNames picks what patterns and selection options ask for. Once stop says
+// so, nothing matches any more.
+func selectNames(names []listed, a *listArgs, stop func() bool) []listed {
+	matches := func(name string) bool {
+		return !stop() && slices.ContainsFunc(a.patterns, func(p string) bool { return matchName(p, name) })
+	}
+	if a.recursive || a.lsub {
+		matches = once(matches) // names that many are below would be matched for each of these
+		names = markParents(names, a, matches)
+	}
+	return slices.DeleteFunc(names, func(l listed) bool { return !a.wanted(&l) && !l.below || !matches(l.Name) })
+}
+
+// once remembers answers.
+func once(f func(string) bool) func(string) bool {
+	known := make(map[string]bool)
+	return func(name string) bool {
+		is, ok := known[name]
+		if !ok {
+			is = f(name)
+			known[name] = is
+		}
+		return is
+	}
+}
+
+// markParents marks the matching names above chosen ones that do not match
 // themselves, adding those that are not folders.
-func markParents(names []listed, matches func(string) bool) []listed {
+func markParents(names []listed, a *listArgs, matches func(string) bool) []listed {
 	at := make(map[string]int, len(names))
 	for i, l := range names {
 		at[l.Name] = i
 	}
-	for i := range names {
+	for i := range len(names) {
 		name := names[i].Name
-		if !names[i].Subscribed || matches(name) {
+		// A parent stands for what is not listed itself (RFC 3501, Section 6.3.9; RFC 5258,
+		// Section 3.5).
+		if !a.wanted(&names[i]) || matches(name) {
 			continue
 		}
 		for j := strings.LastIndexByte(name, mailbox.Separator); j > 0; j = strings.LastIndexByte(name, mailbox.Separator) {
@@ -142,25 +288,74 @@ func markParents(names []listed, matches func(string) bool) []listed {
 	return names
 }
 
-func (l listed) data(o *imap.ListOptions, lsub bool) *imap.ListData {
-	d := &imap.ListData{Delim: mailbox.Separator, Mailbox: l.Name}
-	add := func(on bool, a imap.MailboxAttr) {
+// tellListed writes one LIST or LSUB response.
+func (s *session) tellListed(word string, l listed, a *listArgs) {
+	var attrs []string
+	add := func(on bool, attr string) {
 		if on {
-			d.Attrs = append(d.Attrs, a)
+			attrs = append(attrs, attr)
 		}
 	}
-	extended := o.ReturnSubscribed || o.SelectSubscribed
-	add(l.missing && !lsub, imap.MailboxAttrNonExistent)
-	// LSUB's \Noselect stands for "not subscribed itself" (RFC 3501, Section 6.3.9).
-	// In LSUB it says "not subscribed" (RFC 3501, Section 6.3.9).
-	add(!lsub && (l.NoSelect || l.missing) || lsub && !l.Subscribed, imap.MailboxAttrNoSelect)
-	add(extended && l.Subscribed, imap.MailboxAttrSubscribed)
-	add(l.HasChildren, imap.MailboxAttrHasChildren)
-	add(!l.HasChildren && !l.missing, imap.MailboxAttrHasNoChildren)
-	if l.below && o.SelectRecursiveMatch {
-		d.ChildInfo = &imap.ListDataChildInfo{Subscribed: true}
+	add(l.missing && !a.lsub, `\NonExistent`)
+	// LSUB's \Noselect says "not subscribed itself" (RFC 3501, Section 6.3.9).
+	add(!a.lsub && (l.NoSelect || l.missing) || a.lsub && !l.Subscribed, `\Noselect`)
+	add((a.tellSubscribed || a.subscribed && !a.lsub) && l.Subscribed, `\Subscribed`)
+	add(l.HasChildren, `\HasChildren`)
+	add(!l.HasChildren && !l.missing, `\HasNoChildren`)
+	add(l.refused, `\NoAccess`)
+	// Special uses are told in every LIST, as RFC 6154, Section 2 allows.
+	add(!a.lsub && l.SpecialUse != "", l.SpecialUse)
+	s.out.Raw("* ").Raw(word).SP().Atoms(attrs).Raw(` "/" `).Mailbox(l.Name)
+	if l.below && a.recursive {
+		var kinds []string
+		if a.subscribed {
+			kinds = append(kinds, `"SUBSCRIBED"`)
+		}
+		if a.special {
+			kinds = append(kinds, `"SPECIAL-USE"`)
+		}
+		s.out.Raw(` ("CHILDINFO" (`).Raw(strings.Join(kinds, " ")).Raw("))")
 	}
-	return d
+	if l.oldName != "" {
+		s.out.Raw(` ("OLDNAME" (`).Mailbox(l.oldName).Raw("))")
+	}
+	s.out.CRLF()
+}
+
+// tellBeside writes what LIST was asked to give with each name.
+func (s *session) tellBeside(l listed, a *listArgs) error {
+	if l.missing || l.NoSelect {
+		return nil
+	}
+	if a.tellMyRights {
+		rights, err := s.box.Rights(l.Name)
+		if err != nil {
+			return softly(err)
+		}
+		s.tellMyRights(l.Name, rights)
+	}
+	if len(a.metadata) > 0 {
+		if err := s.tellMetadata(l.Name, a.metadata, &metadataOptions{max: -1}); err != nil {
+			return softly(err)
+		}
+	}
+	if a.status == nil {
+		return nil
+	}
+	rights, err := s.box.Rights(l.Name)
+	if err == nil && rights.Has('r') {
+		err = s.tellStatus(l.Name, a.status)
+	}
+	return softly(err)
+}
+
+// softly lets a LIST go on where one folder's status cannot be had (RFC 5819, Section 2),
+// unless the session must end.
+func softly(err error) error {
+	if fenced(err) {
+		return err
+	}
+	return nil
 }
 
 // matchName matches a name against a pattern of LIST: '*' is anything, '%'

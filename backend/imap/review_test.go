@@ -5,8 +5,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/emersion/go-imap/v2"
-
 	"waypost/backend/mailbox"
 )
 
@@ -53,7 +51,7 @@ func TestExpungeSparesUndeleted(t *testing.T) {
 	}
 	// Another session takes a flag away after EXPUNGE has looked.
 	c := r.dial(&hookBox{b, func() {
-		if _, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsRemove, mailbox.Flags{System: mailbox.Deleted}); err != nil {
+		if _, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagChange{Op: mailbox.FlagsRemove, Flags: mailbox.Flags{System: mailbox.Deleted}}); err != nil {
 			t.Error(err)
 		}
 	}})
@@ -75,7 +73,7 @@ func TestRenumberedEndsWithBye(t *testing.T) {
 			r := newRig(t, Limits{})
 			b := r.box(1)
 			r.deliver(b, "INBOX", letter)
-			if err := b.CreateFolder("Other"); err != nil {
+			if err := b.CreateFolder("Other", ""); err != nil {
 				t.Fatal(err)
 			}
 			c := r.dial(b)
@@ -96,7 +94,7 @@ func TestRenumberedEndsWithBye(t *testing.T) {
 func TestRenameKeepsWatchOverUIDs(t *testing.T) {
 	r := newRig(t, Limits{})
 	b := r.box(1)
-	if err := b.CreateFolder("A"); err != nil {
+	if err := b.CreateFolder("A", ""); err != nil {
 		t.Fatal(err)
 	}
 	r.deliver(b, "A", letter)
@@ -157,7 +155,7 @@ func TestListStopsMatchingAtTheEnd(t *testing.T) {
 	for i := range names {
 		names[i].Name = fmt.Sprint("f", i)
 	}
-	if got := selectNames(names, []string{"*"}, &imap.ListOptions{}, false, stop); len(got) != 2 {
+	if got := selectNames(names, &listArgs{patterns: []string{"*"}}, stop); len(got) != 2 {
 		t.Errorf("%d names matched after the end", len(got))
 	}
 }

@@ -53,7 +53,7 @@ func TestSilentStore(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, mailbox.Flags{System: mailbox.Answered}); err != nil {
+	if _, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: mailbox.Flags{System: mailbox.Answered}}); err != nil {
 		t.Fatal(err)
 	}
 	c.want("STORE 1 +FLAGS.SILENT (\\Seen)", "OK", `* 1 FETCH (UID 1 FLAGS (\Answered \Seen \Recent))`)
@@ -331,23 +331,19 @@ func TestViewsModel(t *testing.T) {
 
 // words writes flags as the server does.
 func words(f mailbox.Flags) string {
-	var out []string
-	for _, w := range wireFlags(f, false) {
-		out = append(out, string(w))
-	}
-	return strings.Join(out, " ")
+	return strings.Join(wireFlags(nil, f, false), " ")
 }
 
 // silent changes flags without an answer; the client works out the result.
 func (p *picture) silent(t tb, n int, op, flag string) {
 	p.learn(t)
 	m := &p.msgs[n-1]
-	var in []imap.Flag
+	var in []string
 	for _, word := range strings.Fields(m.flags) {
-		in = append(in, imap.Flag(word))
+		in = append(in, string(word))
 	}
 	old, err := parseFlags(in)
-	change, err2 := parseFlags([]imap.Flag{imap.Flag(flag)})
+	change, err2 := parseFlags([]string{string(flag)})
 	if err != nil || err2 != nil {
 		t.Fatalf("%v %v", err, err2)
 	}
@@ -378,7 +374,7 @@ func TestSearch(t *testing.T) {
 		"KEYWORD $kw":                       "2",
 		"UNKEYWORD $Kw":                     "1 3",
 		"NEW":                               "1 3",
-		"SUBJECT caf\xc3\xa9":               "1",
+		"SUBJECT \"caf\xc3\xa9\"":           "1",
 		"FROM ann":                          "1",
 		"CC c@d":                            "2",
 		"HEADER Message-ID \"\"":            "1",
@@ -394,7 +390,7 @@ func TestSearch(t *testing.T) {
 		"LARGER 160 SMALLER 250":            "2",
 		"BODY \"long word\"":                "3",
 		"BODY hello TEXT subject":           "1",
-		"BODY buried":                       "3",
+		"BODY buried":                       "", // as Dovecot: the header of an enclosed message is none of its body
 		"TEXT buried NOT BODY hello":        "3",
 		"TEXT message-id":                   "1",
 		"BODY message-id":                   "",
@@ -405,8 +401,8 @@ func TestSearch(t *testing.T) {
 		"CHARSET UTF-8 BODY \"NOIR\"":       "2",
 		"TEXT \"\"":                         "1 2 3",
 		"OR SMALLER 1 LARGER 400 SUBJECT":   "BAD",
-		"SMALLER 9 OR 1 2 SINCE 1-Nov-2025": "NO",
-		"BOGUS":                             "NO",
+		"SMALLER 9 OR 1 2 SINCE 1-Nov-2025": "",
+		"BOGUS":                             "BAD",
 	} {
 		got, st := c.cmd("SEARCH %s", query)
 		res := strings.TrimSpace(strings.TrimPrefix(strings.Join(got, "|"), "* SEARCH"))
@@ -420,7 +416,7 @@ func TestSearch(t *testing.T) {
 	c.want("SEARCH CHARSET UTF-8 BODY {5+}\r\ncaf\xc3\xa9", "OK", "* SEARCH 2")
 	c.want("SEARCH SUBJECT {5+}\r\nCAF\xc3\x89", "OK", "* SEARCH 1")
 	c.want("UID SEARCH RETURN (MIN MAX COUNT) ALL", "OK", `* ESEARCH (TAG "t43") UID MIN 1 MAX 3 COUNT 3`)
-	c.want("SEARCH RETURN (SAVE) UNSEEN", "OK", `* ESEARCH (TAG "t44") ALL 1,3`)
+	c.want("SEARCH RETURN (SAVE) UNSEEN", "OK")
 	c.want("FETCH $ UID", "OK", "* 1 FETCH (UID 1)", "* 3 FETCH (UID 3)")
 	c.want("SEARCH $ 2:3", "OK", "* SEARCH 3")
 	c.want("SEARCH RETURN (COUNT) SMALLER 300 SINCE 1-Nov-2025", "OK", `* ESEARCH (TAG "t47") COUNT 2`)

@@ -4,9 +4,10 @@ import (
 	"iter"
 	"math"
 	"slices"
+	"strings"
 
-	"github.com/emersion/go-imap/v2"
-
+	"waypost/backend/imap/search"
+	"waypost/backend/imap/syntax"
 	"waypost/backend/mailbox"
 )
 
@@ -18,33 +19,45 @@ type view struct {
 	readOnly bool
 	dead     bool // the session itself deleted it
 
+	id          string // the folder's MAILBOXID
 	uidValidity uint32
 	version     uint64 // of the last snapshot seen
+	highest     uint64 // its HIGHESTMODSEQ
+	uidNext     mailbox.UID
 	// last are that snapshot's messages. told are the same, unless there are
 	// leftovers: messages, rising, that are expunged and of which the client
 	// could not be told yet.
 	last, told mailbox.Messages
 	leftovers  []mailbox.UID
-	// flags are those told by an answer to a command, newer than told's.
-	flags    map[mailbox.UID]mailbox.Flags
-	keywords map[string]bool // all told by a FLAGS response
-	learned  bool            // keywords has one that is not told yet
+	// news are what answers to commands have told, newer than told has it.
+	news map[mailbox.UID]state
+	// owed is what the client takes messages to be that have changed since, and of which NOTIFY
+	// leaves it untold; held: so it does of new messages. own are new messages that the
+	// session itself has put here.
+	owed map[mailbox.UID]state
+	held bool
+	own  []mailbox.UID
+	// keywords are all told by a FLAGS response, sorted; unknown is one that is not told
+	// yet.
+	keywords []string
+	unknown  bool
 	// recent are those of told that are \Recent in this session, noted those
 	// that snapshots said to be and that sync has not looked at yet.
-	recent map[mailbox.UID]bool
+	recent map[mailbox.UID]struct{}
 	noted  []mailbox.UID
+}
+
+// state is what changes in a message.
+type state struct {
+	flags  mailbox.Flags
+	modSeq uint64
 }
 
 func newView(name string, folder mailbox.Folder, readOnly bool, snap mailbox.Snapshot) *view {
 	v := &view{
-		name: name, folder: folder, readOnly: readOnly, uidValidity: snap.UIDValidity, version: snap.Version,
-		last: snap.Messages, told: snap.Messages,
-		flags: make(map[mailbox.UID]mailbox.Flags), keywords: make(map[string]bool), recent: make(map[mailbox.UID]bool),
+		name: name, folder: folder, readOnly: readOnly, id: snap.ID, uidValidity: snap.UIDValidity, version: snap.Version,
+		highest: snap.HighestModSeq, uidNext: snap.UIDNext, last: snap.Messages, told: snap.Messages, keywords: snap.Keywords,
 	}
-	for _, m := range v.told.All() {
-		v.learn(m.Flags)
-	}
-	v.learned = false // SELECT tells them
 	v.noted = snap.Recent
 	v.settleRecent()
 	return v
@@ -62,40 +75,84 @@ func (v *view) snapshot() (mailbox.Snapshot, error) {
 
 // settleRecent takes over what was noted and is told by now.
 func (v *view) settleRecent() {
+	var later []mailbox.UID
 	for _, uid := range v.noted {
 		if v.told.Get(uid) != nil {
-			v.recent[uid] = true
+			if v.recent == nil {
+				v.recent = make(map[mailbox.UID]struct{})
+			}
+			v.recent[uid] = struct{}{}
+		} else if v.held {
+			later = append(later, uid)
 		}
 	}
-	v.noted = nil
+	v.noted = later
 }
 
-// learn remembers keywords.
+// learn notes keywords that the client was not told of.
 func (v *view) learn(f mailbox.Flags) {
 	for _, k := range f.Keywords {
-		if !v.keywords[k] {
-			v.keywords[k] = true
-			v.learned = true
+		if i, ok := slices.BinarySearch(v.keywords, k); !ok {
+			// The old slice may be other sessions' too.
+			v.keywords = slices.Insert(slices.Clip(v.keywords), i, k)
+			v.unknown = true
 		}
 	}
+}
+
+// spell gives keywords that the folder has in another case, which are the same (RFC 9051, Section
+// 9), the spelling that they have there.
+func (v *view) spell(f *mailbox.Flags) {
+	for i, k := range f.Keywords {
+		if _, ok := slices.BinarySearch(v.keywords, k); ok {
+			continue
+		}
+		same := func(had string) bool { return strings.EqualFold(had, k) }
+		if at := slices.IndexFunc(v.keywords, same); at >= 0 {
+			f.Keywords[i] = v.keywords[at]
+		} else if at := slices.IndexFunc(f.Keywords[:i], same); at >= 0 {
+			f.Keywords[i] = f.Keywords[at]
+		}
+	}
+	slices.Sort(f.Keywords)
+	f.Keywords = slices.Compact(f.Keywords)
 }
 
 // mailboxFlags is the FLAGS response's list.
-func (v *view) mailboxFlags() []imap.Flag {
-	f := mailbox.Flags{System: math.MaxUint8}
-	for k := range v.keywords {
-		f.Keywords = append(f.Keywords, k)
-	}
-	slices.Sort(f.Keywords)
-	return wireFlags(f, false)
+func (v *view) mailboxFlags() []string {
+	return wireFlags(nil, mailbox.Flags{System: math.MaxUint8, Keywords: v.keywords}, false)
 }
 
-// toldFlags are the flags of one of told as the client knows them.
-func (v *view) toldFlags(m *mailbox.Message) mailbox.Flags {
-	if f, ok := v.flags[m.UID]; ok {
-		return f
+// state is one of told's as the client knows it.
+func (v *view) state(m *mailbox.Message) state {
+	if st, ok := v.news[m.UID]; ok {
+		return st
 	}
-	return m.Flags
+	return state{m.Flags, m.ModSeq}
+}
+
+// believed is what the client takes the state of one of told's to be.
+func (v *view) believed(m *mailbox.Message) state {
+	if st, ok := v.owed[m.UID]; ok {
+		return st
+	}
+	return v.state(m)
+}
+
+// tell notes what an answer to a command tells of a message.
+func (v *view) tell(uid mailbox.UID, st state) {
+	if v.news == nil {
+		v.news = make(map[mailbox.UID]state)
+	}
+	v.news[uid] = st
+	delete(v.owed, uid)
+	v.learn(st.flags)
+}
+
+// isRecent reports \Recent.
+func (v *view) isRecent(uid mailbox.UID) bool {
+	_, ok := v.recent[uid]
+	return ok
 }
 
 // index finds a UID in told, or gives -1.
@@ -106,44 +163,71 @@ func (v *view) index(uid mailbox.UID) int {
 	return -1
 }
 
-// span is a run of indices of told, hi excluded.
-type span struct{ lo, hi int }
-
-// resolve gives the messages of a set, as spans in order that do not overlap.
-// Numbers that name nothing are passed over. saved is what '$' stands for.
-func (v *view) resolve(set imap.NumSet, saved imap.UIDSet) []span {
-	var spans []span
-	n := v.told.Len()
-	if imap.IsSearchRes(set) {
-		set = saved
-	}
-	switch set := set.(type) {
-	case imap.SeqSet:
-		for _, r := range set {
-			lo, hi := ordered(r.Start, r.Stop, uint32(n))
-			spans = append(spans, span{int(lo) - 1, int(min(hi, uint32(n)))})
-		}
-	case imap.UIDSet:
+// resolve gives the messages of a set, as spans of told's indices, in order, that do
+// not overlap. Numbers that name nothing are passed over.
+func (s *session) resolve(set syntax.Set, byUID bool) []search.Span {
+	v := s.view
+	var spans []search.Span
+	switch n := v.told.Len(); {
+	case set.Saved:
+		return v.spansOf(s.saved)
+	case byUID:
 		var last uint32
 		if n > 0 {
 			last = uint32(v.told.At(n - 1).UID)
 		}
-		for _, r := range set {
-			lo, hi := ordered(uint32(r.Start), uint32(r.Stop), last)
+		for _, r := range set.Ranges {
+			lo, hi := ordered(r, last)
 			from, _ := v.told.Find(mailbox.UID(lo))
 			to, ok := v.told.Find(mailbox.UID(hi))
 			if ok {
 				to++
 			}
-			spans = append(spans, span{from, to})
+			spans = append(spans, search.Span{Lo: from, Hi: to})
+		}
+	default:
+		for _, r := range set.Ranges {
+			lo, hi := ordered(r, uint32(n))
+			spans = append(spans, search.Span{Lo: int(lo) - 1, Hi: int(min(hi, uint32(n)))})
 		}
 	}
-	return merge(spans, n)
+	return merge(spans, v.told.Len())
 }
 
-// ordered resolves '*', which the library writes as 0, and puts the smaller
-// number first (RFC 9051, Section 9: sequence-set).
-func ordered(a, b, star uint32) (lo, hi uint32) {
+// numbers checks that a set of sequence numbers names no more than there are: more is a
+// client that has lost its place. "1:*" of an empty folder is nothing.
+func (s *session) numbers(set syntax.Set, byUID bool) error {
+	if byUID || set.Saved {
+		return nil
+	}
+	n := max(uint32(s.view.told.Len()), 1)
+	for _, r := range set.Ranges {
+		if r.Start > n || r.Stop > n {
+			return bad("no message has such a number")
+		}
+	}
+	return nil
+}
+
+// spansOf gives the spans of UIDs that rise.
+func (v *view) spansOf(uids []mailbox.UID) []search.Span {
+	var spans []search.Span
+	for _, uid := range uids {
+		if i := v.index(uid); i >= 0 {
+			if n := len(spans); n > 0 && spans[n-1].Hi == i {
+				spans[n-1].Hi++
+				continue
+			}
+			spans = append(spans, search.Span{Lo: i, Hi: i + 1})
+		}
+	}
+	return spans
+}
+
+// ordered resolves '*' and puts the smaller number first (RFC 9051, Section 9:
+// sequence-set).
+func ordered(r syntax.Range, star uint32) (lo, hi uint32) {
+	a, b := r.Start, r.Stop
 	if a == 0 {
 		a = star
 	}
@@ -153,15 +237,15 @@ func ordered(a, b, star uint32) (lo, hi uint32) {
 	return min(a, b), max(a, b)
 }
 
-func merge(spans []span, n int) []span {
-	slices.SortFunc(spans, func(a, b span) int { return a.lo - b.lo })
+func merge(spans []search.Span, n int) []search.Span {
+	slices.SortFunc(spans, func(a, b search.Span) int { return a.Lo - b.Lo })
 	out := spans[:0]
 	for _, s := range spans {
-		s.lo, s.hi = max(s.lo, 0), min(s.hi, n)
+		s.Lo, s.Hi = max(s.Lo, 0), min(s.Hi, n)
 		if len(out) > 0 {
-			s.lo = max(s.lo, out[len(out)-1].hi)
+			s.Lo = max(s.Lo, out[len(out)-1].Hi)
 		}
-		if s.lo < s.hi {
+		if s.Lo < s.Hi {
 			out = append(out, s)
 		}
 	}
@@ -169,11 +253,11 @@ func merge(spans []span, n int) []span {
 }
 
 // messages gives those of spans with their indices.
-func (v *view) messages(spans []span) iter.Seq2[int, *mailbox.Message] {
+func (v *view) messages(spans []search.Span) iter.Seq2[int, *mailbox.Message] {
 	return func(yield func(int, *mailbox.Message) bool) {
 		for _, s := range spans {
-			for i, m := range v.told.From(s.lo) {
-				if i >= s.hi {
+			for i, m := range v.told.From(s.Lo) {
+				if i >= s.Hi {
 					break
 				}
 				if !yield(i, m) {
@@ -185,8 +269,12 @@ func (v *view) messages(spans []span) iter.Seq2[int, *mailbox.Message] {
 }
 
 // uids gives the UIDs of spans.
-func (v *view) uids(spans []span) []mailbox.UID {
-	var out []mailbox.UID
+func (v *view) uids(spans []search.Span) []mailbox.UID {
+	n := 0
+	for _, s := range spans {
+		n += s.Hi - s.Lo
+	}
+	out := make([]mailbox.UID, 0, n)
 	for _, m := range v.messages(spans) {
 		out = append(out, m.UID)
 	}

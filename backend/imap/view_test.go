@@ -27,7 +27,7 @@ func TestIndexSparesOpening(t *testing.T) {
 		}
 	}
 	c.want("FETCH 1 (BODY.PEEK[HEADER.FIELDS (from)])", "OK",
-		"* 1 FETCH (BODY[HEADER.FIELDS (\"from\")] {32}From: Ann <ann@example.test>\r\n\r\n)")
+		"* 1 FETCH (BODY[HEADER.FIELDS (from)] {32}From: Ann <ann@example.test>\r\n\r\n)")
 	c.want("SEARCH FROM ann SENTON 1-Nov-2025", "OK", "* SEARCH 1")
 	for _, command := range []string{
 		"FETCH 1 (BODY.PEEK[HEADER.FIELDS (From X-Odd)])", "SEARCH HEADER X-Odd \"\"", "SEARCH TEXT x", "FETCH 1 (BODY.PEEK[1])",
@@ -79,9 +79,9 @@ func TestMessageComesBack(t *testing.T) {
 		v := newView("x", f, false, f.shown)
 		step := func(m mailbox.Messages, version uint64, allow bool) error {
 			f.shown.Messages, f.shown.Version = m, version
-			d, err := v.compare(m)
+			d, err := v.compare(m, false, true)
 			if err == nil {
-				v.take(f.shown, d, allow)
+				v.take(f.shown, d, telling{true, true, allow})
 			}
 			return err
 		}

@@ -22,7 +22,7 @@ const maxOffset = 1 << 48
 // decoder reads a payload. After an error all it gives is zero.
 type decoder struct {
 	in    []byte // fields, while they are read
-	all   string // header text and rest
+	all   string // wire, header text and rest
 	pos   int    // in in, or in all
 	bad   bool
 	parts int
@@ -45,24 +45,79 @@ func decodeMeta(in []byte) (*mailbox.Meta, error) {
 	}
 	d := decoder{in: in, first: new(first)}
 	m := &d.first.meta
-	m.Fields = d.fields()
+	envelope, wire := d.wire()
+	m.Fields = d.fields(wire)
 	m.Arrived = d.time()
 	m.Attachment = d.uint(1) == 1
 	m.Preview = d.string()
 	m.Root = d.part(0, 0)
+	if m.Root != nil {
+		m.Root.Wire = mime.Wire{Envelope: d.all[:envelope], Structure: d.all[envelope:len(wire)]}
+	}
 	if d.bad || d.pos != len(d.all) {
 		return nil, errPayload
 	}
 	return m, nil
 }
 
-// fields reads the fields and sets all: first the text that the fields are parts
-// of, then, knowing that it is sound, the parts.
-func (d *decoder) fields() []mime.Field {
+// decodeWire reads of a payload only what it begins with.
+func decodeWire(in []byte) (mime.Wire, error) {
+	d := decoder{in: in}
+	envelope, text := d.wire()
+	if d.bad {
+		return mime.Wire{}, errPayload
+	}
+	all := string(text)
+	return mime.Wire{Envelope: all[:envelope], Structure: all[envelope:]}, nil
+}
+
+// decodeHeader reads of a payload only the fields of a set, as HeaderFields gives them.
+func decodeHeader(in []byte, names Names) (header string, known bool, err error) {
+	d := decoder{in: in}
+	d.wire()
+	size, count := d.rawUint(maxPayload), d.rawUint(2*maxFields)
+	out := make([]byte, 0, min(size+2, 1<<10))
+	known = true
+	for range count {
+		place, form, text := d.field()
+		switch {
+		case d.bad:
+			return "", false, errPayload
+		case !inSet(names, place):
+		case form == fieldCut:
+			known = false
+		case form == fieldPlain:
+			out = append(append(out, keptNames[place]...), ": "...)
+			out = append(append(out, text...), "\r\n"...)
+		default:
+			out = append(out, text...)
+		}
+	}
+	switch {
+	case d.bad:
+		return "", false, errPayload
+	case !known:
+		return "", false, nil
+	}
+	return string(append(out, "\r\n"...)), true, nil
+}
+
+// wire reads the ready-made texts, of which the first has envelope bytes.
+func (d *decoder) wire() (envelope int, text []byte) {
+	envelope = d.rawUint(maxPayload)
+	structure := d.rawUint(maxPayload)
+	return envelope, d.rawBytes(envelope + structure)
+}
+
+// fields reads the fields and sets all, which begins with wire: first the text that the
+// fields are parts of, then, knowing that it is sound, the parts.
+func (d *decoder) fields(wire []byte) []mime.Field {
 	size, count := d.rawUint(maxPayload), d.rawUint(2*maxFields)
 	first := d.pos
 	var b strings.Builder
-	b.Grow(size + len(d.in) - d.pos)
+	b.Grow(len(wire) + size + len(d.in) - d.pos)
+	b.Write(wire)
+	size += len(wire)
 	for range count {
 		place, form, text := d.field()
 		if form == fieldPlain {
@@ -89,7 +144,7 @@ func (d *decoder) fields() []mime.Field {
 		fields = make([]mime.Field, count)
 	}
 	d.pos = first
-	at := 0
+	at := len(wire)
 	for i := range fields {
 		place, form, text := d.field()
 		end := at + len(text)

@@ -17,17 +17,18 @@ import (
 
 // A record's payload is a Meta:
 //
+//	wire (the ready-made texts, mime.Wire): the lengths of its two, and they;
 //	header text, its length in full; fields; then the rest: times, preview, parts
 //
 // A field is the place of its name in keptNames, shifted left by two, a form
 // (fieldPlain, fieldRaw, fieldCut), and its text. A string is a length shifted
 // left by two, a form (inline, repeated, word) and bytes, or the place of an earlier
-// occurrence in header text and rest, or a place in words. Decoded strings are
-// parts of one, header text and rest.
+// occurrence in wire, header text and rest, or a place in words. Decoded strings are
+// parts of one: wire, header text and rest.
 //
 // formatVersion changes whenever this, keptNames, words, what Read makes of a
 // message, or the layout of the file does; an index of another version is empty.
-const formatVersion = 1
+const formatVersion = 2
 
 const (
 	// fieldPlain: name as in keptNames, ": ", the text, CRLF.
@@ -69,7 +70,7 @@ var wordPlace = func() map[string]int {
 
 const (
 	// maxPayload bounds an encoded Meta, and with it what a decoded one is made of.
-	maxPayload = 64 << 10
+	maxPayload = 1 << 20
 	// repeatWindow bounds where a repeated string is looked for, minRepeat how
 	// short one may be.
 	repeatWindow = 4 << 10
@@ -91,8 +92,9 @@ const (
 	hasEnvelope
 )
 
-// encoder builds a payload in two pieces: the fields, and the rest.
+// encoder builds a payload in pieces: the wire, the fields, and the rest.
 type encoder struct {
+	wire   []byte
 	header []byte // the header text
 	fields []byte
 	rest   []byte
@@ -101,7 +103,12 @@ type encoder struct {
 
 // encodeMeta appends m's payload to dst; errTooLarge.
 func encodeMeta(dst []byte, m *mailbox.Meta) ([]byte, error) {
+	if m.Root == nil {
+		return dst, errors.New("a Meta without a structure")
+	}
 	var e encoder
+	envelope, structure := m.Root.Wire.Envelope, m.Root.Wire.Structure
+	e.wire = append(append(e.wire, envelope...), structure...)
 	for i := range m.Fields {
 		e.field(&m.Fields[i])
 	}
@@ -112,19 +119,19 @@ func encodeMeta(dst []byte, m *mailbox.Meta) ([]byte, error) {
 	}
 	e.uint(attachment)
 	e.string(m.Preview)
-	if m.Root == nil {
-		return dst, errors.New("a Meta without a structure")
-	}
 	e.part(m.Root, 0)
 	if e.err != nil {
 		return dst, e.err
 	}
 	start := len(dst)
+	dst = binary.AppendUvarint(dst, uint64(len(envelope)))
+	dst = binary.AppendUvarint(dst, uint64(len(structure)))
+	dst = append(dst, e.wire...)
 	dst = binary.AppendUvarint(dst, uint64(len(e.header)))
 	dst = binary.AppendUvarint(dst, uint64(len(m.Fields)))
 	dst = append(dst, e.fields...)
 	dst = append(dst, e.rest...)
-	if len(dst)-start > maxPayload || len(e.header)+len(e.rest) > maxPayload {
+	if len(dst)-start > maxPayload || len(e.wire)+len(e.header)+len(e.rest) > maxPayload {
 		return dst[:start], errTooLarge
 	}
 	return dst, nil
@@ -175,11 +182,12 @@ func (e *encoder) string(s string) {
 
 // earlier looks for a string in what a decoder has before it.
 func (e *encoder) earlier(s string) int {
-	if at := bytes.Index(e.header[:min(len(e.header), repeatWindow)], []byte(s)); at >= 0 {
-		return at
-	}
-	if at := bytes.Index(e.rest[:min(len(e.rest), repeatWindow)], []byte(s)); at >= 0 {
-		return len(e.header) + at
+	before := 0
+	for _, piece := range [...][]byte{e.wire, e.header, e.rest} {
+		if at := bytes.Index(piece[:min(len(piece), repeatWindow)], []byte(s)); at >= 0 {
+			return before + at
+		}
+		before += len(piece)
 	}
 	return -1
 }

@@ -114,7 +114,16 @@ func has(t testing.TB, x *Index, i int) {
 	if !ok {
 		t.Fatalf("message %d is not there: %+v", i, x.Stats())
 	}
-	same(t, base(i), m, madeMeta(t, i))
+	want := madeMeta(t, i)
+	same(t, base(i), m, want)
+	if w, ok := x.Wire(base(i)); !ok || w != want.Root.Wire || w.Envelope == "" || w.Structure == "" {
+		t.Fatalf("message %d: %+v", i, w)
+	}
+	names, _ := NamesOf([]string{"SUBJECT", "Date", "to"})
+	header, known := HeaderFields(want, []string{"subject", "date", "TO"})
+	if got, ok := x.HeaderFields(base(i), names); ok != known || got != header {
+		t.Fatalf("message %d: %q, not %q", i, got, header)
+	}
 }
 
 func closed(t testing.TB, x *Index) {

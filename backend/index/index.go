@@ -9,8 +9,10 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"waypost/backend/mailbox"
+	"waypost/backend/mime"
 	"waypost/internal/vfs"
 )
 
@@ -69,24 +71,80 @@ func (x *Index) path() string { return filepath.Join(x.dir, fileName) }
 
 // Get gives what is known of the message with that base name; false: nothing. The
 // Meta is the caller's own.
-func (x *Index) Get(base string) (*mailbox.Meta, bool) {
+func (x *Index) Get(base string) (m *mailbox.Meta, ok bool) {
+	ok = x.look(base, func(payload []byte) (err error) {
+		m, err = decodeMeta(payload)
+		return err
+	})
+	return m, ok
+}
+
+// Wire gives the ready-made ENVELOPE and BODYSTRUCTURE of the message with that base
+// name, which costs much less than Get; false: nothing is known.
+func (x *Index) Wire(base string) (w mime.Wire, ok bool) {
+	ok = x.look(base, func(payload []byte) (err error) {
+		w, err = decodeWire(payload)
+		return err
+	})
+	return w, ok
+}
+
+// HeaderFields is the function of that name for the message with that base name, which
+// costs much less than Get. known is false when the record cannot tell or there is none.
+func (x *Index) HeaderFields(base string, names Names) (header string, known bool) {
+	ok := x.look(base, func(payload []byte) (err error) {
+		header, known, err = decodeHeader(payload, names)
+		return err
+	})
+	return header, known && ok
+}
+
+// Fields calls each for the fields of a set that the message with that base name has, as
+// FieldsOf does for a Meta, but without Raw; false: nothing is known, and each may have been called for some.
+// The Field and its strings are valid during the call only, and each must not call the Index.
+func (x *Index) Fields(base string, set Names, each func(*mime.Field)) (ok bool) {
+	return x.look(base, func(payload []byte) error { return decodeFields(payload, set, each) })
+}
+
+// Summary gives a Meta's Summary without the rest of it; false: nothing is known.
+func (x *Index) Summary(base string) (s mailbox.Summary, ok bool) {
+	ok = x.look(base, func(payload []byte) (err error) {
+		s, err = decodeSummary(payload, true)
+		return err
+	})
+	return s, ok
+}
+
+// Arrived is Summary's; false: nothing is known.
+func (x *Index) Arrived(base string) (t time.Time, ok bool) {
+	ok = x.look(base, func(payload []byte) error {
+		s, err := decodeSummary(payload, false)
+		t = s.Arrived
+		return err
+	})
+	return t, ok
+}
+
+// look has decode read a record's payload, of which it keeps nothing; what it cannot
+// read is dropped.
+func (x *Index) look(base string, decode func(payload []byte) error) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.ready() == nil {
 		if i, record := x.find(base); i >= 0 {
-			if m, err := decodeMeta(payloadOf(record)); err == nil {
+			if decode(payloadOf(record)) == nil {
 				x.stats.Hits++
-				return m, true
+				return true
 			}
 			x.drop(i)
 		}
 	}
 	x.stats.Misses++
-	return nil, false
+	return false
 }
 
 // Put keeps what was read of a message: one write. A Meta whose record would be
-// over 64 KiB is left out, without an error. After an error the index is as it was.
+// over 1 MiB is left out, without an error. After an error the index is as it was.
 func (x *Index) Put(base string, m *mailbox.Meta) error {
 	return x.append(base, func(dst []byte) ([]byte, error) { return encodeMeta(dst, m) })
 }
@@ -165,6 +223,20 @@ func (x *Index) Close() error {
 	err = errors.Join(err, x.file.Close())
 	x.file, x.window, x.scratch = nil, window{}, nil
 	return err
+}
+
+// Closed tells whether it was closed.
+func (x *Index) Closed() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.closed
+}
+
+// Rest gives back memory that only the next reading of many messages would use.
+func (x *Index) Rest() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.window, x.scratch = window{}, nil
 }
 
 // ready opens the file at first use. An error of the disk leaves it to be tried

@@ -102,3 +102,48 @@ func HeaderFields(m *mailbox.Meta, names []string) (header string, known bool) {
 	b.WriteString("\r\n")
 	return b.String(), true
 }
+
+// Names are kept fields, as a set.
+type Names = mailbox.FieldSet
+
+// NamesOf gives the set of names, in any case; ok is false if one of them is not kept.
+func NamesOf(names []string) (set Names, ok bool) {
+	for _, n := range names {
+		place, kept := keptPlace[strings.ToLower(n)]
+		if !kept {
+			return 0, false
+		}
+		set |= 1 << place
+	}
+	return set, true
+}
+
+// inSet reports whether a set has the field of that place in keptNames; there are no more
+// than it has bits.
+func inSet(s Names, place int) bool { return s>>place&1 == 1 }
+
+// FieldsOf calls each for m's fields that are of a set, in their order.
+func FieldsOf(m *mailbox.Meta, set Names, each func(*mime.Field)) {
+	for i := range m.Fields {
+		if place, kept := keptPlace[m.Fields[i].Name]; kept && inSet(set, place) {
+			each(&m.Fields[i])
+		}
+	}
+}
+
+// HeaderOf is HeaderFields for a set.
+func HeaderOf(m *mailbox.Meta, set Names) (header string, known bool) {
+	var b strings.Builder
+	known = true
+	FieldsOf(m, set, func(f *mime.Field) {
+		b.WriteString(f.Raw)
+		known = known && !f.Cut
+	})
+	if !known {
+		return "", false
+	}
+	b.WriteString("\r\n")
+	return b.String(), true
+}
+
+var _ [64 - len(keptNames)]struct{}

@@ -173,8 +173,8 @@ func (s *scanner) bytes(n int) ([]byte, error) {
 		return nil, errRecord
 	}
 	if off := s.at - s.from; off < 0 || off+int64(n) > int64(len(s.buf)) {
-		if s.buf == nil {
-			s.buf = make([]byte, min(scanBuffer, s.size-s.at))
+		if cap(s.buf) < n || s.buf == nil {
+			s.buf = make([]byte, min(max(scanBuffer, int64(n)), s.size-s.at))
 		}
 		s.buf, s.from = s.buf[:min(int64(cap(s.buf)), s.size-s.at)], s.at
 		if _, err := s.src.ReadAt(s.buf, s.at); err != nil {

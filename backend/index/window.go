@@ -7,8 +7,10 @@ import (
 
 const (
 	// windowSize is read when the next record is near the last ones, strayRead
-	// when it is not.
+	// when it is not; longWindow, when runBefore windows have followed one another.
 	windowSize = 16 << 10
+	longWindow = 64 << 10
+	runBefore  = 4
 	strayRead  = 4 << 10
 	nearby     = 64 << 10
 )
@@ -18,6 +20,10 @@ const (
 type window struct {
 	buf  []byte
 	from int64
+	// run is how many windows have followed one another.
+	run int
+	// checked is the place of the last record in buf whose checksum was compared.
+	checked int64
 }
 
 // record gives the valid message record at a place, until the next read; errRecord
@@ -35,8 +41,14 @@ func (x *Index) record(at int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if x.window.checked == at {
+		return record, nil
+	}
 	if !x.ident.valid(record) {
 		return nil, errRecord
+	}
+	if n <= windowSize {
+		x.window.checked = at
 	}
 	return record, nil
 }
@@ -58,17 +70,23 @@ func (x *Index) bytes(at int64, n int) ([]byte, error) {
 	from, size := at, max(n, strayRead)
 	if last := w.from + int64(len(w.buf)); len(w.buf) > 0 && at > w.from-nearby && at < last+nearby {
 		size = windowSize
+		if w.run++; w.run > runBefore && at > w.from {
+			size = longWindow
+		}
 		if at < w.from {
 			// Backwards: what is before it comes next.
 			from = max(recordsStart, at+strayRead-windowSize)
 		}
+	} else {
+		w.run = 0
 	}
-	if w.buf == nil {
-		w.buf = make([]byte, 0, windowSize)
+	if want := max(size, windowSize); cap(w.buf) != want {
+		w.buf = make([]byte, 0, want)
 	}
 	if from+int64(size) < at+int64(n) {
 		from = at
 	}
+	w.checked = 0
 	w.buf, w.from = w.buf[:min(int64(size), x.end-from)], from
 	if _, err := x.file.ReadAt(w.buf, from); err != nil {
 		w.buf = w.buf[:0]

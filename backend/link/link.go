@@ -6,7 +6,6 @@
 package link
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"io"
@@ -33,6 +32,9 @@ type Options struct {
 	Write time.Duration
 	// Linger is how long an answer may still be sent after done.
 	Linger time.Duration
+	// Buffers are for what is written, shared by a server's sessions; nil: the Link has
+	// its own.
+	Buffers *Buffers
 	// Moved and Idle are what Read fails with after done, and when the client was
 	// silent beyond Allow.
 	Moved, Idle error
@@ -45,7 +47,7 @@ type Link struct {
 	done <-chan struct{}
 	opt  Options
 	// Out is for writing.
-	Out *bufio.Writer
+	Out *Writer
 	// Sent counts the bytes written.
 	Sent int64
 
@@ -60,7 +62,10 @@ type Link struct {
 // served at the session's epoch.
 func New(ctx context.Context, conn net.Conn, done <-chan struct{}, opt Options) *Link {
 	l := &Link{Conn: conn, ctx: ctx, done: done, opt: opt}
-	l.Out = bufio.NewWriterSize(timedWriter{l}, 4<<10)
+	if opt.Buffers == nil {
+		opt.Buffers = new(Buffers)
+	}
+	l.Out = &Writer{to: timedWriter{l}, buffers: opt.Buffers}
 	l.watcher.Go(l.watch)
 	return l
 }

@@ -23,9 +23,9 @@ import (
 	"waypost/director"
 )
 
-// Errors a protocol turns into its own answers. All but ErrOverQuota,
-// ErrNoFolder, ErrFolderExists, ErrTooManyFolders, ErrBadName and ErrNoMessage
-// are temporary.
+// Errors a protocol turns into its own answers. ErrStale, ErrFrozen, ErrRefused,
+// ErrClosed, ErrRenumbered, ErrMemory and ErrNoSpace are temporary, and so is
+// every error that is none of these.
 var (
 	// ErrStale: the request's epoch is not the fence's. The sender re-reads
 	// the directory.
@@ -57,6 +57,19 @@ var (
 	ErrMemory = errors.New("remembered meanwhile")
 	// ErrNoSpace: the disk is full; temporary.
 	ErrNoSpace = errors.New("no space on the disk")
+	// ErrUse: a special use that the store does not take, or that another folder
+	// has.
+	ErrUse = errors.New("special use not possible")
+	// ErrTooMuchMetadata: more metadata, or entries of an ACL, than a folder may
+	// have, or one that is too long.
+	ErrTooMuchMetadata = errors.New("too much metadata")
+	// ErrBadRights: letters that are no rights of RFC 4314, or an identifier that
+	// cannot be.
+	ErrBadRights = errors.New("no such rights")
+	// ErrReadOnly: the folder can be read only: an archive.
+	ErrReadOnly = errors.New("read-only")
+	// ErrNoRight: an ACL does not allow it.
+	ErrNoRight = errors.New("no right")
 )
 
 // Store opens mailboxes. The backend implements it over fence and maildir.
@@ -114,7 +127,10 @@ type Place struct {
 	// Create says so; otherwise the copy goes to INBOX.
 	Folder string
 	Create bool
-	Flags  Flags
+	// Use is the special use that the folder gets if it is made for this, and no
+	// other folder has it (RFC 8579, Section 5.1).
+	Use   string
+	Flags Flags
 	// Message, if not nil, is the message as a filter has changed it.
 	Message Staged
 }
@@ -150,12 +166,14 @@ type Box interface {
 
 	// Folders lists all folders, INBOX first, the rest by name. Reads names only.
 	Folders() ([]FolderInfo, error)
-	// CreateFolder makes a folder: ErrFolderExists, ErrBadName, ErrTooManyFolders.
-	CreateFolder(name string) error
+	// CreateFolder makes a folder, with a special use (see ParseUse) or "":
+	// ErrFolderExists, ErrBadName, ErrTooManyFolders, ErrUse. It is there with
+	// its use, durably, or not at all.
+	CreateFolder(name, use string) error
 	// DeleteFolder removes a folder and its messages; INBOX cannot be.
 	DeleteFolder(name string) error
-	// RenameFolder renames a folder and its children; INBOX's messages move
-	// into the new folder (RFC 9051, Section 6.3.6).
+	// RenameFolder renames a folder and its children, with all that is known of
+	// them; INBOX's messages move into the new folder (RFC 9051, Section 6.3.6).
 	RenameFolder(from, to string) error
 	Subscribe(name string, on bool) error
 	// Subscriptions may name folders that do not exist.
@@ -177,9 +195,38 @@ type Box interface {
 	// Remembers tells whether a Memory of that key was delivered and its time is
 	// not over.
 	Remembers(key string) (bool, error)
-	// Append is IMAP's: into an existing folder, with flags and date (zero:
-	// now). Durable when it returns nil.
-	Append(folder string, m Staged, flags Flags, date time.Time) (uidValidity uint32, uid UID, err error)
+	// Append is IMAP's: into an existing folder, all messages or none, with rising
+	// UIDs in the order given (RFC 3502). Durable in one step when it returns nil.
+	Append(folder string, all []NewMessage) (AppendResult, error)
+
+	// Metadata gives the entries of RFC 5464 that a folder has; folder "" has the
+	// account's (server annotations). Names are in lower case, such as
+	// "/private/comment". "/private/specialuse" is the special use. Never nil
+	// without an error.
+	Metadata(folder string) (map[string]string, error)
+	// SetMetadata changes entries, all or none, durably; nil takes one away. Names
+	// are taken in any case. ErrTooMuchMetadata beyond MaxMetadataEntries,
+	// MaxMetadataName and MaxMetadataValue. "/private/specialuse" sets and clears
+	// the special use (RFC 6154, Section 4): ErrUse.
+	SetMetadata(folder string, change map[string]*string) error
+	// ACL gives the entries of a folder's access control list (RFC 4314), without
+	// the owner's own rights, which are implied. Never nil without an error.
+	ACL(folder string) (ACL, error)
+	// SetACL gives an identifier its rights, in place of those it had; "" removes
+	// the entry. Durable. ErrBadRights, and ErrTooMuchMetadata beyond
+	// MaxACLEntries.
+	SetACL(folder, identifier string, r Rights) error
+	// Rights are those of who opened the Box; the owner has AllRights.
+	Rights(folder string) (Rights, error)
+	// Namespaces lists where folders are, the personal one first (RFC 2342).
+	Namespaces() []Namespace
+	// Updates tells what changed in the account after the version since (0: all
+	// that is known to have changed), and gives a channel that is closed at the
+	// next change after that; who waits for it waits for Done as well. It knows of
+	// what happens through this process, and within some seconds of what others do
+	// to folders that are open, and may tell of changes that came to nothing. It
+	// does not wait for the disk.
+	Updates(since uint64) (Updates, <-chan struct{})
 }
 
 // Usage is what a mailbox holds; bytes as on disk (LF).
@@ -196,6 +243,10 @@ type FolderInfo struct {
 	HasChildren bool
 	// NoSelect: only a parent of others, without messages of its own.
 	NoSelect bool
+	// SpecialUse is what somebody has said that it is for: "\\Sent", "\\Drafts",
+	// "\\Trash", "\\Junk", "\\Archive", "\\Important" (RFC 6154, RFC 8457), or
+	// "". No two folders have the same.
+	SpecialUse string
 }
 
 // Separator stands between the parts of a folder name.
@@ -251,6 +302,9 @@ type Message struct {
 
 // Snapshot is a folder at one moment.
 type Snapshot struct {
+	// ID is the folder's MAILBOXID (RFC 8474): it stays over renames, and no other
+	// folder has or had it; 1 to 255 of A-Z, a-z, 0-9, "_" and "-".
+	ID            string
 	UIDValidity   uint32
 	UIDNext       UID
 	HighestModSeq uint64
@@ -260,6 +314,9 @@ type Snapshot struct {
 	Recent []UID
 	// Unseen counts messages without Seen.
 	Unseen int
+	// Keywords are those that the messages have, sorted, and maybe some that messages had. The
+	// slice is shared: nobody writes to it.
+	Keywords []string
 	// Version differs whenever anything else in the snapshot but Recent does.
 	Version uint64
 }
@@ -281,15 +338,18 @@ type Meta struct {
 
 // Status is Snapshot without the messages.
 type Status struct {
+	// ID is Snapshot's.
+	ID                       string
 	UIDValidity              uint32
 	UIDNext                  UID
+	HighestModSeq            uint64
 	Messages, Unseen, Recent int
 	Deleted                  int
-	// Bytes is the sum of wire sizes.
-	Bytes int64
+	// Bytes is the sum of wire sizes, DeletedBytes that of messages with Deleted.
+	Bytes, DeletedBytes int64
 }
 
-// FlagOp says how Store changes flags.
+// FlagOp says how SetFlags changes flags.
 type FlagOp int
 
 // The three forms of STORE.
@@ -298,6 +358,29 @@ const (
 	FlagsAdd
 	FlagsRemove
 )
+
+// FlagChange is what SetFlags does.
+type FlagChange struct {
+	Op    FlagOp
+	Flags Flags
+	// Conditional leaves alone, and tells apart, messages whose ModSeq is above
+	// UnchangedSince (RFC 7162, Section 3.1.3). It is decided under the lock,
+	// message by message.
+	Conditional    bool
+	UnchangedSince uint64
+}
+
+// FlagResult is what SetFlags did.
+type FlagResult struct {
+	// Changed are the messages that are there and were not refused, as they are
+	// now, also where that is as before.
+	Changed []Message
+	// Modified are those that were refused, rising.
+	Modified []UID
+}
+
+// UIDRange is the UIDs from First to Last, both included.
+type UIDRange struct{ First, Last UID }
 
 // Folder is an open folder. All that takes UIDs fails with ErrRenumbered, and
 // does nothing, when the UIDVALIDITY is another than in the last Snapshot of this
@@ -322,16 +405,27 @@ type Folder interface {
 	// Open opens a message's bytes. They stay readable, whatever happens to the
 	// message, until Close. ErrNoMessage.
 	Open(uid UID) (Body, error)
-	// SetFlags changes flags and returns the messages as they are afterwards,
-	// vanished ones left out. Durable when it returns nil.
-	SetFlags(uids []UID, op FlagOp, flags Flags) ([]Message, error)
+	// SaveDate is when the message came into the folder (RFC 8514), in whole
+	// seconds; zero if that is not known. ErrNoMessage.
+	SaveDate(uid UID) (time.Time, error)
+	// EmailID names the message's content (RFC 8474): Copy and Move keep it; as
+	// Snapshot.ID in form. ErrNoMessage.
+	EmailID(uid UID) (string, error)
+	// SetFlags changes flags; vanished messages are left out. Where flags stay as
+	// they were the mod-sequence does, too. Durable when it returns nil.
+	SetFlags(uids []UID, c FlagChange) (FlagResult, error)
+	// ExpungedSince gives the UIDs that were expunged after modSeq, rising (RFC
+	// 7162). If they are not complete there were more, of which nothing is known
+	// but that they are not in the folder.
+	ExpungedSince(modSeq uint64) (uids []UIDRange, complete bool, err error)
 	// Expunge removes messages and returns those that were there. Durable.
 	Expunge(uids []UID) ([]UID, error)
 	// ExpungeDeleted is Expunge for those of uids that have Deleted at that very
 	// moment: who took the flag away in time keeps the message.
 	ExpungeDeleted(uids []UID) ([]UID, error)
 	// Copy copies into an existing folder of the same user, all or none, and
-	// returns the pairs in order. Move removes them here as well.
+	// returns the pairs in order. Move removes them here as well. Flags, the
+	// internal date and EmailID go along.
 	Copy(uids []UID, to string) (CopyResult, error)
 	Move(uids []UID, to string) (CopyResult, error)
 }

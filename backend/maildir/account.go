@@ -14,6 +14,7 @@ import (
 
 	"waypost/backend/journal"
 	"waypost/backend/mailbox"
+	"waypost/backend/mailbox/feed"
 	"waypost/backend/maildir/deliveries"
 	"waypost/backend/maildir/name"
 	"waypost/backend/quota"
@@ -52,7 +53,7 @@ type Outbox interface {
 }
 
 // Options say what an Account is made of. All but Host, CreateFolderOnDelivery,
-// Outbox and MaxFolders must be set.
+// Outbox, MaxFolders and Cache must be set.
 type Options struct {
 	FS      vfs.FS
 	Journal *journal.Journal
@@ -86,6 +87,8 @@ type Options struct {
 	// MaxFolders bounds the folders beside INBOX that may come to be; 0 stands
 	// for DefaultMaxFolders. Those there already are served, however many.
 	MaxFolders int
+	// Cache, if not nil, keeps folders in memory when the last Box is closed.
+	Cache *Cache
 }
 
 // DefaultMaxFolders is how many folders a user may have beside INBOX.
@@ -101,11 +104,16 @@ type Account struct {
 
 	// mu guards all below, and with Guard's lock the tree. It is taken after
 	// Guard's lock, and held for whole operations.
-	mu      sync.Mutex
-	closed  bool
-	boxes   int
+	mu     sync.Mutex
+	closed bool
+	boxes  int
+	// served is the epoch of the last Box: folders kept from another are not used.
+	served  director.Epoch
 	folders map[string]*folder // by directory
 	version uint64             // of the last change in any folder
+	feed    feed.Feed          // what changed, for who asks about all folders
+	// uses are the special uses of folders, by directory, as far as asked for.
+	uses map[string]string
 	// ids and memories are read at the first delivery.
 	ids      *deliveries.Log
 	memories *deliveries.Memory
@@ -161,7 +169,7 @@ func Open(o Options) (*Account, error) {
 		o: o, fs: o.FS, maildir: filepath.Join(o.Root, maildirName),
 		names:   name.NewGenerator(o.Host, os.Getpid(), o.Now),
 		folders: map[string]*folder{}, arriving: map[string]*commit{}, learning: map[string]int{}, linked: map[string]bool{},
-		seen: map[string]time.Time{}, unsynced: map[string]bool{}, unwritten: map[*folder]bool{}, unsure: map[string]bool{}, limit: o.Limit(), recount: o.Recount,
+		seen: map[string]time.Time{}, unsynced: map[string]bool{}, unwritten: map[*folder]bool{}, unsure: map[string]bool{}, uses: map[string]string{}, limit: o.Limit(), recount: o.Recount,
 	}
 	for _, sub := range subfolders {
 		info, err := o.FS.Lstat(filepath.Join(a.maildir, sub))
@@ -188,7 +196,13 @@ func Open(o Options) (*Account, error) {
 func (a *Account) Box(user director.User, epoch director.Epoch, done <-chan struct{}) mailbox.Box {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.boxes++
+	if a.boxes++; a.o.Cache != nil {
+		a.o.Cache.take(a)
+		if a.boxes == 1 && epoch != a.served {
+			a.forgetFolders()
+		}
+	}
+	a.served = epoch
 	return &box{a: a, user: user, epoch: epoch, done: done}
 }
 
@@ -242,6 +256,9 @@ func (a *Account) Close() error {
 		return fmt.Errorf("close mailbox %s: %w", a.o.Root, err)
 	}
 	a.closed = true
+	if a.o.Cache != nil {
+		a.o.Cache.take(a)
+	}
 	a.stopRecount()
 	a.forgetFolders()
 	p := a.poll
@@ -275,6 +292,7 @@ func (a *Account) forgetFolders() {
 		f.close()
 	}
 	clear(a.folders)
+	a.feed.Wake()
 }
 
 // dir is the path of a folder's directory; rel is "" for INBOX.
@@ -362,16 +380,24 @@ func (b *box) User() director.User   { return b.user }
 func (b *box) Done() <-chan struct{} { return b.done }
 
 func (b *box) Close() {
+	if b.shut() {
+		b.a.o.Cache.evict()
+	}
+}
+
+// shut ends the handle, and reports that the Account's Cache has grown.
+func (b *box) shut() (cached bool) {
 	a := b.a
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if b.closed {
-		return
+		return false
 	}
 	b.closed = true
 	if a.boxes--; a.boxes == 0 && len(a.commits) == 0 {
-		a.forgetFolders()
+		cached = a.unused()
 	}
+	return cached
 }
 
 // enter takes the locks for an operation.
@@ -464,20 +490,4 @@ func (b *box) Folder(name string) (mailbox.Folder, error) {
 		return nil, err
 	}
 	return h, nil
-}
-
-// Append is mailbox.Box's.
-func (b *box) Append(folder string, m mailbox.Staged, flags mailbox.Flags, date time.Time) (validity uint32, uid mailbox.UID, err error) {
-	err = b.change(context.Background(), "append", m.Size(), func() (*commit, error) {
-		s, err := own(m)
-		if err != nil {
-			return nil, err
-		}
-		if err := b.a.unstick(); err != nil {
-			return nil, err
-		}
-		validity, uid, err = b.append(folder, s, flags, date)
-		return nil, err
-	})
-	return validity, uid, err
 }

@@ -1,6 +1,7 @@
 package maildir
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"strings"
@@ -11,88 +12,192 @@ import (
 	"waypost/backend/maildir/name"
 )
 
-// append is Box.Append.
-func (b *box) append(folder string, s *staged, flags mailbox.Flags, date time.Time) (uint32, mailbox.UID, error) {
-	a := b.a
+// Append is mailbox.Box's.
+func (b *box) Append(folder string, all []mailbox.NewMessage) (result mailbox.AppendResult, err error) {
+	size := int64(0)
+	for _, m := range all {
+		size += m.Message.Size()
+	}
+	err = b.change(context.Background(), "append", size, func() (*commit, error) {
+		if err := b.a.unstick(); err != nil {
+			return nil, err
+		}
+		result, err = b.a.append(folder, all)
+		return nil, err
+	})
+	return result, err
+}
+
+// appending is an Append being made a commit.
+type appending struct {
+	f    *folder
+	list []arrival
+	// save says when they were saved.
+	save   op
+	commit commit
+	// listed: the UIDs are in the list; done is how many have their files.
+	listed bool
+	done   int
+	modseq uint64
+}
+
+// arrival is a staged message with its opCreate.
+type arrival struct {
+	s     *staged
+	o     op
+	marks marks
+}
+
+func (a *Account) append(folder string, all []mailbox.NewMessage) (result mailbox.AppendResult, err error) {
 	f, err := a.synced(folder)
 	if err != nil {
-		return 0, 0, err
+		return result, err
 	}
-	if err := a.fits(f.name, s.size, 1); err != nil {
-		return 0, 0, err
+	t := appending{f: f}
+	if err := t.plan(all); err != nil {
+		t.release()
+		return result, err
 	}
-	letters, err := f.lettersFor(flags)
-	if err != nil {
-		return 0, 0, err
-	}
-	if err := s.hold(); err != nil { // to the end of apply
-		return 0, 0, err
+	result.UIDValidity = f.list.Header().Validity
+	if len(t.list) == 0 {
+		return result, nil
 	}
 	// Commits before this one may number messages.
 	if err := a.settle(); err != nil {
-		s.Discard()
-		return 0, 0, err
+		t.release()
+		return mailbox.AppendResult{}, err
 	}
-	uid, err := f.promise(1)
-	if err != nil {
-		s.Discard()
-		return 0, 0, err
+	if result.UIDs, err = t.run(); err != nil {
+		return mailbox.AppendResult{}, err
 	}
-	o := op{
-		kind: opCreate, dir: f.rel, base: name.WithSizes(a.names.Next(), s.size, s.wire),
-		letters: letters, uid: uint32(uid), body: s.ref(), at: date,
-	}
-	if date.IsZero() {
-		o.at = s.arrived()
-	}
-	c := commit{ops: []op{o}, bytes: s.size, messages: 1}
-	c.apply = f.arrival(s, o, &c)
-	touched := append(f.bookkeeping(), f.path("cur"), f.path(refOf(false, o.file())))
-	queued, err := f.commitNow(touched, &c)
-	if !queued {
-		s.Discard()
-	} else {
-		s.referred(c.record.last())
-	}
-	if err != nil {
-		return 0, 0, err
-	}
-	return f.list.Header().Validity, uid, nil
+	return result, nil
 }
 
-// commitNow is Account.commitNow for ops with promised UIDs of this folder: if
-// the journal does not take them they are promised no more.
-func (f *folder) commitNow(touched []string, c *commit) (queued bool, err error) {
-	queued, err = f.a.commitNow(f.a.epoch, touched, c)
-	if !queued {
-		f.promised -= uint32(len(c.ops))
-	}
-	return queued, err
-}
-
-// arrival is what applies the opCreate of a staged message that has a UID.
-func (f *folder) arrival(s *staged, o op, c *commit) func() error {
-	listed := false
-	return func() error {
-		if !listed {
-			if err := f.enlist([]op{o}); err != nil {
-				return err
-			}
-			listed = true
-		}
-		modseq, err := f.state.NextModSeq()
+// plan makes the ops, all but the UIDs, and holds the messages to the end of
+// apply.
+func (t *appending) plan(all []mailbox.NewMessage) error {
+	a, f := t.f.a, t.f
+	var given claims
+	for _, m := range all {
+		s, err := own(m.Message)
 		if err != nil {
 			return err
 		}
-		before := f.stampsNow()
-		if err := f.a.place(s, f.rel, refOf(o.inNew, o.file()), o.at); err != nil {
+		t.commit.bytes += s.size
+		t.commit.messages++
+		if err := a.fits(f.name, t.commit.bytes, t.commit.messages); err != nil {
 			return err
 		}
-		f.arrived(o, s, modseq, before)
+		words, beyond, err := f.encode(m.Flags.Keywords, true, &given)
+		if err != nil {
+			return err
+		}
+		if err := s.hold(); err != nil {
+			return err
+		}
+		o := op{
+			kind: opCreate, dir: f.rel, base: name.WithSizes(a.names.Next(), s.size, s.wire),
+			letters: name.Letters(systemLetters(m.Flags.System) + words), body: s.ref(), at: m.Date,
+		}
+		if m.Date.IsZero() {
+			o.at = s.arrived()
+		}
+		t.list = append(t.list, arrival{s, o, marks{words: beyond}})
+	}
+	return nil
+}
+
+// run numbers, journals and applies what was planned.
+func (t *appending) run() (uids []mailbox.UID, err error) {
+	f, c := t.f, &t.commit
+	first, err := f.promise(len(t.list))
+	if err != nil {
+		t.release()
+		return nil, err
+	}
+	touched := append(f.bookkeeping(), f.path("cur"))
+	for i := range t.list {
+		o := &t.list[i].o
+		o.uid = uint32(first) + uint32(i)
+		uids = append(uids, mailbox.UID(o.uid))
+		touched = append(touched, f.path(refOf(false, o.file())))
+		c.ops = append(c.ops, *o)
+		if !t.list[i].marks.none() {
+			c.ops = append(c.ops, f.markOp(o.base, t.list[i].marks))
+		}
+	}
+	t.save = f.saveOp(first, len(t.list))
+	c.ops = append(c.ops, t.save)
+	c.apply = func() error {
+		if err := t.apply(); err != nil {
+			return err
+		}
 		f.a.addUsage(c.bytes, c.messages)
-		s.Discard()
+		t.release()
 		return nil
 	}
+	held := t.list // apply lets go of them
+	queued, err := f.commitNow(touched, len(held), c)
+	if !queued {
+		t.release()
+		return nil, err
+	}
+	for _, m := range held {
+		m.s.referred(c.record.last())
+	}
+	return uids, err
+}
+
+// release gives the messages back.
+func (t *appending) release() {
+	for _, m := range t.list {
+		m.s.Discard()
+	}
+	t.list = nil
+}
+
+// apply gives the files their names and brings the memory up to date.
+func (t *appending) apply() (err error) {
+	f := t.f
+	ops := make([]op, len(t.list))
+	var list []marking
+	for i, m := range t.list {
+		ops[i] = m.o
+		if !m.marks.none() {
+			list = append(list, marking{uid: mailbox.UID(m.o.uid), is: m.marks})
+		}
+	}
+	if !t.listed {
+		if err := f.enlist(ops); err != nil {
+			return err
+		}
+		t.listed = true
+	}
+	if t.modseq == 0 {
+		if t.modseq, err = f.state.NextModSeq(); err != nil {
+			return err
+		}
+	}
+	for ; t.done < len(t.list); t.done++ {
+		m := t.list[t.done]
+		before := f.stampsNow()
+		if err := f.a.place(m.s, f.rel, refOf(false, m.o.file()), m.o.at); err != nil {
+			return err
+		}
+		f.arrived(m, t.modseq, before)
+	}
+	f.stateArrived(t.modseq, ops, []op{t.save}, list)
+	return nil
+}
+
+// commitNow is Account.commitNow for ops that give n promised UIDs of this folder:
+// if the journal does not take them they are promised no more.
+func (f *folder) commitNow(touched []string, n int, c *commit) (queued bool, err error) {
+	queued, err = f.a.commitNow(f.a.epoch, touched, c)
+	if !queued {
+		f.promised -= uint32(n)
+	}
+	return queued, err
 }
 
 // place gives a staged message its name in the folder rel.
@@ -116,19 +221,23 @@ func (a *Account) place(s *staged, rel, ref string, date time.Time) error {
 	return err
 }
 
-// arrived takes a message whose file has got its name into the memory.
-func (f *folder) arrived(o op, s *staged, modseq uint64, before *[2]stamp) {
-	m := unnumbered{ref: refOf(o.inNew, o.file()), fields: o.fields, size: s.size, wire: s.wire, recent: true}
+// arrived takes a message whose file has got its name into the memory. The state
+// of one that has a UID is the caller's to note.
+func (f *folder) arrived(a arrival, modseq uint64, before *[2]stamp) {
+	o := a.o
+	m := unnumbered{ref: refOf(o.inNew, o.file()), fields: o.fields, size: a.s.size, wire: a.s.wire, recent: true, delivered: true}
 	switch {
 	case !f.loaded:
+		f.a.feed.Messages(f.name)
 		return
 	case o.uid == 0:
 		f.fresh = append(f.fresh, m)
 	default:
+		uid := mailbox.UID(o.uid)
+		f.mark(uid, a.marks)
 		e := f.msgs.Edit()
-		f.add(e, f.message(mailbox.UID(o.uid), m, modseq), m.fields, true)
+		f.add(e, f.message(uid, m, modseq), m.fields, true)
 		f.msgs = e.Done()
-		f.stateArrived(modseq, []op{o})
 	}
 	if before == nil || *before != f.seen.stamps {
 		// Somebody else has changed the folder, too.
@@ -162,16 +271,7 @@ func fileName(inNew bool, base, letters string) string {
 	return name.Name{Base: base, Flags: letters}.String()
 }
 
-// lettersFor are the letters of flags in a file name of the folder.
-func (f *folder) lettersFor(flags mailbox.Flags) (string, error) {
-	words, err := f.letters(flags.Keywords, true, new(claims))
-	if err != nil {
-		return "", err
-	}
-	return name.Letters(systemLetters(flags.System) + words), nil
-}
-
-// readyFor sees to it that lettersFor can give the letters of flags. A folder that
+// readyFor sees to it that encode can give the letters of flags. A folder that
 // nobody has loaded is loaded only for a keyword that is new there: a free letter is
 // one that no message carries.
 func (f *folder) readyFor(flags mailbox.Flags) error {
@@ -189,8 +289,8 @@ func (f *folder) readyFor(flags mailbox.Flags) error {
 	return nil
 }
 
-// ErrTooManyKeywords: a folder has no letter left for another keyword; the
-// change was not made.
+// ErrTooManyKeywords: a folder has no room for another keyword, with a letter or
+// without; the change was not made.
 var ErrTooManyKeywords = keywords.ErrTooMany
 
 // isGone tells whether err says that a file has another name by now, or none.

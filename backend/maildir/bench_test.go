@@ -136,7 +136,7 @@ func (w *benchFolder) some(i int) []mailbox.UID {
 }
 
 func (w *benchFolder) flagOne(i int) {
-	_, err := w.h.SetFlags(w.some(i), mailbox.FlagOp(1+i/w.n%2), system(mailbox.Flagged))
+	_, err := w.h.SetFlags(w.some(i), mailbox.FlagChange{Op: mailbox.FlagOp(1 + i/w.n%2), Flags: system(mailbox.Flagged)})
 	must(w.b, err)
 }
 
@@ -175,7 +175,7 @@ func newBenchSetup(b *testing.B, n int) *setup {
 	s.stager, err = NewStager(vfs.OS, j, filepath.Join(base, "incoming"))
 	must(b, err)
 	s.open()
-	must(b, s.b.CreateFolder("A"))
+	must(b, s.b.CreateFolder("A", ""))
 	b.Cleanup(func() {
 		_ = s.a.Close()
 		_ = j.Close()

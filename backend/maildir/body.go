@@ -72,7 +72,8 @@ func (b *body) Read(p []byte) (int, error) {
 	if left <= 0 {
 		return 0, io.EOF
 	}
-	n, err := b.lines.Read(p[:min(int64(len(p)), left)])
+	n, err := b.lines.Read(p)
+	n = int(min(int64(n), left))
 	b.given += int64(n)
 	if errors.Is(err, io.EOF) && b.given < b.wire {
 		err = fmt.Errorf("message %s: shorter than its name says: %w", b.name, io.ErrUnexpectedEOF)

@@ -116,7 +116,7 @@ func (v *victimState) step(rng *rand.Rand) error {
 	default:
 		flags := mailbox.Flags{System: mailbox.System(rng.IntN(32))}
 		say("F %d %d", id, flags.System)
-		_, err = v.inbox.SetFlags(one, mailbox.FlagsSet, flags)
+		_, err = v.inbox.SetFlags(one, mailbox.FlagChange{Op: mailbox.FlagsSet, Flags: flags})
 		say("f %d %d", id, flags.System)
 	}
 	return err
@@ -182,7 +182,7 @@ func (s *story) hear(line string) {
 
 func TestKilledAtAnyPoint(t *testing.T) {
 	s := newSetup(t, nil)
-	must(t, s.b.CreateFolder("Other"))
+	must(t, s.b.CreateFolder("Other", ""))
 	s.shut()
 	tale := &story{
 		begun: map[string]map[int64]bool{}, done: map[string]map[int64]bool{},

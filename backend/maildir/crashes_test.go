@@ -27,7 +27,7 @@ type worldStep struct {
 
 var worldSteps = []string{
 	"deliver", "deliver", "deliver", "append", "flags", "flags", "expunge", "copy", "move", "create", "delete", "rename",
-	"subscribe", "look", "checkpoint", "evict", "burst", "both",
+	"subscribe", "annotate", "annotate", "rights", "look", "checkpoint", "evict", "burst", "both",
 }
 
 func drawSteps(rt *rapid.T, least, most int) []worldStep {

@@ -105,6 +105,10 @@ type delivery struct {
 	// keys are those of its memories.
 	keys []string
 	held []*staged
+	// given are letters of keywords that its copies have; promises are the folders
+	// that have promised a UID to one.
+	given    claims
+	promises []*folder
 }
 
 // plan decides where everything goes.
@@ -139,7 +143,7 @@ func (t *delivery) plan(d mailbox.Delivery) error {
 // put plans one copy.
 func (t *delivery) put(s *staged, p mailbox.Place) error {
 	a := t.a
-	rel, err := a.deliveryFolder(p.Folder, p.Create)
+	rel, err := a.deliveryFolder(p)
 	if err != nil {
 		return err
 	}
@@ -153,21 +157,24 @@ func (t *delivery) put(s *staged, p mailbox.Place) error {
 	if err := t.hold(s); err != nil {
 		return err
 	}
-	o := op{kind: opCreate, dir: rel, base: name.WithSizes(a.names.Next(), s.size, s.wire), inNew: true, at: s.arrived(), body: s.ref()}
+	m := arrival{s: s, o: op{
+		kind: opCreate, dir: rel, base: name.WithSizes(a.names.Next(), s.size, s.wire), inNew: true, at: s.arrived(), body: s.ref(),
+	}}
+	o := &m.o
 	f := a.known(rel)
 	if p.Flags.System != 0 || len(p.Flags.Keywords) > 0 {
 		// Flags have their letters in the folder's own table, and their place in cur.
 		if err := f.readyFor(p.Flags); err != nil {
 			return err
 		}
-		o.letters, err = f.lettersFor(p.Flags)
-		if errors.Is(err, ErrTooManyKeywords) || errors.Is(err, keywords.ErrBadKeyword) {
-			o.letters, err = name.Letters(systemLetters(p.Flags.System)), nil
-		}
-		if err != nil {
+		words, beyond, err := f.encode(p.Flags.Keywords, true, &t.given)
+		if err != nil && !errors.Is(err, ErrTooManyKeywords) && !errors.Is(err, keywords.ErrBadKeyword) {
 			return err
 		}
-		o.inNew = false
+		o.letters, o.inNew = name.Letters(systemLetters(p.Flags.System)+words), false
+		if err := t.number(f, &m, beyond); err != nil {
+			return err
+		}
 	}
 	// Once it is in the journal it must find its place.
 	sub := filepath.Join(a.dir(rel), refOf(o.inNew, ""))
@@ -179,18 +186,46 @@ func (t *delivery) put(s *staged, p mailbox.Place) error {
 		}
 	}
 	t.touched = append(t.touched, sub+"/"+o.file(), sub)
-	t.ops = append(t.ops, o)
+	t.ops = append(t.ops, *o)
 	t.c.bytes += s.size
 	t.c.messages++
+	if o.uid != 0 {
+		t.bring(f, m)
+		return nil
+	}
 	t.steps = append(t.steps, func() error {
 		before := f.stampsNow()
 		if err := a.place(s, f.rel, refOf(o.inNew, o.file()), o.at); err != nil {
 			return err
 		}
-		f.arrived(o, s, 0, before)
+		f.arrived(m, 0, before)
 		return nil
 	})
 	return nil
+}
+
+// number gives a copy with keywords beyond those that have letters its UID at
+// once: only under one can the folder's state have them.
+func (t *delivery) number(f *folder, m *arrival, words []string) error {
+	if len(words) == 0 {
+		return nil
+	}
+	uid, err := f.promise(1)
+	if err != nil {
+		return err
+	}
+	t.promises = append(t.promises, f)
+	m.o.uid, m.marks.words = uint32(uid), words
+	return nil
+}
+
+// bring plans the steps of a copy that has a UID.
+func (t *delivery) bring(f *folder, m arrival) {
+	save := f.saveOp(mailbox.UID(m.o.uid), 1)
+	t.ops = append(t.ops, f.markOp(m.o.base, m.marks), save)
+	t.touched = append(t.touched, f.bookkeeping()...)
+	one := appending{f: f, list: []arrival{m}, save: save}
+	t.steps = append(t.steps, one.apply)
 }
 
 const (
@@ -276,7 +311,7 @@ func (t *delivery) commit(id string) {
 		t.release()
 		return nil
 	}
-	c.ops = t.ops
+	c.ops, t.promises = t.ops, nil
 	c.record = a.log(a.epoch, t.ops, t.touched)
 	for _, s := range t.held {
 		s.referred(c.record.last())
@@ -288,8 +323,12 @@ func (t *delivery) commit(id string) {
 	a.push(c)
 }
 
-// release gives the messages back.
+// release gives the messages back, and UIDs that were not used.
 func (t *delivery) release() {
+	for _, f := range t.promises {
+		f.promised--
+	}
+	t.promises = nil
 	for _, s := range t.held {
 		s.Discard()
 	}
@@ -317,14 +356,16 @@ func (a *Account) remembers(key string) (bool, error) {
 	return memories.Remembered(key, a.o.Now())
 }
 
-// deliveryFolder decides where a delivery to folder goes.
-func (a *Account) deliveryFolder(folder string, create bool) (rel string, err error) {
-	if folder == "" {
+// deliveryFolder decides where a copy goes.
+func (a *Account) deliveryFolder(p mailbox.Place) (rel string, err error) {
+	if p.Folder == "" {
 		return "", nil
 	}
-	rel, _, err = a.lookup(folder)
-	if errors.Is(err, mailbox.ErrNoFolder) && (create || a.o.CreateFolderOnDelivery) {
-		rel, err = a.makeFolder(folder)
+	rel, _, err = a.lookup(p.Folder)
+	if errors.Is(err, mailbox.ErrNoFolder) && (p.Create || a.o.CreateFolderOnDelivery) {
+		if rel, err = a.makeFolder(p.Folder, p.Use); errors.Is(err, mailbox.ErrUse) {
+			rel, err = a.makeFolder(p.Folder, "")
+		}
 	}
 	for _, inbox := range []error{mailbox.ErrBadName, mailbox.ErrNoFolder, mailbox.ErrTooManyFolders} {
 		if errors.Is(err, inbox) {

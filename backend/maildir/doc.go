@@ -10,7 +10,11 @@
 //	<root>/Maildir/{cur,new,tmp}            INBOX
 //	<root>/Maildir/.A.B/{cur,new,tmp}       the folder A/B, parts in modified UTF-7
 //	…/dovecot-uidlist, dovecot-keywords     of each folder (packages uidlist, keywords)
-//	…/waypost-state, waypost-index          of each folder (packages state, index)
+//	…/waypost-state, waypost-index          of each folder (packages state, index):
+//	                                        mod-sequences, save dates, keywords beyond
+//	                                        the letters, email ids, special use,
+//	                                        metadata, ACL; INBOX's has the account's
+//	                                        metadata, too
 //	<root>/Maildir/{maildirsize,subscriptions,dovecot-uidvalidity*}
 //	<root>/Maildir/..waypost-*              folders being made or deleted
 //
@@ -33,10 +37,11 @@
 // There are three ways to go:
 //
 //	deliveries, appends, copies, moves,     two phases: the record; when it is
-//	numberings                              durable, the files and the memory
+//	numberings, metadata, ACLs              durable, the files and the memory
 //	flags, expunges                         at once: files and memory, then the
 //	                                        record; nobody is shown the result, or
-//	                                        answered, before it is durable
+//	                                        answered, before it is durable. Of an
+//	                                        expunge the state follows the record
 //	folders                                 made: durable in the files, then the
 //	                                        record. Renamed, deleted (a rename to a
 //	                                        hidden name): the record, then durable
@@ -59,8 +64,22 @@
 //
 // A UID is in the journal before it is told, and before the file of an appended,
 // copied or moved message gets its name. New messages get theirs in the order of
-// their names. A uidlist that is missing or corrupt is begun anew under a higher
-// UIDVALIDITY.
+// their names, but those delivered with keywords beyond the letters: only under a
+// UID can the state have these. A uidlist that is missing or corrupt is begun anew
+// under a higher UIDVALIDITY.
+//
+// # Keywords
+//
+// The first 26 of a folder have letters in file names, as Dovecot has them. Further
+// ones, up to 500 in all, are marks in the state, which Dovecot does not see. A
+// keyword that no message has any more makes room for another; one may have a letter
+// on some messages and be a mark of others.
+//
+// # Ids
+//
+// MAILBOXID is the GUID of the uidlist, and lasts as long. EMAILID comes from the
+// message's GUID; a copy, which has another, has a mark that says what it was. Where
+// a GUID is no id of RFC 8474 its hash is.
 //
 // # Crashes
 //
@@ -71,8 +90,9 @@
 // that it touches get new mod-sequences, and the quota is counted anew. Each
 // record is of one step, which is done wholly or not at all; but
 //
-//   - flags and expunges that were under way may be half done, each message whole;
-//     of such flags no mod-sequence tells, since nobody was told of the flags;
+//   - flags and expunges that were under way may be half done, each message whole
+//     but for keywords beyond the letters; of such flags no mod-sequence tells,
+//     since nobody was told of them;
 //   - INBOX's rename may have made the folder and moved nothing yet, and a delivery
 //     the folders it is to make.
 //
@@ -92,6 +112,16 @@
 // rarer, the longer it takes, and much rarer where nobody else was seen to change
 // anything. Own changes are applied to the memory without a scan. Messages that
 // others have removed make the quota be counted anew.
+//
+// The internal date is the file's modification time. Where a message is in the index, a
+// Reader gives the date that it had when it came there: that somebody sets another by hand
+// shows in InternalDate at once, in a Reader only when the index is made anew.
+//
+// # Memory
+//
+// With the last Box what is known of the folders goes, unless Options.Cache keeps it. It is
+// kept for Boxes of the same epoch only, is compared with the disk like that of an open
+// folder, and goes with the Account.
 //
 // # Quota
 //

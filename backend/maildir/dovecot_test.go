@@ -147,14 +147,14 @@ func TestDovecot(t *testing.T) {
 	s := newSetup(t, nil)
 	d := newDovecot(s)
 	for _, f := range []string{"Entwürfe", "R&D/Some Thing", "Trash"} {
-		must(t, s.b.CreateFolder(f))
+		must(t, s.b.CreateFolder(f, ""))
 	}
 	must(t, s.b.Subscribe("R&D/Some Thing", true))
 	for i := range 5 {
 		s.deliver(fmt.Sprint(i), text(i), "")
 	}
 	m := s.stage("A: b\r\n\r\nx\r\n")
-	_, _, err := s.b.Append("Entwürfe", m, mailbox.Flags{System: mailbox.Draft | mailbox.Seen, Keywords: []string{"$Work", "b"}}, time.Unix(1e9, 0))
+	_, err := appendOne(s.b, "Entwürfe", m, mailbox.Flags{System: mailbox.Draft | mailbox.Seen, Keywords: []string{"$Work", "b"}}, time.Unix(1e9, 0))
 	must(t, err)
 	m.Discard()
 	inbox := s.folder("INBOX")

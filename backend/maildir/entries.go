@@ -16,7 +16,7 @@ import (
 func (f *folder) message(uid mailbox.UID, m unnumbered, modseq uint64) mailbox.Message {
 	n := refName(m.ref)
 	return mailbox.Message{
-		UID: uid, Flags: f.flags(n.Flags), Size: m.size, WireSize: m.wire,
+		UID: uid, Flags: f.flagsOf(uid, n.Flags), Size: m.size, WireSize: m.wire,
 		ModSeq: modseq, GUID: guidOf(n.Base, m.fields), Ref: m.ref,
 	}
 }
@@ -64,6 +64,7 @@ func (f *folder) cut(e *mailbox.Editor, m *mailbox.Message) {
 		f.meta.Forget(base)
 	}
 	f.count(m, -1)
+	f.mark(m.UID, marks{})
 	delete(f.fields, m.UID)
 	if i, is := slices.BinarySearch(f.recent, m.UID); is {
 		f.recent = slices.Delete(f.recent, i, i+1)
@@ -77,14 +78,15 @@ func (f *folder) count(m *mailbox.Message, n int) {
 	}
 	if m.Flags.Has(mailbox.Deleted) {
 		f.deleted += n
+		f.deletedBytes += int64(n) * m.WireSize
 	}
 	f.wireBytes += int64(n) * m.WireSize
 }
 
 // noteState takes records into the folder's state. What cannot be written now
 // counts, and is written before a checkpoint passes the record that says it.
-func (f *folder) noteState(r state.Record) {
-	if err := f.state.Apply(r); err != nil {
+func (f *folder) noteState(records ...state.Record) {
+	if err := f.state.Apply(records...); err != nil {
 		f.a.o.Log.Warn("maildir: folder state not written", "root", f.a.o.Root, "folder", f.name, "error", err)
 		f.a.unwritten[f] = true
 	}
@@ -94,10 +96,14 @@ func (f *folder) stateChanged(modseq uint64, ops []op) {
 	f.noteState(state.Change(modseq, uidsOf(ops)...))
 }
 
-// stateArrived is stateChanged for messages that are new in the folder.
-func (f *folder) stateArrived(modseq uint64, ops []op) {
+// stateArrived is stateChanged for messages that are new in the folder, and have
+// these save dates and marks.
+func (f *folder) stateArrived(modseq uint64, ops, saves []op, list []marking) {
 	f.stateChanged(modseq, ops)
-	f.noteState(state.Save(f.a.o.Now(), uidsOf(ops)...))
+	for _, o := range saves {
+		f.noteState(saveRecord(o))
+	}
+	f.noteMarks(modseq, list)
 }
 
 func uidsOf(ops []op) []uint32 {

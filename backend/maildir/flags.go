@@ -2,7 +2,9 @@ package maildir
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -30,7 +32,7 @@ func (f *folder) setWords(data []byte, file stamp) {
 	if bad > 0 {
 		f.a.o.Log.Warn("maildir: lines of the keywords file not legible", "root", f.a.o.Root, "folder", f.name, "lines", bad)
 	}
-	f.words, f.wordsFile = words, file
+	f.words, f.wordsFile, f.vocabulary = words, file, nil
 	clear(f.meaning)
 	f.reread()
 }
@@ -39,7 +41,7 @@ func (f *folder) setWords(data []byte, file stamp) {
 func (f *folder) reread() {
 	e := f.msgs.Edit()
 	for _, m := range f.msgs.All() {
-		if flags := f.flags(refName(m.Ref).Flags); !flags.Equal(m.Flags) {
+		if flags := f.flagsOf(m.UID, refName(m.Ref).Flags); !flags.Equal(m.Flags) {
 			now := *m
 			now.Flags = flags
 			f.replace(e, m, now)
@@ -51,10 +53,11 @@ func (f *folder) reread() {
 // claims are letters that an operation has given out, and no file may carry yet.
 type claims [keywords.Max]bool
 
-// letters gives the letters of keywords. With add, those that have none get
-// one, durably; without, they are left out. Letters that are in given, where
-// the result's are added, are not given to other words.
-func (f *folder) letters(list []string, add bool, given *claims) (string, error) {
+// encode gives the letters of keywords, and those for which there are no letters
+// left. With add, those that have none get one, durably; without, they are left
+// out. Letters that are in given, where the result's are added, are not given to
+// other words.
+func (f *folder) encode(list []string, add bool, given *claims) (letters string, beyond []string, err error) {
 	var b []byte
 	words, grown := f.words, false
 	var used *claims
@@ -69,27 +72,38 @@ func (f *folder) letters(list []string, add bool, given *claims) (string, error)
 		if used == nil {
 			used = f.lettersInUse()
 		}
+		word = f.spelling(word)
 		l, _, err := words.Add(word, func(l byte) bool { return used[l-'a'] || given[l-'a'] })
+		if errors.Is(err, keywords.ErrTooMany) {
+			if err = f.room(word, len(beyond)); err == nil && !containsWord(beyond, word) {
+				beyond = append(beyond, word)
+			}
+			if err == nil {
+				continue
+			}
+		}
 		if err != nil {
-			return "", fmt.Errorf("folder %q: %w", f.name, err)
+			return "", nil, fmt.Errorf("folder %q: %w", f.name, err)
 		}
 		given[l-'a'] = true
 		grown = true
 		b = append(b, l)
 	}
+	slices.Sort(beyond)
 	if !grown && (len(b) == 0 || !f.a.unsure[f.path(keywordsName)]) {
-		return string(b), nil
+		return string(b), beyond, nil
 	}
 	data := words.Format()
 	if err := f.a.replace(f.path(keywordsName), data); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	file, err := f.a.stampOf(f.path(keywordsName))
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	f.setWords(data, file)
-	return string(b), nil
+	f.step() // for Snapshot.Keywords, whatever becomes of the messages
+	return string(b), beyond, nil
 }
 
 func (f *folder) lettersInUse() *claims {
@@ -139,6 +153,22 @@ func (f *folder) flags(letters string) mailbox.Flags {
 	return flags
 }
 
+// keywords are Snapshot.Keywords: all that have a letter, or that messages have beyond these.
+func (f *folder) keywords() []string {
+	if f.vocabulary == nil {
+		all := make([]string, 0, len(f.beyond))
+		for l := byte('a'); l <= 'z'; l++ {
+			if word := f.words.Word(l); word != "" {
+				all = append(all, word)
+			}
+		}
+		all = slices.AppendSeq(all, maps.Keys(f.beyond))
+		slices.Sort(all)
+		f.vocabulary = slices.Clip(slices.Compact(all))
+	}
+	return f.vocabulary
+}
+
 // unknown are those letters that have no meaning here: a change of flags keeps
 // them.
 func (f *folder) unknown(letters string) string {
@@ -156,53 +186,59 @@ func (f *folder) unknown(letters string) string {
 }
 
 // SetFlags is mailbox.Folder's.
-func (h *handle) SetFlags(uids []mailbox.UID, op mailbox.FlagOp, flags mailbox.Flags) (changed []mailbox.Message, err error) {
+func (h *handle) SetFlags(uids []mailbox.UID, change mailbox.FlagChange) (result mailbox.FlagResult, err error) {
 	err = h.b.change(context.Background(), "set flags", int64(64*len(uids)), func() (c *commit, err error) {
 		if err := h.sync(); err != nil {
 			return nil, err
 		}
-		changed, c, err = h.f.setFlags(uids, op, flags)
+		result, c, err = h.f.setFlags(uids, change)
 		return c, err
 	})
-	return changed, err
+	return result, err
 }
 
 // setFlags renames the files at once, and leaves a commit to be waited for.
-func (f *folder) setFlags(uids []mailbox.UID, how mailbox.FlagOp, flags mailbox.Flags) ([]mailbox.Message, *commit, error) {
+func (f *folder) setFlags(uids []mailbox.UID, change mailbox.FlagChange) (result mailbox.FlagResult, c *commit, err error) {
 	if err := f.a.unstickFor(); err != nil {
-		return nil, nil, err
+		return result, nil, err
 	}
-	words, err := f.letters(flags.Keywords, how != mailbox.FlagsRemove, new(claims))
+	edit := flagEdit{FlagChange: change}
+	words, beyond, err := f.encode(change.Flags.Keywords, change.Op != mailbox.FlagsRemove, new(claims))
 	if err != nil {
-		return nil, nil, err
+		return result, nil, err
 	}
+	edit.letters, edit.words = systemLetters(change.Flags.System)+words, beyond
 	modseq, err := f.state.NextModSeq()
 	if err != nil {
-		return nil, nil, err
+		return result, nil, err
 	}
-	letters := systemLetters(flags.System) + words
 	r := renames{f: f}
 	var there []mailbox.UID
 	for _, uid := range f.pick(uids) {
+		refused := false
 		is, err := f.chase(uid, func(m *mailbox.Message) error {
-			return r.to(m, f.combine(refName(m.Ref).Flags, how, letters))
+			if refused = change.Conditional && m.ModSeq > change.UnchangedSince; refused {
+				return nil
+			}
+			return r.to(m, &edit)
 		})
-		if err != nil {
+		switch {
+		case err != nil:
 			r.undo(modseq)
-			return nil, nil, err
-		}
-		if is {
+			return mailbox.FlagResult{}, nil, err
+		case is && refused:
+			result.Modified = append(result.Modified, uid)
+		case is:
 			there = append(there, uid)
 		}
 	}
-	c := f.pending()
+	c = f.pending()
 	if len(r.done) > 0 {
 		c = r.commit(modseq)
 	}
-	var result []mailbox.Message
 	for _, uid := range there {
 		if m := f.msgs.Get(uid); m != nil {
-			result = append(result, *m)
+			result.Changed = append(result.Changed, *m)
 		}
 	}
 	return result, c, nil
@@ -232,23 +268,29 @@ type renames struct {
 
 type renamed struct {
 	uid     mailbox.UID
-	was, is string // refs
+	was, is string // refs; the same where only marks change
+	// words are the keywords it has beyond its letters afterwards, if marked.
+	words  []string
+	marked bool
 }
 
-// to gives m other letters. A message in new moves to cur: those in new have
-// none. The memory follows in commit.
-func (r *renames) to(m *mailbox.Message, letters string) error {
-	n := refName(m.Ref)
-	if letters == n.Flags && !refIsNew(m.Ref) {
-		return nil
+// to gives m other flags. A message in new moves to cur: those in new have
+// no letters. The memory follows in commit.
+func (r *renames) to(m *mailbox.Message, edit *flagEdit) error {
+	n, has := refName(m.Ref), r.f.marks[m.UID].words
+	letters, words := edit.apply(r.f, n.Flags, has)
+	d := renamed{m.UID, m.Ref, m.Ref, words, !slices.Equal(words, has)}
+	if letters != n.Flags {
+		n.Flags = letters
+		d.is = refOf(false, n.String())
+		if err := r.f.a.fs.Rename(r.f.path(d.was), r.f.path(d.is)); err != nil {
+			return err
+		}
+		r.f.a.keptName(r.f.rel, n.Base, m.Size)
 	}
-	n.Flags = letters
-	ref := refOf(false, n.String())
-	if err := r.f.a.fs.Rename(r.f.path(m.Ref), r.f.path(ref)); err != nil {
-		return err
+	if d.marked || d.is != d.was {
+		r.done = append(r.done, d)
 	}
-	r.f.a.keptName(r.f.rel, n.Base, m.Size)
-	r.done = append(r.done, renamed{m.UID, m.Ref, ref})
 	return nil
 }
 
@@ -257,6 +299,8 @@ func (r *renames) commit(modseq uint64) *commit {
 	f := r.f
 	e := f.msgs.Edit()
 	ops := make([]op, 0, len(r.done))
+	uids := make([]op, 0, len(r.done))
+	var list []marking
 	touched := append(f.bookkeeping(), f.path("cur"), f.path("new"))
 	for _, d := range r.done {
 		m := f.msgs.Get(d.uid)
@@ -264,14 +308,23 @@ func (r *renames) commit(modseq uint64) *commit {
 			continue // a scan in between has seen it
 		}
 		n := refName(d.is)
+		if d.is != d.was {
+			ops = append(ops, op{kind: opFlags, dir: f.rel, base: n.Base, letters: n.Flags})
+			touched = append(touched, f.path(d.is))
+		}
+		if d.marked {
+			is := marks{d.words, f.marks[d.uid].email}
+			list = append(list, f.mark(d.uid, is))
+			ops = append(ops, f.markOp(n.Base, is))
+		}
+		uids = append(uids, op{uid: uint32(d.uid)})
 		now := *m
-		now.Ref, now.Flags, now.ModSeq = d.is, f.flags(n.Flags), modseq
+		now.Ref, now.Flags, now.ModSeq = d.is, f.flagsOf(d.uid, n.Flags), modseq
 		f.replace(e, m, now)
-		ops = append(ops, op{kind: opFlags, dir: f.rel, base: n.Base, letters: n.Flags, uid: uint32(d.uid)})
-		touched = append(touched, f.path(d.is))
 	}
 	f.msgs = e.Done()
-	f.stateChanged(modseq, ops)
+	f.stateChanged(modseq, uids)
+	f.noteMarks(modseq, list)
 	f.changed()
 	c := &commit{ops: ops}
 	f.made(c, touched)
@@ -285,6 +338,9 @@ func (r *renames) commit(modseq uint64) *commit {
 func (r *renames) undo(modseq uint64) {
 	var left []renamed
 	for _, d := range slices.Backward(r.done) {
+		if d.is == d.was {
+			continue
+		}
 		if err := r.f.a.fs.Rename(r.f.path(d.is), r.f.path(d.was)); err != nil {
 			r.f.a.o.Log.Warn("maildir: flags not set back", "root", r.f.a.o.Root, "folder", r.f.name, "error", err)
 			if !isGone(err) {

@@ -94,6 +94,9 @@ type dirFold struct {
 	order []string
 	uids  []uidlist.Entry
 	next  uint32
+	// saves are the opSaved, attributes the last opAttribute of each key.
+	saves      []op
+	attributes map[string]op
 }
 
 // namedIn is a name that a file had, or has.
@@ -119,12 +122,14 @@ type msgFold struct {
 	known   bool
 	inNew   bool
 	file    *fileFold
+	// marks are the message's; nil: as they are.
+	marks *marks
 }
 
 func (f *userFold) dir(rel string) *dirFold {
 	d := f.folders[rel]
 	if d == nil {
-		d = &dirFold{rel: rel, msgs: map[string]*msgFold{}}
+		d = &dirFold{rel: rel, msgs: map[string]*msgFold{}, attributes: map[string]op{}}
 		f.folders[rel] = d
 	}
 	return d
@@ -183,6 +188,13 @@ func (f *userFold) add(o op) {
 		f.dir(o.dir).get(o.base).present = false
 	case opNumber:
 		f.dir(o.dir).number(o)
+	case opMarks:
+		f.dir(o.dir).get(o.base).marks = &o.marks
+	case opAttribute:
+		f.dir(o.dir).attributes[o.key] = o
+	case opSaved:
+		d := f.dir(o.dir)
+		d.saves = append(d.saves, o)
 	case opDelivered:
 		f.delivered = append(f.delivered, deliveries.Entry{At: o.at, Key: o.key})
 	case opMemory:

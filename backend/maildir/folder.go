@@ -7,6 +7,7 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"waypost/backend/index"
@@ -27,6 +28,8 @@ type unnumbered struct {
 	fields     string
 	size, wire int64
 	recent     bool
+	// delivered: by this process, so that its name tells when.
+	delivered bool
 }
 
 // ref is the place of a message's file in the folder, "cur/<file>" or
@@ -45,7 +48,11 @@ func refName(ref string) name.Name {
 	return n
 }
 
-func refBase(ref string) string { return refName(ref).Base }
+// refBase is refName's Base.
+func refBase(ref string) string {
+	base, _, _ := strings.Cut(ref[len("cur/"):], ":")
+	return base
+}
 
 // folder is what all handles of a folder share. a.mu guards it.
 type folder struct {
@@ -72,6 +79,13 @@ type folder struct {
 	msgs   mailbox.Messages
 	fields map[mailbox.UID]string
 	fresh  []unnumbered
+	// marks are those that messages have; beyond counts the messages that have a
+	// keyword there.
+	marks  map[mailbox.UID]marks
+	beyond map[string]int
+	// vocabulary are the keywords of words and beyond, sorted; nil until somebody asks. It
+	// is shared, and never changed.
+	vocabulary []string
 	// bases are those of msgs, nil until somebody asks.
 	bases map[string]struct{}
 	// numbering: the UIDs of fresh are in the journal. promised is how many UIDs
@@ -80,9 +94,9 @@ type folder struct {
 	promised  uint32
 	// recent are the messages that no Snapshot has shown.
 	recent []mailbox.UID
-	// unseen, deleted and wireBytes are sums over msgs.
-	unseen, deleted int
-	wireBytes       int64
+	// unseen, deleted, deletedBytes and wireBytes are sums over msgs.
+	unseen, deleted         int
+	deletedBytes, wireBytes int64
 
 	words keywords.Table
 	// wordsFile is the keywords file as it was when words were read.
@@ -93,6 +107,8 @@ type folder struct {
 	// latest is the record of the last change that was made at once, nil once
 	// somebody has waited for it.
 	latest *record
+	// expunging is the last expunge that the state has not been told of, or nil.
+	expunging *commit
 
 	seen scanned // what the last scan, and own changes since, left
 	// foreign is when a scan last found what others had changed.
@@ -101,6 +117,9 @@ type folder struct {
 	version uint64
 	// wait is closed at the next change; nil while nobody waits.
 	wait chan struct{}
+	// noted: the feed has been told that others have changed the folder. known:
+	// it was loaded before.
+	noted, known bool
 }
 
 // folder gives a folder that exists.
@@ -151,8 +170,16 @@ func (f *folder) restamp() {
 	f.seen.stamps, f.seen.since, f.seen.unconfirmed = now, f.a.o.Now(), true
 }
 
-// newVersion says that a Snapshot would show something else now.
+// newVersion says that a Snapshot would show other messages now.
 func (f *folder) newVersion() {
+	f.step()
+	if f.known && !f.gone {
+		f.a.feed.Messages(f.name)
+	}
+}
+
+// step says that a Snapshot would show something else now.
+func (f *folder) step() {
 	f.version = f.a.nextVersion()
 	f.wake()
 }
@@ -250,11 +277,16 @@ func (f *folder) load() error {
 		known[e.Base] = e
 	}
 	f.empty()
+	if err = f.ensureID(); err != nil {
+		return err
+	}
+	f.readMarks()
 	if err := f.rescan(known, recent); err != nil {
 		return err
 	}
 	f.loaded = true
 	f.newVersion()
+	f.known = true
 	return nil
 }
 
@@ -267,7 +299,8 @@ func stateOf(dir string, h uidlist.Header) state.Folder {
 func (f *folder) empty() {
 	f.msgs, f.fresh, f.recent = mailbox.Messages{}, nil, nil
 	f.fields, f.bases = map[mailbox.UID]string{}, nil
-	f.unseen, f.deleted, f.wireBytes = 0, 0, 0
+	f.marks, f.beyond, f.vocabulary = map[mailbox.UID]marks{}, map[string]int{}, nil
+	f.unseen, f.deleted, f.deletedBytes, f.wireBytes = 0, 0, 0, 0
 }
 
 func (f *folder) recentBases() map[string]bool {
@@ -355,8 +388,15 @@ func (f *folder) numberFresh() error {
 	for i, m := range f.fresh {
 		ops[i] = op{kind: opNumber, dir: f.rel, base: refBase(m.ref), fields: m.fields, uid: uint32(first) + uint32(i)}
 	}
+	dates := make([]int64, len(f.fresh))
+	for i, m := range f.fresh {
+		dates[i] = f.saved(m)
+	}
+	saves := f.saveOps(first, dates)
 	f.numbering = true
-	queued, err := f.commitNow(f.bookkeeping(), &commit{ops: ops, apply: func() error { return f.numbered(ops) }})
+	queued, err := f.commitNow(f.bookkeeping(), len(ops), &commit{
+		ops: slices.Concat(ops, saves), apply: func() error { return f.numbered(ops, saves) },
+	})
 	f.numbering = f.numbering && queued
 	return err
 }
@@ -376,7 +416,7 @@ func (f *folder) promise(n int) (first mailbox.UID, err error) {
 }
 
 // numbered puts into the list and the memory what numberFresh has journaled.
-func (f *folder) numbered(ops []op) error {
+func (f *folder) numbered(ops, saves []op) error {
 	changed, err := f.state.NextModSeq()
 	if err != nil {
 		return err
@@ -401,7 +441,7 @@ func (f *folder) numbered(ops []op) error {
 	}
 	f.msgs = e.Done()
 	f.fresh = slices.DeleteFunc(f.fresh, func(m unnumbered) bool { _, still := waiting[refBase(m.ref)]; return !still })
-	f.stateArrived(changed, ops)
+	f.stateArrived(changed, ops, saves, nil)
 	f.newVersion()
 	return nil
 }

@@ -32,6 +32,7 @@ func (b *box) Folders() (list []mailbox.FolderInfo, err error) {
 			return err
 		}
 		list = describe(rels, subscribed)
+		b.a.addUses(rels, list)
 		return nil
 	})
 	return list, err
@@ -81,17 +82,33 @@ func describe(rels, subscribed []string) []mailbox.FolderInfo {
 	return list
 }
 
+// addUses puts special uses into a listing.
+func (a *Account) addUses(rels []string, list []mailbox.FolderInfo) {
+	uses := map[string]string{}
+	for _, rel := range rels {
+		folder, _ := folderOf(rel)
+		use, err := a.useOf(rel)
+		if err != nil {
+			a.o.Log.Warn("maildir: special use not known", "root", a.o.Root, "folder", folder, "error", err)
+		}
+		uses[folder] = use
+	}
+	for i := range list {
+		list[i].SpecialUse = uses[list[i].Name]
+	}
+}
+
 // CreateFolder is mailbox.Box's.
-func (b *box) CreateFolder(folder string) error {
+func (b *box) CreateFolder(folder, use string) error {
 	return b.write("create folder", func() error {
-		_, err := b.a.makeFolder(folder)
+		_, err := b.a.makeFolder(folder, use)
 		return err
 	})
 }
 
 // makeFolder makes a folder under a hidden name and then names it, so that it is
 // whole or not there.
-func (a *Account) makeFolder(folder string) (rel string, err error) {
+func (a *Account) makeFolder(folder, use string) (rel string, err error) {
 	if _, _, err := a.lookup(folder); err == nil {
 		return "", fmt.Errorf("folder %q: %w", folder, mailbox.ErrFolderExists)
 	} else if !errors.Is(err, mailbox.ErrNoFolder) {
@@ -111,8 +128,16 @@ func (a *Account) makeFolder(folder string) (rel string, err error) {
 	if len(rels) >= a.o.MaxFolders {
 		return "", fmt.Errorf("folder %q: %d there already: %w", folder, len(rels), mailbox.ErrTooManyFolders)
 	}
+	if use != "" {
+		if use, err = mailbox.ParseUse(use); err == nil {
+			err = a.useFree(use, rel)
+		}
+		if err != nil {
+			return "", fmt.Errorf("folder %q: %w", folder, err)
+		}
+	}
 	hidden := a.dir(hiddenPrefix + "new." + a.names.Next())
-	if err := a.furnish(hidden); err != nil {
+	if err := a.furnish(hidden, use); err != nil {
 		return "", errors.Join(err, a.fs.RemoveAll(hidden))
 	}
 	if err := a.settle(); err != nil {
@@ -130,6 +155,8 @@ func (a *Account) makeFolder(folder string) (rel string, err error) {
 		}
 		return "", a.doubt(err)
 	}
+	a.forgetUse(rel)
+	a.feed.Listing()
 	// The record tells replay that what it says of a folder of that name, up to
 	// here, is about another one.
 	return rel, a.noteFolder(op{kind: opMakeDir, dir: rel})
@@ -153,7 +180,7 @@ func (a *Account) logFolder(ops ...op) (*record, error) {
 	return r, nil
 }
 
-func (a *Account) furnish(dir string) error {
+func (a *Account) furnish(dir, use string) error {
 	for _, sub := range subfolders {
 		if err := vfs.MkdirAll(a.fs, dir+"/"+sub, 0o700); err != nil {
 			return err
@@ -166,8 +193,14 @@ func (a *Account) furnish(dir string) error {
 	if err != nil {
 		return err
 	}
+	h := uidlist.Header{Validity: validity, Next: 1, GUID: newGUID()}
+	if use != "" {
+		if err := a.markUse(stateOf(dir, h), use); err != nil {
+			return err
+		}
+	}
 	// This syncs dir with all that is in it.
-	_, err = uidlist.Create(a.fs, dir, uidlist.Header{Validity: validity, Next: 1, GUID: newGUID()})
+	_, err = uidlist.Create(a.fs, dir, h)
 	return err
 }
 
@@ -218,6 +251,8 @@ func (a *Account) deleteFolder(folder string) (hidden string, err error) {
 		f.newVersion()
 		delete(a.folders, rel)
 	}
+	a.forgetUse(rel)
+	a.feed.Listing()
 	a.addUsage(-held.Bytes, -held.Messages)
 	return a.dir(steps[0].to), nil
 }
@@ -261,7 +296,7 @@ func (a *Account) renameInbox(to string) error {
 	if err != nil {
 		return err
 	}
-	if _, err := a.makeFolder(to); err != nil {
+	if _, err := a.makeFolder(to, ""); err != nil {
 		return err
 	}
 	g, err := a.synced(to)
@@ -294,7 +329,10 @@ func (a *Account) renameFolder(from, to string) error {
 	if err := a.renameDirectories(steps); err != nil {
 		return err
 	}
+	a.feed.Listing()
 	for _, s := range steps {
+		a.forgetUse(s.from)
+		a.forgetUse(s.to)
 		if f := a.folders[s.from]; f != nil {
 			f.close()
 			delete(a.folders, s.from)
@@ -427,6 +465,7 @@ func (b *box) Subscribe(folder string, on bool) error {
 		default:
 			list = slices.Delete(list, i, i+1)
 		}
+		b.a.feed.Listing()
 		return b.a.replace(b.a.dir(subscriptionsName), subscriptions.Format(list, mailbox.Separator))
 	})
 }

@@ -31,7 +31,7 @@ func TestFolderNames(t *testing.T) {
 		"", "/", "A/", "/A", "A//B", "a.b", "..", "a\x00b", "a\nb", "a\u0085b", "~root", "\xff",
 		strings.Repeat("x", 201), strings.Repeat("ä", 100),
 	} {
-		if err := s.b.CreateFolder(bad); !errors.Is(err, mailbox.ErrBadName) {
+		if err := s.b.CreateFolder(bad, ""); !errors.Is(err, mailbox.ErrBadName) {
 			t.Errorf("create %.20q: %v", bad, err)
 		}
 		if err := s.b.Subscribe(bad, true); !errors.Is(err, mailbox.ErrBadName) {
@@ -43,15 +43,15 @@ func TestFolderNames(t *testing.T) {
 		s.deliver("to "+bad, text(1), bad) // to INBOX
 	}
 	for _, good := range []string{"R&D", "inbox/Sub", "Entwürfe", "日本語/台北", "a b", "user@host", "cur", strings.Repeat("x", 199)} {
-		must(t, s.b.CreateFolder(good))
+		must(t, s.b.CreateFolder(good, ""))
 		s.folder(good)
-		if err := s.b.CreateFolder(good); !errors.Is(err, mailbox.ErrFolderExists) {
+		if err := s.b.CreateFolder(good, ""); !errors.Is(err, mailbox.ErrFolderExists) {
 			t.Errorf("create %q again: %v", good, err)
 		}
 	}
 	sameList(t, "folders", folderNames(s), "INBOX", "Entwürfe", "INBOX/Sub", "R&D", "a b", "cur", "user@host",
 		strings.Repeat("x", 199), "(日本語)", "日本語/台北")
-	if err := s.b.CreateFolder("inbox"); !errors.Is(err, mailbox.ErrFolderExists) {
+	if err := s.b.CreateFolder("inbox", ""); !errors.Is(err, mailbox.ErrFolderExists) {
 		t.Error(err)
 	}
 }
@@ -88,7 +88,7 @@ func FuzzFolderName(f *testing.F) {
 
 func TestFolderGoneForeign(t *testing.T) {
 	s := newSetup(t, nil)
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	f := s.folder("A")
 	s.snapshot(f)
 	must(t, os.RemoveAll(s.path(".A")))
@@ -108,8 +108,8 @@ func TestFolderGoneForeign(t *testing.T) {
 
 func TestDeleteFolder(t *testing.T) {
 	s := newSetup(t, nil)
-	must(t, s.b.CreateFolder("A"))
-	must(t, s.b.CreateFolder("A/B"))
+	must(t, s.b.CreateFolder("A", ""))
+	must(t, s.b.CreateFolder("A/B", ""))
 	s.append("A", text(1), mailbox.Flags{})
 	s.append("A/B", text(2), mailbox.Flags{})
 	f := s.folder("A")
@@ -130,7 +130,7 @@ func TestDeleteFolder(t *testing.T) {
 			t.Errorf("%s: %v", c.folder, err)
 		}
 	}
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	again := s.snapshot(s.folder("A"))
 	if again.UIDValidity <= snap.UIDValidity || again.Messages.Len() != 0 {
 		t.Errorf("%+v after %+v", again, snap)
@@ -143,7 +143,7 @@ func TestDeleteFolder(t *testing.T) {
 func TestRenameFolder(t *testing.T) {
 	s := newSetup(t, nil)
 	for _, f := range []string{"A", "A/B", "A/B/C", "AA", "X"} {
-		must(t, s.b.CreateFolder(f))
+		must(t, s.b.CreateFolder(f, ""))
 	}
 	s.append("A/B", text(1), mailbox.Flags{})
 	f := s.folder("A/B")
@@ -166,7 +166,7 @@ func TestRenameFolder(t *testing.T) {
 	same(t, "UIDVALIDITY", after.UIDValidity, before.UIDValidity)
 	sameList(t, "UIDs", uids(after), 1)
 	// A handle that was open goes on.
-	_, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, system(mailbox.Seen))
+	_, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: system(mailbox.Seen)})
 	must(t, err)
 	s.append("Ü/A/B", text(2), mailbox.Flags{})
 	sameList(t, "UIDs", uids(s.snapshot(f)), 1, 2)
@@ -175,7 +175,7 @@ func TestRenameFolder(t *testing.T) {
 
 func TestRenameInbox(t *testing.T) {
 	s := newSetup(t, nil)
-	must(t, s.b.CreateFolder("INBOX/Sub"))
+	must(t, s.b.CreateFolder("INBOX/Sub", ""))
 	s.deliver("1", text(1), "")
 	s.append("INBOX", text(2), system(mailbox.Seen))
 	must(t, s.b.RenameFolder("INBOX", "Old"))

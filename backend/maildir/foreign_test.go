@@ -46,7 +46,7 @@ func TestDovecotTree(t *testing.T) {
 	}
 	same(t, "third", three.GUID, "3.M1P1.h")
 	same(t, "text", s.read(f, 6), "a\r\nb\r\n")
-	_, err := f.SetFlags([]mailbox.UID{4}, mailbox.FlagsSet, system(mailbox.Flagged))
+	_, err := f.SetFlags([]mailbox.UID{4}, mailbox.FlagChange{Op: mailbox.FlagsSet, Flags: system(mailbox.Flagged)})
 	must(t, err)
 	sameList(t, "files", s.files("cur"), "1.M1P1.h,S=4,W=6:2,FPZ", "2.M1P1.h:2,", "3.M1P1.h,S=4,W=5:2,")
 	r, err := f.Move([]mailbox.UID{4}, "Entwürfe")
@@ -89,10 +89,10 @@ func TestForeignRenamesAndRemovals(t *testing.T) {
 	sameList(t, "UIDs", uids(snap), 1, 3)
 	same(t, "flags", snap.Messages.At(0).Flags.System, mailbox.Seen|mailbox.Flagged)
 	must(t, os.Rename(s.path("cur", files[2]), s.path("cur", files[2]+"T")))
-	got, err := f.SetFlags([]mailbox.UID{1, 2, 3}, mailbox.FlagsAdd, system(mailbox.Answered))
+	got, err := f.SetFlags([]mailbox.UID{1, 2, 3}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: system(mailbox.Answered)})
 	must(t, err)
-	same(t, "changed", len(got), 2)
-	same(t, "flags", got[1].Flags.System, mailbox.Deleted|mailbox.Answered)
+	same(t, "changed", len(got.Changed), 2)
+	same(t, "flags", got.Changed[1].Flags.System, mailbox.Deleted|mailbox.Answered)
 	// What comes back under its old name is a new message.
 	must(t, os.WriteFile(s.path("cur", files[1]), []byte("x"), 0o600))
 	sameList(t, "UIDs", uids(s.snapshot(f)), 1, 3, 4)

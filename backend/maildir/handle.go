@@ -40,8 +40,8 @@ func (h *handle) Snapshot() (s mailbox.Snapshot, err error) {
 		header := f.list.Header()
 		h.validity = header.Validity
 		s = mailbox.Snapshot{
-			UIDValidity: header.Validity, UIDNext: mailbox.UID(header.Next), HighestModSeq: f.state.Highest(),
-			Messages: f.msgs, Recent: f.recent, Unseen: f.unseen, Version: f.version,
+			ID: f.id(), UIDValidity: header.Validity, UIDNext: mailbox.UID(header.Next), HighestModSeq: f.state.Highest(),
+			Messages: f.msgs, Recent: f.recent, Unseen: f.unseen, Keywords: f.keywords(), Version: f.version,
 		}
 		f.recent = nil
 		return nil
@@ -52,13 +52,21 @@ func (h *handle) Snapshot() (s mailbox.Snapshot, err error) {
 // durable waits for what was changed at once and is not durable yet: nobody sees
 // what a power cut could take back.
 func (f *folder) durable() error {
-	if f.latest == nil {
-		return nil
+	if f.latest != nil {
+		if err := f.latest.wait(); err != nil {
+			return f.a.doubt(err)
+		}
+		f.latest = nil
 	}
-	if err := f.latest.wait(); err != nil {
-		return f.a.doubt(err)
+	if f.expunging != nil {
+		// Who sees that messages are gone can ask when they went.
+		if err := f.a.settleTo(f.expunging); err != nil {
+			if f.a.uncertain != nil {
+				return err
+			}
+			f.a.logStuck(err)
+		}
 	}
-	f.latest = nil
 	return nil
 }
 
@@ -138,8 +146,11 @@ func (h *handle) Status() (s mailbox.Status, err error) {
 		if err := h.f.sync(); err != nil {
 			return err
 		}
+		if err := h.f.durable(); err != nil {
+			return err
+		}
 		s = h.f.status()
-		return h.f.durable()
+		return nil
 	})
 	return s, err
 }
@@ -147,8 +158,8 @@ func (h *handle) Status() (s mailbox.Status, err error) {
 func (f *folder) status() mailbox.Status {
 	header := f.list.Header()
 	return mailbox.Status{
-		UIDValidity: header.Validity, UIDNext: mailbox.UID(header.Next), Messages: f.msgs.Len(),
-		Unseen: f.unseen, Recent: len(f.recent), Deleted: f.deleted, Bytes: f.wireBytes,
+		ID: f.id(), UIDValidity: header.Validity, UIDNext: mailbox.UID(header.Next), HighestModSeq: f.state.Highest(), Messages: f.msgs.Len(),
+		Unseen: f.unseen, Recent: len(f.recent), Deleted: f.deleted, Bytes: f.wireBytes, DeletedBytes: f.deletedBytes,
 	}
 }
 

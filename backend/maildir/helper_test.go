@@ -195,7 +195,7 @@ func (s *setup) append(folder, text string, flags mailbox.Flags) mailbox.UID {
 	s.t.Helper()
 	m := s.stage(text)
 	defer m.Discard()
-	_, uid, err := s.b.Append(folder, m, flags, time.Time{})
+	uid, err := appendOne(s.b, folder, m, flags, time.Time{})
 	must(s.t, err)
 	return uid
 }
@@ -289,3 +289,12 @@ func words(words ...string) mailbox.Flags { return mailbox.Flags{Keywords: words
 func system(flags mailbox.System) mailbox.Flags { return mailbox.Flags{System: flags} }
 
 func text(i int) string { return fmt.Sprintf("Subject: %d\r\n\r\nbody %d\r\n", i, i) }
+
+// appendOne appends one message and gives its UID.
+func appendOne(b mailbox.Box, folder string, m mailbox.Staged, flags mailbox.Flags, date time.Time) (mailbox.UID, error) {
+	r, err := b.Append(folder, []mailbox.NewMessage{{Message: m, Flags: flags, Date: date}})
+	if err != nil {
+		return 0, err
+	}
+	return r.UIDs[0], nil
+}

@@ -101,7 +101,7 @@ func TestAppendKeepsDateAndFlags(t *testing.T) {
 	date := time.Unix(1000000000, 0)
 	m := s.stage(text(1))
 	flags := mailbox.Flags{System: mailbox.Seen | mailbox.Flagged, Keywords: []string{"$Forwarded", "Work"}}
-	_, uid, err := s.b.Append("INBOX", m, flags, date)
+	uid, err := appendOne(s.b, "INBOX", m, flags, date)
 	must(t, err)
 	m.Discard()
 	s.reopen()
@@ -115,7 +115,7 @@ func TestAppendKeepsDateAndFlags(t *testing.T) {
 	same(t, "date", got.Unix(), date.Unix())
 	m = s.stage(text(2))
 	defer m.Discard()
-	if _, _, err := s.b.Append("None", m, mailbox.Flags{}, time.Time{}); !errors.Is(err, mailbox.ErrNoFolder) {
+	if _, err := appendOne(s.b, "None", m, mailbox.Flags{}, time.Time{}); !errors.Is(err, mailbox.ErrNoFolder) {
 		t.Fatal(err)
 	}
 }
@@ -134,7 +134,7 @@ func TestQuota(t *testing.T) {
 	if err := s.b.Deliver(context.Background(), one("3", m, "", false)); !errors.Is(err, mailbox.ErrOverQuota) {
 		t.Fatal(err)
 	}
-	if _, _, err := s.b.Append("INBOX", m, mailbox.Flags{}, time.Time{}); !errors.Is(err, mailbox.ErrOverQuota) {
+	if _, err := appendOne(s.b, "INBOX", m, mailbox.Flags{}, time.Time{}); !errors.Is(err, mailbox.ErrOverQuota) {
 		t.Fatal(err)
 	}
 	f := s.folder("INBOX")
@@ -220,7 +220,7 @@ func TestChangedTellsOwnChanges(t *testing.T) {
 	v = s.snapshot(f).Version
 	s.snapshot(g)
 	wait = f.Changed(v)
-	_, err := g.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, system(mailbox.Seen))
+	_, err := g.SetFlags([]mailbox.UID{1}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: system(mailbox.Seen)})
 	must(t, err)
 	arrives(t, wait)
 	same(t, "seen", s.snapshot(f).Messages.At(0).Flags.Has(mailbox.Seen), true)

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"waypost/backend/mailbox"
+	"waypost/backend/maildir/keywords"
 )
 
 // What a user's mailbox must hold, as far as clients were told.
@@ -17,6 +18,8 @@ type modelMsg struct {
 	uid     mailbox.UID
 	flags   mailbox.Flags
 	date    int64 // in nanoseconds
+	saved   int64 // in seconds
+	email   string
 	// or are other flags that it may have, optional that it may be gone: a change
 	// was under way.
 	or       *mailbox.Flags
@@ -25,23 +28,48 @@ type modelMsg struct {
 
 type modelFolder struct {
 	validity uint32 // 0: not told
+	id       string // "": not told
 	msgs     []modelMsg
+	// notes are the metadata, the ACL and the special use.
+	notes map[string]string
 }
 
 // model is one user's mailbox.
 type model struct {
 	folders map[string]*modelFolder
 	subs    map[string]bool
+	// notes are the account's metadata.
+	notes map[string]string
 }
 
 func newModel() *model {
-	return &model{folders: map[string]*modelFolder{mailbox.Inbox: {}}, subs: map[string]bool{}}
+	return &model{folders: map[string]*modelFolder{mailbox.Inbox: newModelFolder()}, subs: map[string]bool{}, notes: map[string]string{}}
+}
+
+func newModelFolder() *modelFolder { return &modelFolder{notes: map[string]string{}} }
+
+// annotated gives what is said about a folder, or the account.
+func (m *model) annotated(folder string) map[string]string {
+	if folder == "" {
+		return m.notes
+	}
+	return m.folders[folder].notes
+}
+
+// used tells whether a folder has that special use.
+func (m *model) used(use string) bool {
+	for _, f := range m.folders {
+		if f.notes[mailbox.UseEntry] == use {
+			return true
+		}
+	}
+	return false
 }
 
 func (m *model) clone() *model {
-	c := &model{folders: map[string]*modelFolder{}, subs: maps.Clone(m.subs)}
+	c := &model{folders: map[string]*modelFolder{}, subs: maps.Clone(m.subs), notes: maps.Clone(m.notes)}
 	for name, f := range m.folders {
-		c.folders[name] = &modelFolder{f.validity, slices.Clone(f.msgs)}
+		c.folders[name] = &modelFolder{f.validity, f.id, slices.Clone(f.msgs), maps.Clone(f.notes)}
 	}
 	return c
 }
@@ -55,7 +83,7 @@ func (m *model) add(folder string, msg modelMsg) {
 
 func (m *model) create(folder string) {
 	if m.folders[folder] == nil {
-		m.folders[folder] = &modelFolder{}
+		m.folders[folder] = newModelFolder()
 	}
 }
 
@@ -95,6 +123,8 @@ type seenMsg struct {
 	mailbox.Message
 	content int
 	date    int64
+	saved   int64
+	email   string
 }
 
 type seenFolder struct {
@@ -102,12 +132,15 @@ type seenFolder struct {
 	next     mailbox.UID
 	high     uint64
 	msgs     []seenMsg
+	id       string
+	notes    map[string]string
 }
 
 type seenBox struct {
 	folders map[string]*seenFolder
 	subs    []string
 	usage   mailbox.Usage
+	notes   map[string]string
 }
 
 // told is what clients know of a folder, by UIDVALIDITY.
@@ -165,6 +198,9 @@ func (m *model) match(seen *seenBox, l ledgers) error {
 	if want, got := slices.Sorted(maps.Keys(m.subs)), slices.Sorted(slices.Values(seen.subs)); !slices.Equal(want, got) {
 		return fmt.Errorf("subscriptions %q, want %q", got, want)
 	}
+	if !maps.Equal(m.notes, seen.notes) {
+		return fmt.Errorf("the account has metadata %q, want %q", seen.notes, m.notes)
+	}
 	for name, f := range m.folders {
 		if err := f.match(seen.folders[name], l); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
@@ -176,6 +212,12 @@ func (m *model) match(seen *seenBox, l ledgers) error {
 func (f *modelFolder) match(seen *seenFolder, l ledgers) error {
 	if f.validity != 0 && seen.validity != f.validity {
 		return fmt.Errorf("UIDVALIDITY %d, was %d", seen.validity, f.validity)
+	}
+	if f.id != "" && seen.id != f.id {
+		return fmt.Errorf("MAILBOXID %s, was %s", seen.id, f.id)
+	}
+	if !maps.Equal(f.notes, seen.notes) {
+		return fmt.Errorf("metadata and rights are %q, want %q", seen.notes, f.notes)
 	}
 	if f.validity == 0 && l[seen.validity] != nil && len(l[seen.validity].what) > 0 {
 		return fmt.Errorf("UIDVALIDITY %d was another folder's", seen.validity)
@@ -202,8 +244,8 @@ func (f *modelFolder) match(seen *seenFolder, l ledgers) error {
 			}
 			s := left[i]
 			if !m.likes(s) {
-				return fmt.Errorf("message %d, UID %d, flags %q, date %d is %d, %q, %d", m.content, m.uid, flagText(m.flags), m.date,
-					s.content, flagText(s.Flags), s.date)
+				return fmt.Errorf("message %d, UID %d, flags %q, date %d, saved %d, id %s is %d, %q, %d, %d, %s", m.content, m.uid,
+					flagText(m.flags), m.date, m.saved, m.email, s.content, flagText(s.Flags), s.date, s.saved, s.email)
 			}
 			if m.or != nil && l[seen.validity] != nil {
 				// A change that nobody was told of may be in the files, and not in the
@@ -211,17 +253,34 @@ func (f *modelFolder) match(seen *seenFolder, l ledgers) error {
 				delete(l[seen.validity].flags, flagsKey(s))
 			}
 			left = slices.Delete(left, i, i+1)
-			now = append(now, modelMsg{content: s.content, uid: s.UID, flags: s.Flags, date: s.date})
+			now = append(now, modelMsg{content: s.content, uid: s.UID, flags: s.Flags, date: s.date, saved: s.saved, email: s.email})
 		}
 	}
 	if len(left) > 0 {
 		return fmt.Errorf("message %d, UID %d, flags %q should not be there", left[0].content, left[0].UID, flagText(left[0].Flags))
 	}
-	f.msgs, f.validity = now, seen.validity
+	f.msgs, f.validity, f.id = now, seen.validity, seen.id
 	return nil
 }
 
 func (m *modelMsg) likes(s seenMsg) bool {
-	return m.content == s.content && (m.date == 0 || m.date == s.date) &&
-		(m.flags.Equal(s.Flags) || m.or != nil && m.or.Equal(s.Flags))
+	return m.content == s.content && (m.date == 0 || m.date == s.date) && (m.saved == 0 || m.saved == s.saved) &&
+		(m.email == "" || m.email == s.email) &&
+		(m.flags.Equal(s.Flags) || m.or != nil && (m.or.Equal(s.Flags) || m.mixed(s.Flags)))
+}
+
+// mixed tells whether flags are those of a change that was under way, half done:
+// keywords without letters are changed apart.
+func (m *modelMsg) mixed(now mailbox.Flags) bool {
+	was, is := m.flags.Keywords, m.or.Keywords
+	if len(was) <= keywords.Max && len(is) <= keywords.Max || now.System != m.flags.System && now.System != m.or.System {
+		return false
+	}
+	for _, w := range slices.Concat(was, is, now.Keywords) {
+		a, b, has := slices.Contains(was, w), slices.Contains(is, w), slices.Contains(now.Keywords, w)
+		if a == b && has != a {
+			return false
+		}
+	}
+	return true
 }

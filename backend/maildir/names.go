@@ -9,7 +9,7 @@ import (
 	"unicode/utf8"
 
 	"waypost/backend/mailbox"
-	"waypost/backend/maildir/mutf7"
+	"waypost/backend/mutf7"
 	"waypost/internal/vfs"
 )
 

@@ -66,6 +66,11 @@ func worldFlags(n int) mailbox.Flags {
 	if n%3 == 0 {
 		f.Keywords = []string{fmt.Sprint("k", n%4)}
 	}
+	if n%10 == 7 { // more than there are letters
+		for i := range 20 + n%20 {
+			f.Keywords = append(f.Keywords, fmt.Sprintf("w%02d", i))
+		}
+	}
 	return f
 }
 
@@ -79,12 +84,27 @@ func (w *world) plan(u *worldUser, what string, n int) (*change, error) {
 	case "append":
 		return w.planAppend(u, pick(rng.IntN(100), folders), rng)
 	case "create":
-		name := pick(1+rng.IntN(len(worldFolders)-1), worldFolders)
-		if u.model.folders[name] != nil {
+		name, use := pick(1+rng.IntN(len(worldFolders)-1), worldFolders), pick(rng.IntN(100), worldUses)
+		if u.model.folders[name] != nil || use != "" && u.model.used(use) {
 			return nil, nil
 		}
-		return &change{name: "create " + name, makesFolder: true, do: func() error { return u.box.CreateFolder(name) },
-			stages: []func(*model){func(m *model) { m.create(name) }}}, nil
+		return &change{name: "create " + name + use, makesFolder: true, do: func() error { return u.box.CreateFolder(name, use) },
+			stages: []func(*model){func(m *model) {
+				if m.create(name); use != "" {
+					m.folders[name].notes[mailbox.UseEntry] = use
+				}
+			}}}, nil
+	case "annotate":
+		return u.planMetadata(rng), nil
+	case "rights":
+		folder, rights := pick(rng.IntN(100), folders), pick(rng.IntN(3), []mailbox.Rights{"", "lr", "lrs"})
+		identifier := fmt.Sprint("user", rng.IntN(3))
+		return &change{name: "rights " + folder, do: func() error { return u.box.SetACL(folder, identifier, rights) },
+			stages: []func(*model){func(m *model) {
+				if delete(m.folders[folder].notes, identifier); rights != "" {
+					m.folders[folder].notes[identifier] = string(rights)
+				}
+			}}}, nil
 	case "delete":
 		name := pick(rng.IntN(100), folders)
 		if name == mailbox.Inbox {
@@ -104,6 +124,34 @@ func (w *world) plan(u *worldUser, what string, n int) (*change, error) {
 			}}}, nil
 	}
 	return w.planOnMessages(u, what, rng)
+}
+
+var worldUses = []string{"", "", `\Sent`, `\Trash`}
+
+// planMetadata changes one or two entries, and sometimes the special use.
+func (u *worldUser) planMetadata(rng *rand.Rand) *change {
+	folder := pick(rng.IntN(100), append(u.model.names(), ""))
+	set := map[string]*string{}
+	for range 1 + rng.IntN(2) {
+		var value *string
+		if rng.IntN(4) > 0 {
+			text := fmt.Sprint("value ", rng.IntN(1000), strings.Repeat("x", rng.IntN(2000)))
+			value = &text
+		}
+		set[fmt.Sprint("/private/", rng.IntN(4))] = value
+	}
+	if use := pick(rng.IntN(100), worldUses); folder != "" && folder != mailbox.Inbox && rng.IntN(3) == 0 && (use == "" || !u.model.used(use)) {
+		set[mailbox.UseEntry] = &use
+	}
+	return &change{name: "annotate " + folder, do: func() error { return u.box.SetMetadata(folder, set) },
+		stages: []func(*model){func(m *model) {
+			for name, value := range set {
+				notes := m.annotated(folder)
+				if delete(notes, name); value != nil && (*value != "" || name != mailbox.UseEntry) {
+					notes[name] = *value
+				}
+			}
+		}}}
 }
 
 func (w *world) planDelivery(u *worldUser, rng *rand.Rand) (*change, error) {
@@ -147,7 +195,7 @@ func (w *world) delivery(u *worldUser, id string, content int, places []mailbox.
 	var to []mailbox.Place
 	for _, p := range places {
 		if there[p.Folder] == nil && p.Create {
-			there[p.Folder], c.makesFolder = &modelFolder{}, true
+			there[p.Folder], c.makesFolder = newModelFolder(), true
 			c.stages = append(c.stages, func(m *model) { m.create(p.Folder) })
 		}
 		if there[p.Folder] == nil {
@@ -166,26 +214,43 @@ func (w *world) delivery(u *worldUser, id string, content int, places []mailbox.
 	return c, nil
 }
 
+// planAppend appends up to four messages.
 func (w *world) planAppend(u *worldUser, folder string, rng *rand.Rand) (*change, error) {
-	content, flags := w.newContent(), worldFlags(rng.IntN(100))
-	var date time.Time
-	msg := modelMsg{content: content, flags: flags}
-	if rng.IntN(2) == 0 {
-		date = time.Unix(1e9+int64(content), 0)
-		msg.date = date.UnixNano()
-	}
-	s, err := w.stage(content)
-	if err != nil {
-		return nil, err
+	var all []mailbox.NewMessage
+	var msgs []modelMsg
+	for range 1 + rng.IntN(8)/2 {
+		m := modelMsg{content: w.newContent(), flags: worldFlags(rng.IntN(100))}
+		var date time.Time
+		if rng.IntN(2) == 0 {
+			date = time.Unix(1e9+int64(m.content), 0)
+			m.date = date.UnixNano()
+		}
+		s, err := w.stage(m.content)
+		if err != nil {
+			for _, m := range all {
+				m.Message.Discard()
+			}
+			return nil, err
+		}
+		all, msgs = append(all, mailbox.NewMessage{Message: s, Flags: m.flags, Date: date}), append(msgs, m)
 	}
 	return &change{
-		name: "append " + folder,
-		do: func() (err error) {
-			defer s.Discard()
-			_, msg.uid, err = u.box.Append(folder, s, flags, date)
+		name: fmt.Sprint("append ", len(all), " ", folder),
+		do: func() error {
+			r, err := u.box.Append(folder, all)
+			for i, uid := range r.UIDs {
+				msgs[i].uid = uid
+			}
+			for _, m := range all {
+				m.Message.Discard()
+			}
 			return err
 		},
-		stages: []func(*model){func(m *model) { m.add(folder, msg) }},
+		stages: []func(*model){func(m *model) {
+			for _, msg := range msgs {
+				m.add(folder, msg)
+			}
+		}},
 	}, nil
 }
 
@@ -205,7 +270,7 @@ func (u *worldUser) planRename(from, to string) *change {
 	}
 	c.stages = []func(*model){func(m *model) { m.create(to) }, func(m *model) {
 		for _, msg := range m.folders[mailbox.Inbox].msgs {
-			msg.uid = 0
+			msg.uid, msg.saved = 0, 0
 			m.add(to, msg)
 		}
 		m.folders[mailbox.Inbox].msgs = nil
@@ -271,6 +336,7 @@ func (w *world) planOnMessages(u *worldUser, what string, rng *rand.Rand) (*chan
 				list = f.remove(some)
 			}
 			for i, msg := range list {
+				msg.saved = 0
 				if msg.uid = 0; r.Dest != nil {
 					msg.uid = r.Dest[i]
 				}
@@ -283,7 +349,7 @@ func (w *world) planOnMessages(u *worldUser, what string, rng *rand.Rand) (*chan
 
 func (u *worldUser) planFlags(c *change, h mailbox.Folder, some []mailbox.UID, flags mailbox.Flags, how mailbox.FlagOp) {
 	c.partial = true
-	c.do = func() error { _, err := h.SetFlags(some, how, flags); return err }
+	c.do = func() error { _, err := h.SetFlags(some, mailbox.FlagChange{Op: how, Flags: flags}); return err }
 	result := func(was mailbox.Flags) mailbox.Flags {
 		now := flags
 		switch how {

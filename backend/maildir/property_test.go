@@ -118,9 +118,9 @@ func (w *worker) do(a action) error {
 	change := 0
 	switch a.what {
 	case doFlag:
-		_, err = f.SetFlags(some, mailbox.FlagOp(a.n%3), mailbox.Flags{System: mailbox.System(a.n % 32)})
+		_, err = f.SetFlags(some, mailbox.FlagChange{Op: mailbox.FlagOp(a.n % 3), Flags: mailbox.Flags{System: mailbox.System(a.n % 32)}})
 	case doKeyword:
-		_, err = f.SetFlags(some, mailbox.FlagsAdd, words(fmt.Sprintf("k%d", a.n%40)))
+		_, err = f.SetFlags(some, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: words(fmt.Sprintf("k%d", a.n%40))})
 		if errors.Is(err, ErrTooManyKeywords) {
 			err = nil
 		}
@@ -173,7 +173,7 @@ func (w *worker) append(to string, n int) error {
 		return err
 	}
 	defer m.Discard()
-	_, _, err = w.box.Append(to, m, mailbox.Flags{System: mailbox.System(n % 32)}, time.Time{})
+	_, err = appendOne(w.box, to, m, mailbox.Flags{System: mailbox.System(n % 32)}, time.Time{})
 	if err == nil {
 		w.l.mu.Lock()
 		w.l.others++
@@ -188,8 +188,8 @@ func TestConcurrentUseIsExact(t *testing.T) {
 			return action{rapid.IntRange(0, actionCount-1).Draw(rt, "what"), rapid.IntRange(0, 200).Draw(rt, "n")}
 		}), 1, 25), 2, 4).Draw(rt, "scripts")
 		s := newSetup(t, nil)
-		must(t, s.b.CreateFolder("A"))
-		must(t, s.b.CreateFolder("A/B"))
+		must(t, s.b.CreateFolder("A", ""))
+		must(t, s.b.CreateFolder("A/B", ""))
 		l := &ledger{delivered: map[int]bool{}, guid: map[string]string{}}
 		var all sync.WaitGroup
 		for _, script := range scripts {

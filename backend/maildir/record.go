@@ -32,6 +32,9 @@ const (
 	opMakeDir                     // a folder was made (durably, before this)
 	opRenameDir                   // a folder is renamed; to a hidden name: removed
 	opOutbound                    // a message for the way out
+	opMarks                       // all marks of a message
+	opAttribute                   // an attribute of a folder
+	opSaved                       // the save date of numbered messages
 	opKinds
 )
 
@@ -50,9 +53,15 @@ type op struct {
 	// at is the modification time of a created file, the time of a delivery, or
 	// the end of a memory.
 	at time.Time
-	// key is a delivery id or the key of a memory.
-	key string
-	out mailbox.Outbound
+	// key is a delivery id, or the key of a memory or an attribute; value that of
+	// the attribute, unless it is removed.
+	key, value string
+	removed    bool
+	out        mailbox.Outbound
+	// marks are those that the message has, and no others.
+	marks marks
+	// count is how many UIDs from uid on were saved at at.
+	count uint32
 }
 
 // bodyRef says where replay finds the bytes of a message: in the journal, or in
@@ -131,6 +140,22 @@ func (o *op) append(b []byte) []byte {
 		number(uint64(o.uid))
 	case opDelivered, opMemory:
 		text(o.key)
+		b = binary.AppendVarint(b, o.at.Unix())
+	case opMarks:
+		text(o.dir, o.base, o.marks.email)
+		number(uint64(len(o.marks.words)))
+		text(o.marks.words...)
+	case opAttribute:
+		text(o.dir, o.key, o.value)
+		flag := uint64(0)
+		if o.removed {
+			flag = 1
+		}
+		number(flag)
+	case opSaved:
+		text(o.dir)
+		number(uint64(o.uid))
+		number(uint64(o.count))
 		b = binary.AppendVarint(b, o.at.Unix())
 	case opMakeDir:
 		text(o.dir)
@@ -239,6 +264,17 @@ func (d *decoder) op() op {
 		o.dir, o.base, o.fields, o.uid = d.text(), d.text(), d.text(), uint32(d.number())
 	case opDelivered, opMemory:
 		o.key, o.at = d.text(), time.Unix(d.signed(), 0)
+	case opMarks:
+		o.dir, o.base, o.marks.email = d.text(), d.text(), d.text()
+		for n := d.number(); n > 0 && !d.bad; n-- {
+			o.marks.words = append(o.marks.words, d.text())
+		}
+	case opAttribute:
+		o.dir, o.key, o.value = d.text(), d.text(), d.text()
+		o.removed = d.number() == 1
+	case opSaved:
+		o.dir, o.uid, o.count = d.text(), uint32(d.number()), uint32(d.number())
+		o.at = time.Unix(d.signed(), 0)
 	case opMakeDir:
 		o.dir = d.text()
 	case opRenameDir:

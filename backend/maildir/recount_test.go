@@ -54,7 +54,7 @@ func TestDeliveryWhileCounting(t *testing.T) {
 	for i := range 10 {
 		s.append("INBOX", text(i), mailbox.Flags{})
 	}
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	f := s.folder("INBOX")
 	s.snapshot(f)
 	s.limit = mailbox.Limit{Messages: 20}
@@ -75,8 +75,8 @@ func TestDeliveryWhileCounting(t *testing.T) {
 	go func() {
 		defer close(done)
 		deliver := func() error { return s.b.Deliver(context.Background(), one("d", m, "", false)) }
-		_, _, appendErr := s.b.Append("A", m, mailbox.Flags{}, time.Time{})
-		_, flagErr := f.SetFlags([]mailbox.UID{2}, mailbox.FlagsAdd, system(mailbox.Seen))
+		_, appendErr := appendOne(s.b, "A", m, mailbox.Flags{}, time.Time{})
+		_, flagErr := f.SetFlags([]mailbox.UID{2}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: system(mailbox.Seen)})
 		_, expungeErr := f.Expunge([]mailbox.UID{1, 5})
 		_, moveErr := f.Move([]mailbox.UID{3}, "A")
 		err = errors.Join(deliver(), appendErr, flagErr, expungeErr, moveErr, s.b.RenameFolder("A", "B"))
@@ -228,9 +228,9 @@ func (m *meddler) step() error {
 		case 0, 1:
 			err = m.b.Deliver(context.Background(), one(fmt.Sprint(m.count), s, from, false))
 		case 2:
-			_, _, err = m.b.Append(from, s, mailbox.Flags{}, time.Time{})
+			_, err = appendOne(m.b, from, s, mailbox.Flags{}, time.Time{})
 		case 3, 4:
-			_, err = f.SetFlags(some, mailbox.FlagOp(1+m.rng.IntN(2)), system(mailbox.Flagged))
+			_, err = f.SetFlags(some, mailbox.FlagChange{Op: mailbox.FlagOp(1 + m.rng.IntN(2)), Flags: system(mailbox.Flagged)})
 		case 5:
 			_, err = f.Expunge(some)
 		case 6:
@@ -241,7 +241,7 @@ func (m *meddler) step() error {
 	}
 	switch what {
 	case 8:
-		err = m.b.CreateFolder(to)
+		err = m.b.CreateFolder(to, "")
 	case 9:
 		err = m.b.RenameFolder(from, to)
 	case 10:
@@ -327,7 +327,7 @@ func TestRecountAmidChanges(t *testing.T) {
 // TestRecountBesideSessions is the same with true concurrency.
 func TestRecountBesideSessions(t *testing.T) {
 	s := newSetup(t, func(o *Options) { o.Log = slog.New(slog.DiscardHandler) })
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	for i := range 50 {
 		s.append("INBOX", text(i), mailbox.Flags{})
 	}

@@ -59,7 +59,7 @@ func TestReplayStates(t *testing.T) {
 // TestReplayRevivesNothing: what later records removed stays so.
 func TestReplayRevivesNothing(t *testing.T) {
 	s := newSetup(t, nil)
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	for i := range 4 {
 		s.deliver(fmt.Sprint(i), text(i), "")
 	}
@@ -68,12 +68,12 @@ func TestReplayRevivesNothing(t *testing.T) {
 	s.snapshot(f)
 	_, err := f.Expunge([]mailbox.UID{1})
 	must(t, err)
-	_, err = f.SetFlags([]mailbox.UID{2}, mailbox.FlagsAdd, system(mailbox.Flagged))
+	_, err = f.SetFlags([]mailbox.UID{2}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: system(mailbox.Flagged)})
 	must(t, err)
 	must(t, s.b.RenameFolder("A", "B"))
 	_, err = f.Move([]mailbox.UID{3}, "B")
 	must(t, err)
-	must(t, s.b.CreateFolder("C"))
+	must(t, s.b.CreateFolder("C", ""))
 	s.append("C", text(5), mailbox.Flags{})
 	must(t, s.b.DeleteFolder("C"))
 	want := s.seen()
@@ -121,7 +121,7 @@ func TestAppliedLater(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			disk := crashfs.New(1)
 			s := newSetupOn(t, disk, "/data", nil)
-			must(t, s.b.CreateFolder("A"))
+			must(t, s.b.CreateFolder("A", ""))
 			m := s.stage(text(1))
 			defer m.Discard()
 			disk.Fail(func(op crashfs.Op) error {
@@ -161,7 +161,7 @@ func TestFlagsNotSetBack(t *testing.T) {
 		}
 		return syscall.EIO
 	})
-	_, err := f.SetFlags([]mailbox.UID{1, 2}, mailbox.FlagsAdd, system(mailbox.Flagged))
+	_, err := f.SetFlags([]mailbox.UID{1, 2}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: system(mailbox.Flagged)})
 	disk.Fail(nil)
 	if !errors.Is(err, syscall.EIO) || renames != 3 {
 		t.Fatal(renames, err)
@@ -205,7 +205,7 @@ func TestFailedDeliveryLeavesNothing(t *testing.T) {
 	if err := s.b.Deliver(context.Background(), one("2", lost, "", false)); err == nil {
 		t.Fatal("delivered nothing")
 	}
-	if _, _, err := s.b.Append("INBOX", lost, mailbox.Flags{}, time.Time{}); err == nil {
+	if _, err := appendOne(s.b, "INBOX", lost, mailbox.Flags{}, time.Time{}); err == nil {
 		t.Fatal("appended nothing")
 	}
 	same(t, "messages", s.snapshot(s.folder("INBOX")).Messages.Len(), 1)
@@ -253,7 +253,7 @@ func TestUncertainRefusesWrites(t *testing.T) {
 
 func TestRemoveLitter(t *testing.T) {
 	s := newSetup(t, nil)
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	must(t, os.WriteFile(s.path("tmp", "1.litter"), nil, 0o600))
 	must(t, os.WriteFile(s.path(".A", "tmp", "2.litter"), nil, 0o600))
 	for _, what := range []string{"new.1", "deleted.2"} {
@@ -301,7 +301,7 @@ func TestCorruptUIDListRaisesValidity(t *testing.T) {
 	}
 	s.reopen()
 	same(t, "UIDVALIDITY", s.snapshot(s.folder("INBOX")).UIDValidity, before.UIDValidity)
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	if v := s.snapshot(s.folder("A")).UIDValidity; v <= before.UIDValidity {
 		t.Errorf("a new folder has UIDVALIDITY %d, another has had %d", v, before.UIDValidity)
 	}

@@ -337,13 +337,15 @@ func (t *treeReplay) numbers(d *dirFold) error {
 	if err != nil {
 		return err
 	}
-	var changed, gone, undated []uint32
-	last := map[string]uint32{}
-	for _, e := range slices.Concat(have, d.uids, all) {
-		if before := last[e.Base]; before != 0 && before != e.UID {
-			gone = append(gone, before) // it was numbered anew
-		}
+	var changed, gone []uint32
+	last := make(map[string]uint32, len(all))
+	for _, e := range all {
 		last[e.Base] = e.UID
+	}
+	for _, e := range slices.Concat(have, d.uids) {
+		if last[e.Base] != e.UID {
+			gone = append(gone, e.UID) // it was numbered anew
+		}
 	}
 	for base, m := range d.msgs {
 		uid := last[base]
@@ -351,9 +353,6 @@ func (t *treeReplay) numbers(d *dirFold) error {
 		case uid == 0:
 		case m.present:
 			changed = append(changed, uid)
-			if _, is := s.SaveDate(uid); !is {
-				undated = append(undated, uid)
-			}
 		default:
 			gone = append(gone, uid)
 		}
@@ -363,7 +362,8 @@ func (t *treeReplay) numbers(d *dirFold) error {
 			changed = append(changed, e.UID)
 		}
 	}
-	return s.Ensure(state.Change(modseq, changed...), state.Expunge(modseq, gone...), state.Save(t.Now(), undated...))
+	records := []state.Record{state.Change(modseq, changed...), state.Expunge(modseq, gone...)}
+	return s.Ensure(slices.Concat(records, d.annotations(s, modseq, last))...)
 }
 
 // userFiles brings about what is the user's and no folder's. The quota is

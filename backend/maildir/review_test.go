@@ -24,7 +24,7 @@ func TestExpungeDeletedSparesUndeleted(t *testing.T) {
 	}
 	f, g := s.folder("INBOX"), s.folder("INBOX")
 	all := uids(s.snapshot(f))
-	_, err := g.SetFlags([]mailbox.UID{1}, mailbox.FlagsRemove, system(mailbox.Deleted))
+	_, err := g.SetFlags([]mailbox.UID{1}, mailbox.FlagChange{Op: mailbox.FlagsRemove, Flags: system(mailbox.Deleted)})
 	must(t, err)
 	// Another program takes the flag away without a word.
 	for _, file := range s.files("cur") {
@@ -44,7 +44,7 @@ func TestExpungeDeletedSparesUndeleted(t *testing.T) {
 
 func TestRenumberedFolderRefusesOldUIDs(t *testing.T) {
 	s := newSetup(t, nil)
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	for i := range 5 {
 		s.deliver(fmt.Sprint(i), text(i), "")
 	}
@@ -60,7 +60,10 @@ func TestRenumberedFolderRefusesOldUIDs(t *testing.T) {
 	}{
 		{"expunge", func() error { _, err := f.Expunge(one); return err }},
 		{"expunge deleted", func() error { _, err := f.ExpungeDeleted(one); return err }},
-		{"flags", func() error { _, err := f.SetFlags(one, mailbox.FlagsAdd, system(mailbox.Deleted)); return err }},
+		{"flags", func() error {
+			_, err := f.SetFlags(one, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: system(mailbox.Deleted)})
+			return err
+		}},
 		{"copy", func() error { _, err := f.Copy(one, "A"); return err }},
 		{"move", func() error { _, err := f.Move(one, "A"); return err }},
 		{"open", func() error { _, err := f.Open(3); return err }},
@@ -147,7 +150,7 @@ func TestMaxFolders(t *testing.T) {
 	sameList(t, "folders", folderNames(s), "INBOX", "f0", "f1", "f2")
 	same(t, "in INBOX", s.snapshot(s.folder("INBOX")).Messages.Len(), 2)
 	for what, err := range map[string]error{
-		"create": s.b.CreateFolder("g"), "rename INBOX": s.b.RenameFolder("INBOX", "g"),
+		"create": s.b.CreateFolder("g", ""), "rename INBOX": s.b.RenameFolder("INBOX", "g"),
 	} {
 		if !errors.Is(err, mailbox.ErrTooManyFolders) {
 			t.Errorf("%s: %v", what, err)
@@ -157,7 +160,7 @@ func TestMaxFolders(t *testing.T) {
 	must(t, s.b.RenameFolder("f1", "g")) // no folder more
 	same(t, "in g", s.snapshot(s.folder("g")).Messages.Len(), 2)
 	must(t, s.b.DeleteFolder("g"))
-	must(t, s.b.CreateFolder("h"))
+	must(t, s.b.CreateFolder("h", ""))
 }
 
 func TestLongFoldersOfOthersOpen(t *testing.T) {
@@ -182,7 +185,7 @@ func TestLongFoldersOfOthersOpen(t *testing.T) {
 	long := list[len(list)-1].Name
 	must(t, s.b.RenameFolder(long, "short"))
 	for what, err := range map[string]error{
-		"create": s.b.CreateFolder(long + "x"), "rename": s.b.RenameFolder("short", long),
+		"create": s.b.CreateFolder(long+"x", ""), "rename": s.b.RenameFolder("short", long),
 		"rename beyond the file system": s.b.RenameFolder("short", long+strings.Repeat("c", 100)),
 	} {
 		if !errors.Is(err, mailbox.ErrBadName) {
@@ -197,11 +200,11 @@ func TestTransferKeepsKeywordsApart(t *testing.T) {
 	for _, op := range []string{"copy", "move"} {
 		t.Run(op, func(t *testing.T) {
 			s := newSetup(t, nil)
-			must(t, s.b.CreateFolder("G"))
+			must(t, s.b.CreateFolder("G", ""))
 			u := s.append("G", text(0), mailbox.Flags{})
 			g := s.folder("G")
 			for i := range 26 { // all letters are named, and one is in use
-				_, err := g.SetFlags([]mailbox.UID{u}, mailbox.FlagsSet, words(fmt.Sprint("k", i)))
+				_, err := g.SetFlags([]mailbox.UID{u}, mailbox.FlagChange{Op: mailbox.FlagsSet, Flags: words(fmt.Sprint("k", i))})
 				must(t, err)
 			}
 			s.append("INBOX", text(1), words("Alpha"))
@@ -230,17 +233,17 @@ func TestStoreKeepsKeywordsApart(t *testing.T) {
 	s.append("INBOX", text(1), mailbox.Flags{})
 	f := s.folder("INBOX")
 	for i := range 26 {
-		_, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsSet, words(fmt.Sprint("k", i)))
+		_, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagChange{Op: mailbox.FlagsSet, Flags: words(fmt.Sprint("k", i))})
 		must(t, err)
 	}
-	got, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsSet, words("k0", "new"))
+	got, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagChange{Op: mailbox.FlagsSet, Flags: words("k0", "new")})
 	must(t, err)
-	sameList(t, "keywords", got[0].Flags.Keywords, "k0", "new")
+	sameList(t, "keywords", got.Changed[0].Flags.Keywords, "k0", "new")
 }
 
 func TestMoveMindsUnnumberedNames(t *testing.T) {
 	s := newSetup(t, nil)
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	s.append("INBOX", text(1), mailbox.Flags{})
 	f, g := s.folder("INBOX").(*handle), s.folder("A").(*handle)
 	s.snapshot(f)
@@ -265,7 +268,7 @@ func TestRemoveLitterTakesTemporaryFiles(t *testing.T) {
 	s := newSetup(t, nil)
 	folder := vfs.TempPrefix[1:] + "x" // a client may name one so
 	for _, f := range []string{"A", folder} {
-		must(t, s.b.CreateFolder(f))
+		must(t, s.b.CreateFolder(f, ""))
 	}
 	for _, path := range []string{filepath.Join(s.root, vfs.TempPrefix+"1"), s.path(vfs.TempPrefix + "2"), s.path(".A", vfs.TempPrefix+"3")} {
 		must(t, os.WriteFile(path, nil, 0o600))
@@ -284,7 +287,7 @@ func TestRemoveLitterTakesTemporaryFiles(t *testing.T) {
 func TestLostCurIsAnError(t *testing.T) {
 	s := newSetup(t, nil)
 	for _, f := range []string{"A", "Empty"} {
-		must(t, s.b.CreateFolder(f))
+		must(t, s.b.CreateFolder(f, ""))
 	}
 	s.append("A", text(1), mailbox.Flags{})
 	before := s.snapshot(s.folder("A"))
@@ -332,7 +335,7 @@ func TestDeleteFolderRemovesOutsideTheLock(t *testing.T) {
 	}
 	seen := -1
 	s = newSetup(t, func(o *Options) { o.Guard = &leaveGuard{o.Guard, func() { seen = len(hidden()) }} })
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	s.append("A", text(1), mailbox.Flags{})
 	must(t, s.b.DeleteFolder("A"))
 	same(t, "hidden when the lock was left", seen, 1)

@@ -25,8 +25,8 @@ func TestParseExtra(t *testing.T) {
 // TestTrashTakesMore: who is over quota can delete by copying to the trash.
 func TestTrashTakesMore(t *testing.T) {
 	s := newSetup(t, func(o *Options) { o.Extra = map[string]Extra{"Trash": {Percent: 50}} })
-	must(t, s.b.CreateFolder("Trash"))
-	must(t, s.b.CreateFolder("Other"))
+	must(t, s.b.CreateFolder("Trash", ""))
+	must(t, s.b.CreateFolder("Other", ""))
 	for i := range 4 {
 		s.append("INBOX", text(i), mailbox.Flags{})
 	}
@@ -65,7 +65,7 @@ func TestWarnings(t *testing.T) {
 func TestUTF8Folders(t *testing.T) {
 	s := newSetup(t, func(o *Options) { o.UTF8Folders = true })
 	for folder, dir := range map[string]string{"Entwürfe/Süd": ".Entwürfe.Süd", "A&B": ".A&-B", "plain": ".plain"} {
-		must(t, s.b.CreateFolder(folder))
+		must(t, s.b.CreateFolder(folder, ""))
 		if _, err := os.Stat(filepath.Join(s.root, "Maildir", dir)); err != nil {
 			t.Errorf("%s: %v", folder, err)
 		}

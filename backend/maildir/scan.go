@@ -9,6 +9,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"syscall"
@@ -17,6 +18,7 @@ import (
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/lineend"
 	"waypost/backend/maildir/name"
+	"waypost/backend/maildir/state"
 	"waypost/backend/maildir/uidlist"
 	"waypost/internal/vfs"
 )
@@ -104,7 +106,7 @@ func (f *folder) outdated() bool {
 // a uidlist that was just read; nil if the memory has them. recent are the bases
 // of messages that are recent still.
 func (f *folder) rescan(known map[string]uidlist.Entry, recent map[string]bool) error {
-	f.stale = false // what happens from here on may set it again
+	f.stale, f.noted = false, false // what happens from here on may set it again
 	err := f.scan(known, recent)
 	if err != nil {
 		f.stale = true
@@ -331,7 +333,7 @@ func (f *folder) follow(files map[string]found) (changed bool, err error) {
 			continue
 		}
 		now := *m
-		now.Ref, now.Flags = ref, f.flags(x.Flags)
+		now.Ref, now.Flags = ref, f.flagsOf(m.UID, x.Flags)
 		if !now.Flags.Equal(m.Flags) {
 			now.ModSeq = modseq
 			f.stateChanged(modseq, []op{{uid: uint32(m.UID)}})
@@ -349,20 +351,34 @@ func (f *folder) follow(files map[string]found) (changed bool, err error) {
 
 // vanished notes numbered messages whose files went while nobody looked.
 func (f *folder) vanished(known map[string]uidlist.Entry) error {
-	modseq, err := f.state.NextModSeq()
-	if err != nil {
-		return err
-	}
+	// Those that were expunged here have lines until the uidlist is rewritten.
+	expunged, _ := f.state.ExpungedSince(0)
 	var gone []mailbox.UID
 	for base, e := range known {
 		f.list.Forget(base)
-		gone = append(gone, mailbox.UID(e.UID))
+		if !inRanges(expunged, e.UID) {
+			f.mark(mailbox.UID(e.UID), marks{})
+			gone = append(gone, mailbox.UID(e.UID))
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	modseq, err := f.state.NextModSeq()
+	if err != nil {
+		return err
 	}
 	slices.Sort(gone)
 	f.stateExpunged(modseq, gone)
 	// By others, or by an expunge that a crash cut off before the quota log.
 	f.a.recount = true
 	return nil
+}
+
+// inRanges tells whether uid is in set, which is ascending.
+func inRanges(set []state.Range, uid uint32) bool {
+	i := sort.Search(len(set), func(i int) bool { return set[i].Last >= uid })
+	return i < len(set) && set[i].First <= uid
 }
 
 // admit takes numbered messages into the memory: at a load all there are, else

@@ -38,10 +38,6 @@ func (f *folder) expunge(uids []mailbox.UID, doomed func(*mailbox.Message) bool)
 	if err := errors.Join(f.a.unstickFor(), f.a.syncLinked()); err != nil {
 		return nil, nil, err
 	}
-	modseq, err := f.state.NextModSeq()
-	if err != nil {
-		return nil, nil, err
-	}
 	e := f.msgs.Edit()
 	var ops []op
 	var bytes int64
@@ -78,14 +74,30 @@ func (f *folder) expunge(uids []mailbox.UID, doomed func(*mailbox.Message) bool)
 		return nil, f.pending(), err
 	}
 	f.msgs = e.Done()
-	f.stateExpunged(modseq, removed)
 	f.changed()
-	// The quota log follows once the record is durable: a crash before may bring
-	// the messages back, and nothing else would tell that the log is wrong.
+	// The state and the quota log follow once the record is durable: a crash before
+	// may bring the messages back. The state would have forgotten what it knows of
+	// them, and nothing else would tell that the log is wrong.
 	c = &commit{ops: ops, bytes: -bytes, messages: -int64(len(removed))}
-	c.apply = func() error { f.a.addUsage(c.bytes, c.messages); return nil }
+	c.apply = func() error { return f.expunged(removed, c) }
+	f.expunging = c
 	f.made(c, append(f.bookkeeping(), f.path("cur"), f.path("new")))
 	return removed, c, err
+}
+
+// expunged brings an expunge that is durable into the state and the quota log.
+func (f *folder) expunged(removed []mailbox.UID, c *commit) error {
+	modseq, err := f.state.NextModSeq()
+	if err != nil {
+		return err
+	}
+	if f.expunging == c {
+		f.expunging = nil
+	}
+	f.stateExpunged(modseq, removed)
+	f.step() // HIGHESTMODSEQ is another
+	f.a.addUsage(c.bytes, c.messages)
+	return nil
 }
 
 // syncLinked makes second names of messages durable: from now on the first ones
@@ -126,7 +138,9 @@ type transfer struct {
 	f, g  *folder
 	kind  opKind
 	ops   []op
+	marks []marks // of ops
 	from  []mailbox.UID
+	save  op
 	given claims
 	done  int // how many of ops have their files
 	// listed: the UIDs are in g's list.
@@ -153,7 +167,7 @@ func (t *transfer) planAll(uids []mailbox.UID) error {
 
 // plan adds one message. A file that is moved keeps its name, and so its GUID.
 func (t *transfer) plan(m *mailbox.Message) error {
-	letters, err := t.f.translate(t.g, refName(m.Ref).Flags, &t.given)
+	letters, words, err := t.f.translate(t.g, m, &t.given)
 	if err != nil {
 		return err
 	}
@@ -168,7 +182,11 @@ func (t *transfer) plan(m *mailbox.Message) error {
 	if t.kind == opCopy || t.g.taken(o.base) {
 		o.base = name.WithSizes(t.f.a.names.Next(), m.Size, m.WireSize)
 	}
-	t.ops, t.from = append(t.ops, o), append(t.from, m.UID)
+	with := marks{words: words}
+	if id := t.f.emailID(m.UID, o.fromBase); id != emailIDOf(o.base, o.fields) {
+		with.email = id
+	}
+	t.ops, t.marks, t.from = append(t.ops, o), append(t.marks, with), append(t.from, m.UID)
 	return nil
 }
 
@@ -192,8 +210,15 @@ func (t *transfer) run() (mailbox.CopyResult, error) {
 		result.Dest = append(result.Dest, uid)
 		touched = append(touched, t.g.path(refOf(false, t.ops[i].file())))
 	}
-	t.commit.ops, t.commit.transfer, t.commit.apply = t.ops, true, t.apply
-	if _, err := t.g.commitNow(touched, &t.commit); err != nil {
+	t.save = t.g.saveOp(first, len(t.ops))
+	t.commit.ops = append(slices.Clone(t.ops), t.save)
+	for i, m := range t.marks {
+		if !m.none() {
+			t.commit.ops = append(t.commit.ops, t.g.markOp(t.ops[i].base, m))
+		}
+	}
+	t.commit.transfer, t.commit.apply = true, t.apply
+	if _, err := t.g.commitNow(touched, len(t.ops), &t.commit); err != nil {
 		return mailbox.CopyResult{}, err
 	}
 	return result, nil
@@ -261,6 +286,7 @@ func (t *transfer) remember(modseq, left uint64) {
 	f, g := t.f, t.g
 	into, out := g.msgs.Edit(), f.msgs.Edit()
 	var gone []mailbox.UID
+	var list []marking
 	for i, o := range t.ops {
 		m := f.msgs.Get(t.from[i])
 		if m == nil {
@@ -268,6 +294,9 @@ func (t *transfer) remember(modseq, left uint64) {
 			continue
 		}
 		g.carry(f, o)
+		if !t.marks[i].none() {
+			list = append(list, g.mark(mailbox.UID(o.uid), t.marks[i]))
+		}
 		in := unnumbered{ref: refOf(false, o.file()), fields: o.fields, size: m.Size, wire: m.WireSize}
 		g.add(into, g.message(mailbox.UID(o.uid), in, modseq), o.fields, true)
 		if o.kind == opMove {
@@ -276,7 +305,7 @@ func (t *transfer) remember(modseq, left uint64) {
 		}
 	}
 	g.msgs = into.Done()
-	g.stateArrived(modseq, t.ops)
+	g.stateArrived(modseq, t.ops, []op{t.save}, list)
 	g.changed()
 	if t.kind == opCopy {
 		f.a.linked[g.rel] = true
@@ -299,11 +328,13 @@ func (f *folder) copyTo(g *folder, uids []mailbox.UID) (mailbox.CopyResult, erro
 	return t.run()
 }
 
-// translate gives the letters that mean in g what letters mean here. Capitals
-// mean the same everywhere; small letters without a meaning are left behind.
-func (f *folder) translate(g *folder, letters string, given *claims) (string, error) {
+// translate gives the letters that mean in g what those of m mean here, and the
+// keywords that have none there. Capitals mean the same everywhere; small letters
+// without a meaning are left behind.
+func (f *folder) translate(g *folder, m *mailbox.Message, given *claims) (letters string, words []string, err error) {
+	letters = refName(m.Ref).Flags
 	if f == g {
-		return letters, nil
+		return letters, f.marks[m.UID].words, nil
 	}
 	var capitals []byte
 	for _, l := range []byte(letters) {
@@ -311,8 +342,8 @@ func (f *folder) translate(g *folder, letters string, given *claims) (string, er
 			capitals = append(capitals, l)
 		}
 	}
-	words, err := g.letters(f.flags(letters).Keywords, true, given)
-	return name.Letters(string(capitals) + words), err
+	small, words, err := g.encode(f.flagsOf(m.UID, letters).Keywords, true, given)
+	return name.Letters(string(capitals) + small), words, err
 }
 
 // Move is mailbox.Folder's. The files keep their names, and so their GUIDs.
@@ -359,11 +390,19 @@ func (f *folder) renew(uids []mailbox.UID) (mailbox.CopyResult, error) {
 		ops = append(ops, op{kind: opNumber, dir: f.rel, base: refBase(m.Ref), fields: f.fields[uid], uid: uint32(first) + uint32(i)})
 		result.Dest = append(result.Dest, first+mailbox.UID(i))
 	}
-	_, err = f.commitNow(f.bookkeeping(), &commit{ops: ops, apply: func() error { return f.renewed(result.Source, ops) }})
+	save := f.saveOp(first, len(ops))
+	all := append(slices.Clone(ops), save)
+	for i, uid := range result.Source {
+		if has := f.marks[uid]; !has.none() {
+			all = append(all, f.markOp(ops[i].base, has))
+		}
+	}
+	apply := func() error { return f.renewed(result.Source, ops, save) }
+	_, err = f.commitNow(f.bookkeeping(), len(ops), &commit{ops: all, apply: apply})
 	return result, err
 }
 
-func (f *folder) renewed(sources []mailbox.UID, ops []op) error {
+func (f *folder) renewed(sources []mailbox.UID, ops []op, save op) error {
 	modseq, err := f.state.NextModSeq()
 	if err != nil {
 		return err
@@ -372,10 +411,15 @@ func (f *folder) renewed(sources []mailbox.UID, ops []op) error {
 		return err
 	}
 	e := f.msgs.Edit()
+	var list []marking
 	for i, uid := range sources {
 		m := f.msgs.Get(uid)
 		if m == nil {
 			continue
+		}
+		if has := f.marks[uid]; !has.none() {
+			list = append(list, f.mark(mailbox.UID(ops[i].uid), has))
+			f.mark(uid, marks{})
 		}
 		now := *m
 		now.UID, now.ModSeq = mailbox.UID(ops[i].uid), modseq
@@ -386,7 +430,7 @@ func (f *folder) renewed(sources []mailbox.UID, ops []op) error {
 	}
 	f.msgs = e.Done()
 	f.recent = slices.DeleteFunc(f.recent, func(uid mailbox.UID) bool { return f.msgs.Get(uid) == nil })
-	f.stateArrived(modseq, ops)
+	f.stateArrived(modseq, ops, []op{save}, list)
 	f.stateExpunged(modseq, sources)
 	f.newVersion()
 	return nil

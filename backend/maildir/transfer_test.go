@@ -30,9 +30,9 @@ func TestSetFlags(t *testing.T) {
 		{mailbox.FlagsSet, system(mailbox.Answered), system(mailbox.Answered)},
 		{mailbox.FlagsSet, mailbox.Flags{}, mailbox.Flags{}},
 	} {
-		got, err := f.SetFlags([]mailbox.UID{1, 1, 99}, c.op, c.flags)
+		got, err := f.SetFlags([]mailbox.UID{1, 1, 99}, mailbox.FlagChange{Op: c.op, Flags: c.flags})
 		must(t, err)
-		if len(got) != 1 || !got[0].Flags.Equal(c.want) {
+		if len(got.Changed) != 1 || !got.Changed[0].Flags.Equal(c.want) {
 			t.Fatalf("%v %+v: got %+v, want %+v", c.op, c.flags, got, c.want)
 		}
 		snap := s.snapshot(f)
@@ -40,7 +40,7 @@ func TestSetFlags(t *testing.T) {
 			t.Fatalf("snapshot %+v", snap)
 		}
 	}
-	if _, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, words("two words")); err == nil {
+	if _, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: words("two words")}); err == nil {
 		t.Error("took a keyword that is none")
 	}
 }
@@ -49,21 +49,28 @@ func TestTooManyKeywords(t *testing.T) {
 	s := newSetup(t, nil)
 	s.append("INBOX", text(1), mailbox.Flags{})
 	f := s.folder("INBOX")
-	for i := range 26 {
-		_, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, words(fmt.Sprint("k", i)))
-		must(t, err)
+	all := mailbox.Flags{}
+	for i := range 26 + maxWords {
+		all.Keywords = append(all.Keywords, fmt.Sprintf("k%03d", i))
 	}
-	if _, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, words("k26")); !errors.Is(err, ErrTooManyKeywords) {
+	got, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: all})
+	must(t, err)
+	sameList(t, "keywords", got.Changed[0].Flags.Keywords, all.Keywords...)
+	more := mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: words("more")}
+	if _, err := f.SetFlags([]mailbox.UID{1}, more); !errors.Is(err, ErrTooManyKeywords) {
 		t.Fatal(err)
 	}
-	same(t, "keywords", len(s.snapshot(f).Messages.At(0).Flags.Keywords), 26)
+	sameList(t, "keywords", s.snapshot(f).Messages.At(0).Flags.Keywords, all.Keywords...)
 	// One that no message has any more makes room.
-	_, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsRemove, words("k3"))
+	_, err = f.SetFlags([]mailbox.UID{1}, mailbox.FlagChange{Op: mailbox.FlagsRemove, Flags: words("K003", "K100")})
 	must(t, err)
-	got, err := f.SetFlags([]mailbox.UID{1}, mailbox.FlagsAdd, words("k26"))
+	_, err = f.SetFlags([]mailbox.UID{1}, more)
 	must(t, err)
-	if k := got[0].Flags.Keywords; len(k) != 26 || !slices.Contains(k, "k26") || slices.Contains(k, "k3") {
-		t.Fatal(k)
+	want := slices.DeleteFunc(append(all.Keywords, "more"), func(w string) bool { return w == "k003" || w == "k100" })
+	for range 2 {
+		sameList(t, "keywords", s.snapshot(f).Messages.At(0).Flags.Keywords, want...)
+		s.reopen()
+		f = s.folder("INBOX")
 	}
 }
 
@@ -77,7 +84,7 @@ func TestSetFlagsIsUndone(t *testing.T) {
 	// The second rename fails: its target is a folder.
 	files := s.files("cur")
 	must(t, os.MkdirAll(s.path("cur", files[1]+"S", "x"), 0o700))
-	if _, err := f.SetFlags([]mailbox.UID{1, 2, 3}, mailbox.FlagsAdd, system(mailbox.Seen)); err == nil {
+	if _, err := f.SetFlags([]mailbox.UID{1, 2, 3}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: system(mailbox.Seen)}); err == nil {
 		t.Fatal("no error")
 	}
 	after := s.snapshot(f)
@@ -87,7 +94,7 @@ func TestSetFlagsIsUndone(t *testing.T) {
 
 func TestCopyAndMove(t *testing.T) {
 	s := newSetup(t, nil)
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	s.append("A", text(0), words("Other")) // so that letters differ
 	s.deliver("1", text(1), "")
 	s.append("INBOX", text(2), mailbox.Flags{System: mailbox.Seen, Keywords: []string{"Work"}})
@@ -141,7 +148,7 @@ func TestCopyAndMove(t *testing.T) {
 // can take it.
 func TestMoveIsFinished(t *testing.T) {
 	s := newSetup(t, nil)
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	for i := range 3 {
 		s.append("INBOX", text(i), mailbox.Flags{})
 	}
@@ -185,7 +192,7 @@ func TestCopyFile(t *testing.T) {
 
 func TestCopyIsAllOrNone(t *testing.T) {
 	s := newSetup(t, nil)
-	must(t, s.b.CreateFolder("A"))
+	must(t, s.b.CreateFolder("A", ""))
 	for i := range 3 {
 		s.append("INBOX", text(i), mailbox.Flags{})
 	}

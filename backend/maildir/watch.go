@@ -53,8 +53,12 @@ func (a *Account) watch() {
 func (a *Account) look() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	waiting := false
+	waiting := a.feed.Waiting()
 	for _, f := range a.folders {
+		if a.feed.Waiting() && f.disturbed() {
+			a.feed.Messages(f.name)
+			waiting = true
+		}
 		if f.wait == nil {
 			continue
 		}

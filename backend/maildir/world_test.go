@@ -168,6 +168,9 @@ func (w *world) look(u *worldUser, thorough bool) (*seenBox, error) {
 		}
 		seen.folders[info.Name] = f
 	}
+	if seen.notes, err = u.box.Metadata(""); err != nil {
+		return nil, err
+	}
 	if seen.subs, err = u.box.Subscriptions(); err != nil {
 		return nil, err
 	}
@@ -184,7 +187,17 @@ func (w *world) lookInto(u *worldUser, folder string, thorough bool) (*seenFolde
 	if err != nil {
 		return nil, err
 	}
-	f := &seenFolder{validity: s.UIDValidity, next: s.UIDNext, high: s.HighestModSeq}
+	f := &seenFolder{validity: s.UIDValidity, next: s.UIDNext, high: s.HighestModSeq, id: s.ID}
+	if f.notes, err = u.box.Metadata(folder); err != nil {
+		return nil, err
+	}
+	acl, err := u.box.ACL(folder)
+	if err != nil {
+		return nil, err
+	}
+	for identifier, rights := range acl {
+		f.notes[identifier] = string(rights)
+	}
 	for _, m := range s.Messages.All() {
 		n, known := u.guids[m.GUID]
 		if !known || thorough {
@@ -197,7 +210,15 @@ func (w *world) lookInto(u *worldUser, folder string, thorough bool) (*seenFolde
 		if err != nil {
 			return nil, err
 		}
-		f.msgs = append(f.msgs, seenMsg{*m, n, date.UnixNano()})
+		saved, err := h.SaveDate(m.UID)
+		if err != nil {
+			return nil, err
+		}
+		id, err := h.EmailID(m.UID)
+		if err != nil {
+			return nil, err
+		}
+		f.msgs = append(f.msgs, seenMsg{*m, n, date.UnixNano(), saved.Unix(), id})
 	}
 	return f, nil
 }

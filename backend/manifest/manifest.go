@@ -3,9 +3,10 @@
 //
 // A manifest lists every file and folder under the user's folder, with size
 // and SHA-256, and for messages the modification time (INTERNALDATE). Derived
-// files and litter are left out: what a move need not carry. Message files
-// never change their contents under one unique name, so a Digester remembers
-// their digests while it lives; inside busy only what is new is read.
+// files and litter are left out: what a move need not carry. Message files, and
+// segments of text indexes, never change their contents under one unique name, so
+// a Digester remembers their digests while it lives; inside busy only what is new is
+// read. A text index is derived, too, but costs much to make: it is carried.
 package manifest
 
 import (
@@ -87,7 +88,7 @@ func (d *Digester) Scan(ctx context.Context, root string) (control.Manifest, err
 		if err != nil {
 			return err
 		}
-		if IsMessage(rel) {
+		if immutable(rel) {
 			seen[key] = entry.Digest
 		}
 		m.Entries = append(m.Entries, entry)
@@ -113,6 +114,8 @@ func (d *Digester) entry(path, rel string, de fs.DirEntry) (control.ManifestEntr
 	e := control.ManifestEntry{Path: control.TreePath(rel), Size: st.Size()}
 	if IsMessage(rel) {
 		e.MTime = st.ModTime().Unix()
+	}
+	if immutable(rel) {
 		if e.Digest = d.lookup(key); e.Digest != "" {
 			return e, key, nil
 		}
@@ -128,7 +131,7 @@ func (d *Digester) entry(path, rel string, de fs.DirEntry) (control.ManifestEntr
 		return e, key, fmt.Errorf("%s: %w", rel, err)
 	}
 	e.Size, e.Digest = n, HexDigest(h)
-	if IsMessage(rel) {
+	if immutable(rel) {
 		d.learn(key, e.Digest) // at once: a scan that is broken off was not in vain
 	}
 	return e, key, nil
@@ -174,6 +177,14 @@ func IsMessage(rel string) bool {
 	dir := filepath.Base(filepath.Dir(rel))
 	return strings.HasPrefix(rel, "Maildir/") && (dir == "cur" || dir == "new") && !strings.HasSuffix(rel, "/")
 }
+
+// immutable tells whether a file keeps its contents as long as it has its name.
+func immutable(rel string) bool {
+	return IsMessage(rel) || strings.HasPrefix(rel, textIndex+"/") && strings.HasSuffix(rel, ".zap")
+}
+
+// textIndex is the folder of package fulltext.
+const textIndex = "waypost-fulltext"
 
 // Skip tells what a move does not carry: files in tmp (the folder itself is
 // carried), locks, half-written replacements, and derived indexes.

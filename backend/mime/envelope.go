@@ -8,22 +8,47 @@ import (
 	"github.com/emersion/go-imap/v2"
 )
 
-// envelope makes RFC 9051, Section 7.5.2's ENVELOPE. Subject and names stay in
-// their encoded form, as that section has them.
-func envelope(kept map[string]string) *imap.Envelope {
+// envelope makes RFC 9051, Section 7.5.2's ENVELOPE of raw fields. Subject and names stay
+// in their encoded form, as that section has them.
+func envelope(kept map[string]string, lists map[string][]address) *imap.Envelope {
 	return &imap.Envelope{
-		Date:      ParseDate(kept["date"]),
-		Subject:   kept["subject"],
-		From:      parseAddresses(kept["from"]),
-		Sender:    parseAddresses(kept["sender"]),
-		ReplyTo:   parseAddresses(kept["reply-to"]),
-		To:        parseAddresses(kept["to"]),
-		Cc:        parseAddresses(kept["cc"]),
-		Bcc:       parseAddresses(kept["bcc"]),
-		InReplyTo: messageIDs(kept["in-reply-to"]),
-		MessageID: messageID(kept["message-id"]),
+		Date:      ParseDate(cleanText(kept["date"])),
+		Subject:   cleanText(kept["subject"]),
+		From:      addresses(lists["from"]),
+		Sender:    addresses(lists["sender"]),
+		ReplyTo:   addresses(lists["reply-to"]),
+		To:        addresses(lists["to"]),
+		Cc:        addresses(lists["cc"]),
+		Bcc:       addresses(lists["bcc"]),
+		InReplyTo: messageIDs(cleanText(kept["in-reply-to"])),
+		MessageID: messageID(cleanText(kept["message-id"])),
 	}
 }
+
+// addressLists reads the address fields.
+func addressLists(kept map[string]string) map[string][]address {
+	lists := make(map[string][]address, 6)
+	for name, raw := range kept {
+		if addressField(name) {
+			lists[name] = addressList(raw)
+		}
+	}
+	return lists
+}
+
+func addresses(list []address) []imap.Address {
+	if len(list) == 0 {
+		return nil
+	}
+	out := make([]imap.Address, len(list))
+	for i, a := range list {
+		out[i] = imap.Address{Name: cleanText(a.name), Mailbox: cleanText(a.mailbox), Host: cleanText(a.host)}
+	}
+	return out
+}
+
+// AddressList reads the unfolded value of an address field, as an Envelope has it.
+func AddressList(value string) []imap.Address { return addresses(addressList(value)) }
 
 // messageIDs gives the ids without their angle brackets.
 func messageIDs(s string) []string {
@@ -90,161 +115,20 @@ func inZone(t time.Time) time.Time {
 }
 
 func withoutComments(s string) string {
+	if strings.IndexByte(s, '(') < 0 {
+		return s
+	}
 	var b strings.Builder
 	depth := 0
-	for _, r := range s {
-		switch {
-		case r == '(':
+	for i := range len(s) { // what is no UTF-8 stays as it is
+		switch c := s[i]; {
+		case c == '(':
 			depth++
-		case r == ')' && depth > 0:
+		case c == ')' && depth > 0:
 			depth--
 		case depth == 0:
-			b.WriteRune(r)
+			b.WriteByte(c)
 		}
 	}
 	return b.String()
-}
-
-// addressParser reads an address list (RFC 5322, Section 3.4), tolerantly.
-type addressParser struct {
-	out     []imap.Address
-	text    strings.Builder // what stands outside of <>, quotes resolved
-	local   strings.Builder // the same with quotes kept: maybe an addr-spec
-	comment string
-	angle   string
-	isAngle bool
-	at      bool // local has an '@'
-	group   bool
-}
-
-func parseAddresses(s string) []imap.Address {
-	var p addressParser
-	for i := 0; i < len(s); {
-		i = p.step(s, i)
-	}
-	p.flush()
-	if p.group {
-		p.out = append(p.out, imap.Address{})
-	}
-	return p.out
-}
-
-// step takes what begins at s[i] and gives the index behind it.
-func (p *addressParser) step(s string, i int) int {
-	switch c := s[i]; {
-	case c == '(':
-		var text string
-		text, i = delimited(s, i, '(', ')')
-		p.comment = strings.TrimSpace(text)
-		return i
-	case c == '"' && strings.IndexByte(s[i+1:], '"') < 0: // never closed: no quote at all
-	case c == '"':
-		text, next := delimited(s, i, 0, '"')
-		p.text.WriteString(text)
-		p.local.WriteString(s[i:next])
-		p.at = p.at || strings.Contains(s[i:next], "@")
-		return next
-	case c == '<':
-		p.angle, i = angle(s, i)
-		p.isAngle = true
-		return i
-	case c == ',':
-		p.flush()
-	case c == ';':
-		p.flush()
-		if p.group {
-			p.out = append(p.out, imap.Address{})
-			p.group = false
-		}
-	case c == ':' && !p.group && !p.isAngle && !p.at:
-		name := strings.TrimSpace(p.text.String())
-		p.reset()
-		if name != "" {
-			// A group begins: its name stands for the mailbox, host NIL.
-			p.out = append(p.out, imap.Address{Mailbox: name})
-			p.group = true
-		}
-	default:
-		p.text.WriteByte(c)
-		p.local.WriteByte(c)
-		p.at = p.at || c == '@'
-	}
-	return i + 1
-}
-
-func (p *addressParser) reset() {
-	p.text.Reset()
-	p.local.Reset()
-	p.comment, p.angle, p.isAngle, p.at = "", "", false, false
-}
-
-// flush ends an address. What lacks a part gets a word in its place, because
-// NIL would make it a group (RFC 9051, Section 7.5.2).
-func (p *addressParser) flush() {
-	defer p.reset()
-	name, spec := strings.Join(strings.Fields(p.text.String()), " "), p.angle
-	if !p.isAngle {
-		name, spec = p.comment, p.local.String()
-	}
-	spec = strings.TrimSpace(spec)
-	if spec == "" && name == "" {
-		return
-	}
-	if strings.HasPrefix(spec, "@") { // an obsolete route (RFC 5322, Section 4.4)
-		if _, after, ok := strings.Cut(spec, ":"); ok {
-			spec = after
-		}
-	}
-	mailbox, host := spec, ""
-	if i := strings.LastIndexByte(spec, '@'); i >= 0 {
-		mailbox, host = spec[:i], spec[i+1:]
-	}
-	if mailbox = strings.TrimSpace(mailbox); mailbox == "" {
-		mailbox = "MISSING_MAILBOX"
-	}
-	if host = strings.TrimSpace(host); host == "" {
-		host = "MISSING_DOMAIN"
-	}
-	p.out = append(p.out, imap.Address{Name: name, Mailbox: mailbox, Host: host})
-}
-
-// delimited reads from the opening character at s[i] to its close, with
-// backslashes resolved; nest is the opening character if they nest.
-func delimited(s string, i int, nest, end byte) (text string, next int) {
-	var b strings.Builder
-	depth := 1
-	for i++; i < len(s); i++ {
-		c := s[i]
-		switch {
-		case c == '\\' && i+1 < len(s):
-			i++
-			b.WriteByte(s[i])
-			continue
-		case c == end:
-			if depth--; depth == 0 {
-				return b.String(), i + 1
-			}
-		case c == nest && nest != 0:
-			depth++
-		}
-		b.WriteByte(c)
-	}
-	return b.String(), len(s)
-}
-
-// angle reads <addr-spec>; a quoted local part may hold '>'.
-func angle(s string, i int) (spec string, next int) {
-	start, quoted := i+1, false
-	for i++; i < len(s); i++ {
-		switch {
-		case s[i] == '\\' && quoted:
-			i++
-		case s[i] == '"':
-			quoted = !quoted
-		case s[i] == '>' && !quoted:
-			return s[start:i], i + 1
-		}
-	}
-	// Not closed: to the end, or to the next comma of an odd quote.
-	return strings.Trim(s[start:], `"`), len(s)
 }

@@ -9,23 +9,37 @@ import (
 	"golang.org/x/text/encoding/charmap"
 )
 
-// fields are the header fields of a part that somebody asks for, unfolded;
-// the first of a name counts.
+// fields are the header fields of a part that somebody asks for, unfolded. Where one is
+// repeated, of those of MIME the first counts, addresses are put together, and else the last
+// counts, as clients know it from other servers.
 type fields struct {
 	message bool // also those of an envelope
 	kept    map[string]string
 	name    string // of the field being read, "" if it is not kept
 	text    []byte
+	repeats int
 }
+
+// maxRepeats bounds how many repeated address fields of a header are put together.
+const maxRepeats = 100
 
 // wanted reports whether a field, in lower case, is kept.
 func (f *fields) wanted(name string) bool {
 	switch name {
 	case "content-type", "content-transfer-encoding", "content-id", "content-description",
-		"content-disposition", "content-language", "content-location":
+		"content-disposition", "content-language", "content-location", "content-md5":
 		return true
 	case "date", "subject", "from", "sender", "reply-to", "to", "cc", "bcc", "in-reply-to", "message-id":
 		return f.message
+	}
+	return false
+}
+
+// addressField reports the fields that are lists of addresses.
+func addressField(name string) bool {
+	switch name {
+	case "from", "sender", "reply-to", "to", "cc", "bcc":
+		return true
 	}
 	return false
 }
@@ -40,7 +54,7 @@ func (n *node) header(s *scanner, piece []byte) {
 			return
 		}
 		name = strings.ToLower(name)
-		if _, had := f.kept[name]; had || !f.wanted(name) {
+		if _, had := f.kept[name]; had && strings.HasPrefix(name, "content-") || !f.wanted(name) {
 			return
 		}
 		f.name = name
@@ -49,7 +63,7 @@ func (n *node) header(s *scanner, piece []byte) {
 	if f.name == "" {
 		return
 	}
-	room := min(maxField-len(f.text), s.budget, len(piece))
+	room := min(maxKeptField-len(f.text), s.budget, len(piece))
 	f.text = append(f.text, piece[:room]...)
 	s.budget -= room
 }
@@ -62,8 +76,35 @@ func (f *fields) flush() {
 	if f.kept == nil {
 		f.kept = make(map[string]string)
 	}
-	f.kept[f.name] = clean(f.text)
+	value := unfold(f.text)
+	if before, had := f.kept[f.name]; had && addressField(f.name) {
+		if f.repeats++; f.repeats > maxRepeats {
+			f.name, f.text = "", f.text[:0]
+			return
+		}
+		value = before + "," + value
+	}
+	f.kept[f.name] = value
 	f.name, f.text = "", f.text[:0]
+}
+
+// unfold takes out the folding (RFC 5322, Section 2.2.3) and replaces what no IMAP string
+// may hold: a CR elsewhere by a space, a NUL by U+FFFD.
+func unfold(raw []byte) string {
+	out := make([]byte, 0, len(raw))
+	for i, c := range raw {
+		switch {
+		case c == '\n', c == '\r' && i+1 < len(raw) && raw[i+1] == '\n':
+		case c == '\r':
+			out = append(out, ' ')
+		case c == 0:
+			out = append(out, "\uFFFD"...)
+		default:
+			out = append(out, c)
+		}
+	}
+	// What is behind counts: envelopes give it as it is.
+	return strings.TrimLeft(string(out), " \t")
 }
 
 // clean unfolds a field (RFC 5322, Section 2.2.3), takes out what no IMAP
@@ -76,6 +117,17 @@ func clean(raw []byte) string {
 		return r
 	}, latin(raw))
 	return strings.TrimSpace(strings.ReplaceAll(string(raw), "\t", " "))
+}
+
+// cleanText is clean for what is mostly clean already.
+func cleanText(s string) string {
+	s = strings.TrimSpace(s)
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] >= 0x7f {
+			return clean([]byte(s))
+		}
+	}
+	return s
 }
 
 // latin reads bytes that are no UTF-8 as Windows-1252, the usual cause.
@@ -94,15 +146,21 @@ func latin(raw []byte) []byte {
 func (n *node) describe(digest bool) (boundary string) {
 	n.fields.flush()
 	p, kept := n.part, n.fields.kept
+	w := &pieces{kind: `"text"`, subtype: `"plain"`}
+	p.pieces = w
 	p.Type, p.Subtype = "text", "plain"
 	if digest {
 		p.Type, p.Subtype = "message", "rfc822"
+		w.kind, w.subtype = `"message"`, `"rfc822"`
 	}
 	if ct := kept["content-type"]; ct != "" {
 		value, params := parseValue(ct)
-		if typ, sub, ok := strings.Cut(value, "/"); ok && token(typ) && token(sub) {
-			p.Type, p.Subtype, p.Params = strings.ToLower(typ), strings.ToLower(sub), params
-			boundary = strings.TrimRight(params["boundary"], " ")
+		typ, sub, _ := strings.Cut(value, "/")
+		if typ, sub = strings.TrimSpace(typ), strings.TrimSpace(sub); token(typ) && token(sub) {
+			p.Type, p.Subtype, p.Params = strings.ToLower(typ), strings.ToLower(sub), lowerParams(params)
+			boundary = strings.TrimRight(p.Params["boundary"], " ")
+			w.kind, w.subtype = `"`+typ+`"`, `"`+sub+`"`
+			w.params = joinParams(params)
 		}
 	}
 	if p.Type == "text" && p.Params["charset"] == "" {
@@ -112,25 +170,42 @@ func (n *node) describe(digest bool) (boundary string) {
 		}
 		p.Params["charset"] = "us-ascii"
 	}
-	p.ID, p.Description, p.Location = kept["content-id"], kept["content-description"], kept["content-location"]
+	w.md5 = strings.TrimSpace(kept["content-md5"])
+	w.id, w.description = strings.TrimSpace(kept["content-id"]), strings.TrimRight(kept["content-description"], " \t")
+	p.ID, p.Description = cleanText(w.id), cleanText(w.description)
 	if enc, _ := parseValue(kept["content-transfer-encoding"]); token(enc) {
-		p.Encoding = strings.ToLower(enc)
+		p.Encoding, w.encoding = strings.ToLower(enc), enc
 	}
-	if cd := kept["content-disposition"]; cd != "" {
-		if value, params := parseValue(cd); token(value) {
-			p.Disposition = &imap.BodyStructureDisposition{Value: strings.ToLower(value), Params: params}
-		}
-	}
-	for tag := range strings.SplitSeq(kept["content-language"], ",") {
-		if tag = strings.TrimSpace(tag); token(tag) {
-			p.Language = append(p.Language, tag)
-		}
-	}
+	w.tail = p.extensions(kept)
 	if n.fields.message {
-		p.Envelope = envelope(kept)
+		lists := addressLists(kept)
+		p.Envelope = envelope(kept, lists)
+		w.envelope = string(appendEnvelope(nil, kept, lists))
 	}
 	n.fields.kept = nil
 	return boundary
+}
+
+// extensions fills in disposition, language and location, and gives their text.
+func (p *Part) extensions(kept map[string]string) string {
+	tail := []byte(" NIL")
+	if cd := kept["content-disposition"]; cd != "" {
+		if value, params := parseValue(cd); token(value) {
+			p.Disposition = &imap.BodyStructureDisposition{Value: strings.ToLower(value), Params: lowerParams(params)}
+			tail = append(tail[:0], " ("...)
+			tail = appendParams(append(appendString(tail, value), ' '), joinParams(params))
+			tail = append(tail, ')')
+		}
+	}
+	for rest := kept["content-language"]; rest != ""; {
+		var tag string
+		if tag, rest = cut(rest, ','); token(tag) {
+			p.Language = append(p.Language, tag)
+		}
+	}
+	p.Location = cleanText(kept["content-location"])
+	tail = appendParams(append(tail, ' '), p.Language)
+	return string(appendNString(append(tail, ' '), strings.TrimSpace(kept["content-location"])))
 }
 
 // token reports a token of RFC 2045, Section 5.1, taken liberally.
@@ -144,32 +219,65 @@ func token(s string) bool {
 const maxParams = 64
 
 // parseValue reads `value; name=value; name="value"` (RFC 2045, Section 5.1),
-// comments left out. Names are lower case; the first of a name counts.
-func parseValue(s string) (value string, params map[string]string) {
-	value, rest := cut(s)
-	for rest != "" && len(params) < maxParams {
+// comments left out. params are names and values by turns.
+func parseValue(s string) (value string, params []string) {
+	value, rest := cut(s, ';')
+	for rest != "" && len(params) < 2*maxParams {
 		var item string
-		item, rest = cut(rest)
+		item, rest = through(rest)
 		name, v, ok := strings.Cut(item, "=")
-		name = strings.ToLower(strings.TrimSpace(name))
-		if !ok || !token(name) {
-			continue
-		}
-		if params == nil {
-			params = make(map[string]string)
-		}
-		if _, had := params[name]; !had {
-			params[name] = strings.TrimSpace(v)
+		name, _ = cut(name, 0)
+		if ok && token(name) {
+			v, _ = cut(v, 0)
+			params = append(params, name, v)
 		}
 	}
-	return strings.TrimSpace(value), params
+	return value, params
 }
 
-// cut takes what is before the next ';', with quotes resolved and comments
-// taken out.
-func cut(s string) (item, rest string) {
+// through takes what is before the next ';' outside of quotes and comments, as it is.
+func through(s string) (item, rest string) {
+	quoted, depth := false, 0
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c == '\\' && (quoted || depth > 0):
+			i++
+		case c == '"' && depth == 0:
+			quoted = !quoted
+		case quoted:
+		case c == '(':
+			depth++
+		case c == ')' && depth > 0:
+			depth--
+		case c == ';' && depth == 0:
+			return s[:i], s[i+1:]
+		}
+	}
+	return s, ""
+}
+
+// lowerParams makes a map of params: names are lower case, the first of a name counts,
+// and what is not UTF-8 becomes so.
+func lowerParams(params []string) map[string]string {
+	if len(params) == 0 {
+		return nil
+	}
+	m := make(map[string]string, len(params)/2)
+	for i := 0; i < len(params); i += 2 {
+		name := strings.ToLower(params[i])
+		if _, had := m[name]; !had {
+			m[name] = cleanText(params[i+1])
+		}
+	}
+	return m
+}
+
+// cut takes what is before the next end (0: all), with quotes resolved, and comments and the white
+// space around taken out.
+func cut(s string, end byte) (item, rest string) {
 	var b strings.Builder
 	quoted, depth := false, 0
+	solid := 0 // what must not be trimmed from the end
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		switch {
@@ -177,6 +285,7 @@ func cut(s string) (item, rest string) {
 			i++
 			if depth == 0 {
 				b.WriteByte(s[i])
+				solid = b.Len()
 			}
 		case quoted:
 			if c == '"' {
@@ -184,6 +293,7 @@ func cut(s string) (item, rest string) {
 			} else {
 				b.WriteByte(c)
 			}
+			solid = b.Len()
 		case c == '(':
 			depth++
 		case c == ')' && depth > 0:
@@ -191,11 +301,16 @@ func cut(s string) (item, rest string) {
 		case depth > 0:
 		case c == '"':
 			quoted = true
-		case c == ';':
-			return b.String(), s[i+1:]
+		case c == end && c != 0:
+			return b.String()[:solid], s[i+1:]
+		case c == ' ' || c == '\t':
+			if b.Len() > 0 {
+				b.WriteByte(c)
+			}
 		default:
 			b.WriteByte(c)
+			solid = b.Len()
 		}
 	}
-	return b.String(), ""
+	return b.String()[:solid], ""
 }

@@ -1,6 +1,6 @@
 // Package mime finds out how a message is built without holding it: where its
 // headers and parts begin and end, and what IMAP's ENVELOPE and BODYSTRUCTURE
-// say of it (RFC 9051, Section 7.5.2; RFC 2045 to 2049; RFC 5322).
+// say of it (RFC 9051, Section 7.5.2; RFC 2045 to 2049, RFC 2231; RFC 5322).
 //
 // It works in two passes: Scan reads the message once and gives its structure
 // with byte offsets; the caller then copies byte ranges. It never fails for
@@ -22,10 +22,12 @@ const (
 	// are content of the last part.
 	MaxParts = 1000
 	// MaxDepth bounds nesting; what is deeper is one opaque part.
-	MaxDepth = 50
+	MaxDepth = 100
 
-	// maxField bounds one header field's kept text, headerBudget that of all.
+	// maxField bounds one header field's text, maxKeptField that of one that
+	// structure or envelope is made of, headerBudget that of all.
 	maxField     = 32 << 10
+	maxKeptField = 256 << 10
 	headerBudget = 1 << 20
 	bufferSize   = 16 << 10
 )
@@ -58,6 +60,10 @@ type Part struct {
 	Message *Part
 	// Envelope is set for a message: the root and each Message.
 	Envelope *imap.Envelope
+	// Wire is set for what Scan gives, not for parts below it.
+	Wire Wire
+
+	pieces *pieces // nil after Scan
 }
 
 // Multipart reports whether the part has Children.
@@ -78,7 +84,7 @@ func (p *Part) Section(path []int, spec imap.PartSpecifier) (Range, bool) {
 		}
 		return Range{}, false
 	}
-	part := p.find(path)
+	part := p.Find(path)
 	if part == nil {
 		return Range{}, false
 	}
@@ -94,9 +100,9 @@ func (p *Part) Section(path []int, spec imap.PartSpecifier) (Range, bool) {
 	return part.Message.Section(nil, spec)
 }
 
-// find walks a part number. A message that is not multipart has its body as
+// Find walks a part number; nil if there is no such part. A message that is not multipart has its body as
 // part 1, and so has a message/rfc822 part's message.
-func (p *Part) find(path []int) *Part {
+func (p *Part) Find(path []int) *Part {
 	cur := p
 	for i, n := range path {
 		container := cur

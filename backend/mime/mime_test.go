@@ -145,7 +145,7 @@ func TestAddresses(t *testing.T) {
 		"a@b":                          "||a@b",
 		"<a@b>":                        "||a@b",
 		"nobody":                       "||nobody@MISSING_DOMAIN",
-		`"x y"@b`:                      `||"x y"@b`,
+		`"x y"@b`:                      `||x y@b`,
 		"A <@r1,@r2:a@b>, c@d":         "|A|a@b |c@d",
 		"Undisclosed:;":                "[Undisclosed []",
 		`Bad "quote <a@b>, c@d`:        "|Bad quote|a@b |c@d",
@@ -155,7 +155,7 @@ func TestAddresses(t *testing.T) {
 		"=?utf-8?q?x?= <a@b> (ignore)": "|=?utf-8?q?x?=|a@b",
 	} {
 		var got []string
-		for _, a := range parseAddresses(in) {
+		for _, a := range addresses(addressList(in)) {
 			switch {
 			case a.Host == "" && a.Mailbox == "":
 				got = append(got, "[]")

@@ -35,6 +35,7 @@ func Scan(r io.Reader) (*Part, error) {
 		piece, err := s.lines.next()
 		if err == io.EOF {
 			s.closeTo(0, s.lines.off, s.lines.newlines)
+			root.finish()
 			return root, nil
 		}
 		if err != nil {
@@ -58,6 +59,7 @@ func ScanHeader(r io.Reader) (*Part, error) {
 			n.part.Header.End = s.lines.off
 			n.part.Body = Range{s.lines.off, s.lines.off}
 			n.describe(false)
+			n.part.pieces = nil
 			return n.part, nil
 		}
 		n.header(s, piece)
@@ -95,40 +97,55 @@ func (s *scanner) take(piece []byte) {
 	n.header(s, piece)
 }
 
-// delimiter handles a line that begins with "--", innermost boundary first
-// (RFC 2046, Section 5.1.2), and reports whether it was one.
+// delimiter handles a line that begins with "--" and reports whether it was a delimiter.
 func (s *scanner) delimiter(line []byte) bool {
 	text := bytes.TrimRight(line[2:], " \t\r\n")
+	i, last := s.bounded(text)
+	if i < 0 || !last && s.parts >= MaxParts {
+		return false
+	}
+	// The line end before a delimiter is the delimiter's (RFC 2046, Section 5.1.1).
+	start, newlines := s.lines.off-int64(len(line)), s.lines.newlines
+	ended := line[len(line)-1] == '\n'
+	if ended {
+		newlines--
+	}
+	if s.lines.eol > 0 {
+		newlines--
+	}
+	s.closeTo(i+1, start-s.lines.eol, newlines)
+	n := s.stack[i]
+	if last || !ended { // no part begins at the message's very end
+		n.boundary = ""
+		return true
+	}
+	child := &Part{}
+	n.part.Children = append(n.part.Children, child)
+	s.open(child, false, n.part.Subtype == "digest")
+	return true
+}
+
+// bounded finds the open multipart whose delimiter a line is, text being all behind its
+// "--": the innermost one whose boundary that is, or else the one that has the longest
+// boundary with which it begins, which is enough (RFC 2046, Section 5.1.1). last: it ends
+// the multipart. at is -1 if there is none.
+func (s *scanner) bounded(text []byte) (at int, last bool) {
+	at = -1
 	for i := len(s.stack) - 1; i >= 0; i-- {
 		b := s.stack[i].boundary
 		if b == "" || len(text) < len(b) || string(text[:len(b)]) != b {
 			continue
 		}
-		rest := text[len(b):]
-		last := string(rest) == "--"
-		if !last && (len(rest) > 0 || s.parts >= MaxParts) {
-			continue
+		switch rest := text[len(b):]; {
+		case len(rest) == 0:
+			return i, false
+		case string(rest) == "--":
+			return i, true
+		case at < 0 || len(b) > len(s.stack[at].boundary):
+			at, last = i, bytes.HasPrefix(rest, []byte("--"))
 		}
-		// The line end before a delimiter is the delimiter's.
-		start, newlines := s.lines.off-int64(len(line)), s.lines.newlines
-		if line[len(line)-1] == '\n' {
-			newlines--
-		}
-		if s.lines.eol > 0 {
-			newlines--
-		}
-		s.closeTo(i+1, start-s.lines.eol, newlines)
-		n := s.stack[i]
-		if last {
-			n.boundary = ""
-			return true
-		}
-		child := &Part{}
-		n.part.Children = append(n.part.Children, child)
-		s.open(child, false, n.part.Subtype == "digest")
-		return true
 	}
-	return false
+	return at, last
 }
 
 // closeTo ends all parts from stack[i] on at offset end.
@@ -159,11 +176,13 @@ func (s *scanner) closeTo(i int, end, newlines int64) {
 // plain makes a multipart without parts the one text that it is.
 func (p *Part) plain() {
 	p.Type, p.Subtype, p.Params = "text", "plain", nil
+	p.pieces.kind, p.pieces.subtype, p.pieces.params = `"text"`, `"plain"`, nil
 }
 
 // opaque makes the part one that is not looked into.
 func (p *Part) opaque() {
 	p.Type, p.Subtype, p.Params = "application", "octet-stream", nil
+	p.pieces.kind, p.pieces.subtype = `"application"`, `"octet-stream"`
 }
 
 // endHeader looks at what kind of part begins.

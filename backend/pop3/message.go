@@ -1,7 +1,6 @@
 package pop3
 
 import (
-	"bufio"
 	"bytes"
 	"fmt"
 	"io"
@@ -10,7 +9,7 @@ import (
 	"waypost/backend/mailbox"
 )
 
-// copyBuffer is the piece in which messages are read and sent.
+// copyBuffer is the piece in which messages are read.
 const copyBuffer = 32 << 10
 
 func (s *session) retr(args []int) error {
@@ -62,9 +61,8 @@ func (s *session) copy(body mailbox.Body, lines int) error {
 	defer s.srv.buffers.Put(buf)
 	w := newDotWriter(s.out)
 	limit := topLimit{lines: lines, blank: true}
+	piece, err := s.first(body, buf[:])
 	for done := false; !done; {
-		n, err := body.Read(buf[:])
-		piece := buf[:n]
 		if lines >= 0 {
 			piece, done = limit.cut(piece)
 		}
@@ -77,6 +75,9 @@ func (s *session) copy(body mailbox.Body, lines int) error {
 		if err != nil {
 			return fmt.Errorf("read message: %w", err)
 		}
+		var n int
+		n, err = body.Read(buf[:])
+		piece = buf[:n]
 	}
 	return w.close()
 }
@@ -96,11 +97,11 @@ func (s *session) noteSeen(i int) {
 // lines that begin with one, CRLF at the end whatever the message has, and the
 // final dot.
 type dotWriter struct {
-	out *bufio.Writer
+	out output
 	bol bool // the next byte begins a line
 }
 
-func newDotWriter(out *bufio.Writer) *dotWriter { return &dotWriter{out: out, bol: true} }
+func newDotWriter(out output) *dotWriter { return &dotWriter{out: out, bol: true} }
 
 func (w *dotWriter) write(p []byte) error {
 	for len(p) > 0 {

@@ -77,7 +77,7 @@ func stuffed(t *testing.T, body string, lines, piece int) string {
 	t.Helper()
 	var b bytes.Buffer
 	out := bufio.NewWriter(&b)
-	s := &session{srv: New(Options{}), out: out}
+	s := &session{srv: New(Options{}), out: out, utf8: true}
 	if err := s.copy(&pieces{text: body, size: piece}, lines); err != nil {
 		t.Fatal(err)
 	}

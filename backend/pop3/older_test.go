@@ -28,8 +28,27 @@ func TestOlderUIDL(t *testing.T) {
 		{"%f", mailbox.OlderID{Kept: "no id\x01", File: base}, "000001ff000004d2"},
 		{"%f", mailbox.OlderID{File: strings.Repeat("x", 200)}, strings.Repeat("x", 200)},
 		{"%f", mailbox.OlderID{}, "000001ff000004d2"},
+		// The forms that Dovecot's documentation names for those who come to it from
+		// other servers: UW ipop3d, Courier, Cyrus, Dovecot 0.99, tpop3d; and 2.4's.
+		{"%08Xv%08Xu", plain, "000004d2000001ff"},
+		{"%u", plain, "511"},
+		{"%v-%u", plain, "1234-511"},
+		{"%Mf", plain, "a355db59780657fd89cc567423da0b83"},
+		{"%08UXu", plain, ""},
+		{"%{uid}.%{uidvalidity}", plain, "511.1234"},
+		{"%08X{uid}%08X{uidvalidity}", plain, "000001ff000004d2"},
+		{"%{uid | hex(8)}%{uidvalidity | hex(8)}", plain, "000001ff000004d2"},
+		{"%{uid|hex}", plain, "1ff"},
+		{"%{filename | md5 | hexlify}", plain, "a355db59780657fd89cc567423da0b83"},
+		{"%{guid | upper}", mailbox.OlderID{GUID: "guid", File: base}, "GUID"},
 	} {
 		u, err := ParseOlderUIDL(row.format)
+		if row.want == "" {
+			if !errors.Is(err, ErrUIDLFormat) {
+				t.Errorf("%s: %v", row.format, err)
+			}
+			continue
+		}
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -37,7 +56,7 @@ func TestOlderUIDL(t *testing.T) {
 			t.Errorf("%s of %+v: %q, want %q", row.format, row.id, got, row.want)
 		}
 	}
-	for _, bad := range []string{"", "%m", "%v", "%", "%Xf"} {
+	for _, bad := range []string{"", "%m", "%v", "%", "%Xf", "%{", "%{x}", "%{uid | hex(99)}", "%{uid | hex(8}", "%{uid|}", "%{md5}", "%X", "%XMu", "%08{uid"} {
 		if _, err := ParseOlderUIDL(bad); !errors.Is(err, ErrUIDLFormat) {
 			t.Errorf("%q: %v", bad, err)
 		}

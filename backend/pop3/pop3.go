@@ -15,8 +15,13 @@
 // A crash loses deletion marks and perhaps \Seen flags of messages just
 // retrieved; nothing else.
 //
-// Covered: RFC 1939 without APOP, RFC 2449 (CAPA, PIPELINING, RESP-CODES),
-// RFC 3206 ([SYS/TEMP]).
+// Covered: RFC 1939 without APOP, RFC 2449 (CAPA, PIPELINING, RESP-CODES, EXPIRE,
+// IMPLEMENTATION), RFC 3206 ([SYS/TEMP]), RFC 6856 (LANG; UTF8 comes with the
+// login), and the extended listing of docs/pop3-listing.md. A client that has not
+// said UTF8 gets header fields that are UTF-8 replaced by ASCII (RFC 6858). The
+// sizes are those of the message as it is stored, in both cases: RFC 6856, Section
+// 2.1, would like them to be those of the replacement, but that would mean to open
+// all messages for a LIST.
 package pop3
 
 import (
@@ -57,9 +62,7 @@ type Options struct {
 	Metrics prometheus.Registerer
 	// UIDL is the form of unique ids; the zero value is "%g". See ParseUIDL.
 	UIDL UIDL
-	// Capabilities are added to CAPA's list, such as "SASL PLAIN LOGIN" and
-	// "STLS", which RFC 2449 and RFC 2595 want listed in both states though
-	// the proxy provides them.
+	// Capabilities are those of sessions that bring none of their own.
 	Capabilities []string
 	// Idle is how long a command may take to come; 10 minutes, which is the
 	// least that RFC 1939, Section 3 allows.
@@ -77,15 +80,30 @@ type Session struct {
 	Box mailbox.Box
 	// UIDL is the form of unique ids in this mailbox; the zero value: Options.UIDL.
 	UIDL UIDL
+	// UTF8: the client has said UTF8 (RFC 6856), and gets messages with UTF-8 in
+	// their header as they are.
+	UTF8 bool
+	// Capabilities are added to CAPA's list: what the proxy has offered for the
+	// login, such as "USER", "SASL PLAIN LOGIN" and "STLS", which RFC 2449 and RFC
+	// 2595 want listed in both states. Nil: Options.Capabilities.
+	Capabilities []string
 	// Client is the client's address and ID the session's, for logs.
 	Client, ID string
+}
+
+func (ses Session) capabilities(srv *Server) []string {
+	if ses.Capabilities != nil {
+		return ses.Capabilities
+	}
+	return srv.opt.Capabilities
 }
 
 // Server serves sessions and is safe for concurrent use.
 type Server struct {
 	opt     Options
 	met     *metrics
-	buffers sync.Pool // of *[copyBuffer]byte, for messages on their way out
+	buffers sync.Pool // of *[copyBuffer]byte, for messages that are read
+	out     link.Buffers
 }
 
 // New makes a server.

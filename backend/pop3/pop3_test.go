@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"strings"
@@ -54,10 +53,14 @@ func TestTranscripts(t *testing.T) {
 			S: +OK capabilities follow
 			S: TOP
 			S: UIDL
-			S: USER
 			S: RESP-CODES
 			S: AUTH-RESP-CODE
 			S: PIPELINING
+			S: EXPIRE NEVER
+			S: UTF8 USER
+			S: LANG
+			S: IMPLEMENTATION Waypost
+			S: X-WAYPOST-LISTING 1
 			S: SASL PLAIN
 			S: .
 			C: QUIT
@@ -220,9 +223,6 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
-// uid is the unique id of message n of a drop: the memory store's GUID.
-func uid(n int) string { return fmt.Sprintf("%016x", n) }
-
 // TestNoQuitNoDeletion: only QUIT deletes, however else a session ends; what
 // was retrieved is seen all the same.
 func TestNoQuitNoDeletion(t *testing.T) {
@@ -317,11 +317,11 @@ func (f *faultyFolder) Open(uid mailbox.UID) (mailbox.Body, error) {
 	return f.Folder.Open(uid)
 }
 
-func (f *faultyFolder) SetFlags(uids []mailbox.UID, op mailbox.FlagOp, flags mailbox.Flags) ([]mailbox.Message, error) {
+func (f *faultyFolder) SetFlags(uids []mailbox.UID, c mailbox.FlagChange) (mailbox.FlagResult, error) {
 	if f.b.flags != nil {
-		return nil, f.b.flags
+		return mailbox.FlagResult{}, f.b.flags
 	}
-	return f.Folder.SetFlags(uids, op, flags)
+	return f.Folder.SetFlags(uids, c)
 }
 
 var errDisk = errors.New("input/output error")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -12,6 +13,8 @@ import (
 
 	"waypost/backend/link"
 	"waypost/backend/mailbox"
+	"waypost/internal/poplist"
+	"waypost/internal/popwords"
 )
 
 // maxBadCommands in a row end a session.
@@ -20,22 +23,35 @@ const maxBadCommands = 20
 // seenBatch is how many retrieved messages may wait for their \Seen.
 const seenBatch = 100
 
+// output is the way to the client: a link.Writer.
+type output interface {
+	io.Writer
+	io.ByteWriter
+	io.StringWriter
+	Flush() error
+}
+
 // session is one connection. All of it belongs to the goroutine of Serve.
 type session struct {
 	srv  *Server
 	box  mailbox.Box
 	link *link.Link
 	br   *bufio.Reader
-	out  *bufio.Writer
+	out  output
 	log  *slog.Logger
 
 	folder   mailbox.Folder
 	validity uint32
 	messages mailbox.Messages
+	heads    heads
 	deleted  map[int]bool // by index in messages
 	form     UIDL
-	older    map[mailbox.UID]mailbox.OlderID // where form is another server's
-	unseen   []int                           // retrieved, \Seen still to be set
+	// login are the capabilities that the login decides about.
+	login []string
+	// utf8: the client takes UTF-8 in headers.
+	utf8   bool
+	older  map[mailbox.UID]mailbox.OlderID // where form is another server's
+	unseen []int                           // retrieved, \Seen still to be set
 
 	// octets are those of all messages, marked those of the deleted ones.
 	octets, marked int64
@@ -45,12 +61,12 @@ type session struct {
 }
 
 func newSession(ctx context.Context, srv *Server, conn net.Conn, ses Session) *session {
-	l := link.New(ctx, conn, ses.Box.Done(), link.Options{Write: srv.opt.Write, Linger: srv.opt.Linger, Moved: ErrMoved, Idle: ErrIdle})
+	l := link.New(ctx, conn, ses.Box.Done(), link.Options{Write: srv.opt.Write, Linger: srv.opt.Linger, Buffers: &srv.out, Moved: ErrMoved, Idle: ErrIdle})
 	return &session{
 		srv: srv, box: ses.Box, link: l, out: l.Out,
 		br:      bufio.NewReaderSize(l, readBuffer),
 		log:     srv.opt.Log.With("user", string(ses.Box.User()), "client", ses.Client, "session", ses.ID),
-		deleted: map[int]bool{}, form: ses.form(srv),
+		deleted: map[int]bool{}, form: ses.form(srv), login: ses.capabilities(srv), utf8: ses.UTF8,
 	}
 }
 
@@ -88,6 +104,7 @@ func (s *session) open() error {
 	if err != nil {
 		return err
 	}
+	s.heads = newHeads(folder)
 	s.folder, s.validity, s.messages = folder, snap.UIDValidity, snap.Messages
 	for _, m := range s.messages.All() {
 		s.octets += m.WireSize
@@ -127,6 +144,16 @@ func (s *session) moved(err error) error {
 }
 
 func (s *session) execute(cmd command) error {
+	switch cmd.name {
+	case "LANG": // RFC 6856, Section 3
+		s.bad = 0
+		_, err := s.out.WriteString(popwords.Lang(cmd.args))
+		return err
+	case "UTF8": // RFC 6856, Section 2.1: in the AUTHORIZATION state only
+		return s.reject("UTF8 is for before the login")
+	case poplist.Command:
+		return s.listing(cmd.args)
+	}
 	do, least, most := s.lookup(cmd.name)
 	if do == nil {
 		return s.reject("unknown command")
@@ -225,45 +252,6 @@ func (s *session) stat([]int) error {
 	return s.say("+OK %d %d", count, octets)
 }
 
-func (s *session) list(args []int) error {
-	count, octets := s.drop()
-	return s.scan(args, fmt.Sprintf("%d messages (%d octets)", count, octets), func(m *mailbox.Message) string {
-		return fmt.Sprint(m.WireSize)
-	})
-}
-
-func (s *session) uidl(args []int) error {
-	return s.scan(args, "unique ids follow", func(m *mailbox.Message) string {
-		if id, ok := s.older[m.UID]; ok {
-			return s.form.Older(*m, s.validity, id)
-		}
-		return s.form.Of(*m, s.validity)
-	})
-}
-
-// scan answers LIST and UIDL: one message's entry, or everyone's.
-func (s *session) scan(args []int, title string, entry func(*mailbox.Message) string) error {
-	if len(args) == 1 {
-		i, ok, err := s.index(args[0])
-		if !ok {
-			return err
-		}
-		return s.say("+OK %d %s", i+1, entry(s.messages.At(i)))
-	}
-	if err := s.say("+OK %s", title); err != nil {
-		return err
-	}
-	for i, m := range s.messages.All() {
-		if s.deleted[i] {
-			continue
-		}
-		if err := s.say("%d %s", i+1, entry(m)); err != nil {
-			return err
-		}
-	}
-	return s.say(".")
-}
-
 func (s *session) dele(args []int) error {
 	i, ok, err := s.index(args[0])
 	if !ok {
@@ -283,12 +271,10 @@ func (s *session) rset([]int) error {
 
 func (s *session) noop([]int) error { return s.say("+OK") }
 
+// capa lists what the proxy has listed before the login (RFC 2449, Section 5).
 func (s *session) capa([]int) error {
 	s.say("+OK capabilities follow")
-	for _, line := range []string{"TOP", "UIDL", "USER", "RESP-CODES", "AUTH-RESP-CODE", "PIPELINING"} {
-		s.say("%s", line)
-	}
-	for _, line := range s.srv.opt.Capabilities {
+	for _, line := range slices.Concat(popwords.Common(), s.login) {
 		s.say("%s", line)
 	}
 	return s.say(".")
@@ -335,7 +321,7 @@ func (s *session) markSeen() {
 	if len(uids) == 0 {
 		return
 	}
-	_, err := s.folder.SetFlags(uids, mailbox.FlagsAdd, mailbox.Flags{System: mailbox.Seen})
+	_, err := s.folder.SetFlags(uids, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: mailbox.Flags{System: mailbox.Seen}})
 	if err != nil && !errors.Is(s.moved(err), ErrMoved) {
 		s.log.Warn("pop3: setting \\Seen failed", "err", err)
 	}

@@ -108,13 +108,19 @@ type dialogue struct {
 
 func serve(t testing.TB, opt Options, box mailbox.Box) *dialogue {
 	t.Helper()
+	return serveSession(t, opt, Session{Box: box})
+}
+
+func serveSession(t testing.TB, opt Options, ses Session) *dialogue {
+	t.Helper()
+	ses.Client, ses.ID = "192.0.2.1:99", "s1"
 	client, server := pair(t)
 	ctx, cancel := context.WithCancel(context.Background())
 	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client), cancel: cancel}
 	client.SetDeadline(time.Now().Add(30 * time.Second))
 	ended := make(chan error, 1)
 	srv := New(opt)
-	go func() { ended <- srv.Serve(ctx, server, Session{Box: box, Client: "192.0.2.1:99", ID: "s1"}) }()
+	go func() { ended <- srv.Serve(ctx, server, ses) }()
 	d.end = sync.OnceValue(func() error { return <-ended })
 	t.Cleanup(func() { cancel(); client.Close(); d.end() })
 	return d
@@ -177,3 +183,35 @@ func (d *dialogue) play(script string) {
 	}
 	flush()
 }
+
+// uid is the unique id of message n of a drop: the memory store's GUID, which it
+// counts.
+func uid(n int) string { return fmt.Sprintf("%016x", firstGUID()+uint64(n-1)) }
+
+var firstGUID = sync.OnceValue(func() uint64 {
+	store := memory.New()
+	store.Serve(ann, "b1", 7)
+	box, err := store.Open(context.Background(), ann, "b1", 7)
+	if err == nil {
+		defer box.Close()
+		var m mailbox.Staged
+		if m, err = store.Stage(context.Background(), "", strings.NewReader(m2), 0); err == nil {
+			err = box.Deliver(context.Background(), mailbox.Delivery{ID: "1", Message: m, Places: []mailbox.Place{{}}})
+		}
+	}
+	var snap mailbox.Snapshot
+	if err == nil {
+		var f mailbox.Folder
+		if f, err = box.Folder(mailbox.Inbox); err == nil {
+			snap, err = f.Snapshot()
+		}
+	}
+	n := uint64(0)
+	if err == nil {
+		n, err = strconv.ParseUint(snap.Messages.At(0).GUID, 16, 64)
+	}
+	if err != nil {
+		panic(err) // only in tests
+	}
+	return n
+})

@@ -1,6 +1,7 @@
 package pop3
 
 import (
+	"crypto/md5"
 	"errors"
 	"fmt"
 	"slices"
@@ -57,11 +58,7 @@ func (u UIDL) Older(m mailbox.Message, validity uint32, o mailbox.OlderID) strin
 func (u UIDL) compose(m mailbox.Message, validity uint32, file string) string {
 	var b strings.Builder
 	for _, p := range u.parts {
-		if p.variable == 'f' {
-			b.WriteString(file)
-			continue
-		}
-		p.write(&b, m, validity)
+		p.write(&b, m, validity, file)
 	}
 	return b.String()
 }
@@ -71,6 +68,9 @@ type uidlPart struct {
 	literal  string
 	variable byte // 'g', 'f', 'u', 'v', or 0
 	hex      bool
+	md5      bool // in hexadecimal
+	upper    bool
+	lower    bool
 	width    int // filled up with zeros
 }
 
@@ -87,6 +87,10 @@ func fallback(m mailbox.Message, validity uint32) string {
 //	%Xu  in lower-case hexadecimal
 //	%08Xu  at least 8 wide, filled up with zeros
 //	%%   a percent sign
+//	%Mg  the MD5 sum of a variable, in hexadecimal; %Ug and %Lg its letters in
+//	     upper and in lower case
+//	%{uid}, %{uidvalidity}, %{guid}  the same as %u, %v, %g, as Dovecot 2 has
+//	     them; and Dovecot 2.4's filters: %{uid | hex(8)}
 //
 // "%g" is the default; "%08Xu%08Xv" is Dovecot's, for mailboxes that came from
 // there, whose clients know their messages by it. Changing the format makes
@@ -104,7 +108,12 @@ func ParseUIDL(format string) (UIDL, error) {
 // ParseOlderUIDL reads the pop3_uidl_format of the Dovecot that a mailbox was
 // taken over from. It is ParseUIDL's language, with %g as Dovecot has it, and
 //
-//	%f   the message's file name without flags, as Courier and qmail have it
+//	%f   the message's file name without flags, as Courier and qmail have it;
+//	     %{filename} likewise, and %Mf is tpop3d's form
+//
+// %m is the MD5 sum of an mbox's headers, and an error: no mbox is taken over. Ids
+// that Dovecot has written down (pop3_save_uidl, or those it took from its own
+// predecessor) do not depend on the form.
 func ParseOlderUIDL(format string) (UIDL, error) {
 	u, err := parseUIDL(format)
 	u.older = true
@@ -148,38 +157,117 @@ func parsePart(s string) (p uidlPart, rest, bad string) {
 		}
 		return uidlPart{literal: s[:end]}, s[end:], ""
 	}
+	if strings.HasPrefix(s, "%{") {
+		return parseLong(s)
+	}
 	i := 1
 	for i < len(s) && s[i] >= '0' && s[i] <= '9' {
 		i++
 	}
 	if digits := s[1:i]; digits != "" {
-		p.width, _ = strconv.Atoi(digits) // too large a number fails below
-		if digits[0] != '0' || p.width == 0 || p.width > 20 || len(digits) > 3 {
-			return p, "", "a width is 01 to 020"
+		if p.width, bad = zeros(digits); bad != "" {
+			return p, "", bad
 		}
 	}
-	if i < len(s) && s[i] == 'X' {
-		p.hex = true
-		i++
+	for ; i+1 < len(s) && strings.IndexByte("XMUL", s[i]) >= 0; i++ {
+		if bad = p.modify(s[i]); bad != "" {
+			return p, "", bad
+		}
 	}
 	if i == len(s) {
 		return p, "", "ends within a variable"
 	}
-	plain := i == 1
-	switch s[i] {
-	case '%':
-		if plain {
-			return uidlPart{literal: "%"}, s[i+1:], ""
+	if s[i] == '%' && i == 1 {
+		return uidlPart{literal: "%"}, s[i+1:], ""
+	}
+	if s[i] == '{' {
+		name, after, ok := strings.Cut(s[i+1:], "}")
+		if !ok {
+			return p, "", "ends within a variable"
 		}
+		return p.named(name, after)
+	}
+	return p.of(s[i], s[i+1:])
+}
+
+// zeros reads a width.
+func zeros(digits string) (width int, bad string) {
+	width, err := strconv.Atoi(digits)
+	if err != nil || digits[0] != '0' || width == 0 || width > 20 || len(digits) > 3 {
+		return 0, "a width is 01 to 020"
+	}
+	return width, ""
+}
+
+// modify takes a modifier of Dovecot's variables; one of a kind is all that any
+// known server's ids have.
+func (p *uidlPart) modify(c byte) (bad string) {
+	if p.hex || p.md5 || p.upper || p.lower {
+		return "one modifier of X, M, U and L only"
+	}
+	p.hex, p.md5, p.upper, p.lower = c == 'X', c == 'M', c == 'U', c == 'L'
+	return ""
+}
+
+// of makes it that variable's part.
+func (p uidlPart) of(variable byte, rest string) (uidlPart, string, string) {
+	p.variable = variable
+	switch variable {
 	case 'g', 'f':
-		if plain {
-			return uidlPart{variable: s[i]}, s[i+1:], ""
+		if !p.hex && p.width == 0 {
+			return p, rest, ""
 		}
 	case 'u', 'v':
-		p.variable = s[i]
-		return p, s[i+1:], ""
+		return p, rest, ""
+	case 'm':
+		return p, "", "%m is of mbox files, which are not taken over"
 	}
 	return p, "", "variables are %u, %v and %g"
+}
+
+// named is of for the long names of Dovecot 2.
+func (p uidlPart) named(name, rest string) (uidlPart, string, string) {
+	short, ok := map[string]byte{"uid": 'u', "uidvalidity": 'v', "guid": 'g', "filename": 'f', "md5": 'm'}[strings.TrimSpace(name)]
+	if !ok {
+		return p, "", "names are %{uid}, %{uidvalidity}, %{guid} and %{filename}"
+	}
+	return p.of(short, rest)
+}
+
+// parseLong reads a variable as Dovecot 2.4 writes it: %{uid | hex(8)}.
+func parseLong(s string) (p uidlPart, rest, bad string) {
+	inner, rest, ok := strings.Cut(s[2:], "}")
+	if !ok {
+		return p, "", "ends within a variable"
+	}
+	name, filters, filtered := strings.Cut(inner, "|")
+	for filtered {
+		var filter string
+		filter, filters, filtered = strings.Cut(filters, "|")
+		filter = strings.TrimSpace(filter)
+		width, isHex := strings.CutPrefix(filter, "hex")
+		switch {
+		case isHex && width == "":
+			bad = p.modify('X')
+		case isHex && strings.HasPrefix(width, "(") && strings.HasSuffix(width, ")"):
+			if bad = p.modify('X'); bad == "" {
+				p.width, bad = zeros("0" + strings.Trim(width, "() "))
+			}
+		case filter == "upper":
+			bad = p.modify('U')
+		case filter == "lower":
+			bad = p.modify('L')
+		case filter == "md5":
+			bad = p.modify('M')
+		case filter == "hexlify" && p.md5: // which ours is anyway
+		default:
+			bad = "filters are hex, hex(N), md5 | hexlify, upper and lower"
+		}
+		if bad != "" {
+			return p, "", bad
+		}
+	}
+	return p.named(name, rest)
 }
 
 // longest is the greatest length of what p makes; a GUID's is seen when it is there.
@@ -187,6 +275,8 @@ func (p uidlPart) longest() int {
 	switch {
 	case p.variable == 0:
 		return len(p.literal)
+	case p.md5:
+		return max(32, p.width)
 	case p.variable == 'g' || p.variable == 'f':
 		return 1
 	case p.hex:
@@ -218,24 +308,33 @@ func (u UIDL) known(m mailbox.Message) bool {
 	return true
 }
 
-func (p uidlPart) write(b *strings.Builder, m mailbox.Message, validity uint32) {
-	n, base := uint64(validity), 10
-	switch p.variable {
-	case 0:
-		b.WriteString(p.literal)
-		return
-	case 'g':
-		b.WriteString(m.GUID)
-		return
-	case 'u':
-		n = uint64(m.UID)
-	}
+func (p uidlPart) write(b *strings.Builder, m mailbox.Message, validity uint32, file string) {
+	text, base := "", 10
 	if p.hex {
 		base = 16
 	}
-	s := strconv.FormatUint(n, base)
-	b.WriteString(strings.Repeat("0", max(0, p.width-len(s))))
-	b.WriteString(s)
+	switch p.variable {
+	case 0:
+		text = p.literal
+	case 'g':
+		text = m.GUID
+	case 'f':
+		text = file
+	case 'u':
+		text = strconv.FormatUint(uint64(m.UID), base)
+	case 'v':
+		text = strconv.FormatUint(uint64(validity), base)
+	}
+	switch {
+	case p.md5:
+		text = fmt.Sprintf("%x", md5.Sum([]byte(text)))
+	case p.upper:
+		text = strings.ToUpper(text)
+	case p.lower:
+		text = strings.ToLower(text)
+	}
+	b.WriteString(strings.Repeat("0", max(0, p.width-len(text))))
+	b.WriteString(text)
 }
 
 // fits reports whether s can be a unique id.

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -63,7 +62,7 @@ const (
 	// settle: checkpoints are at most 5 s apart.
 	settle = 7 * time.Second
 
-	backendID = "b1"
+	backendID, proxyID = "b1", "p1"
 )
 
 // Peer is Waypost as a suite's peer.
@@ -84,6 +83,7 @@ type instance struct {
 	backend *child.Process
 	proxy   *child.Process
 	profile *profile
+	access  bool // bench.Setup.Access
 }
 
 // Start runs a backend in dir, which must be fresh, and returns when it serves
@@ -96,7 +96,7 @@ func Start(ctx context.Context, dir string, s bench.Setup, o Options) (*bench.Se
 	if o.Settle <= 0 {
 		o.Settle = settle
 	}
-	i := &instance{o: o, dir: abs}
+	i := &instance{o: o, dir: abs, access: s.Access}
 	ctx, cancel := context.WithTimeout(ctx, startWait)
 	defer cancel()
 	srv, err := i.start(ctx, s)
@@ -121,13 +121,8 @@ func (i *instance) start(ctx context.Context, s bench.Setup) (*bench.Server, err
 	if err := i.director(ctx); err != nil {
 		return nil, err
 	}
-	if i.backend, err = i.child(ctx, cluster.RoleBackend, backendID); err != nil {
+	if err := i.children(ctx, s.IMAP); err != nil {
 		return nil, err
-	}
-	if s.IMAP {
-		if i.proxy, err = i.child(ctx, cluster.RoleProxy, "p1"); err != nil {
-			return nil, err
-		}
 	}
 	return i.serve(ctx, s)
 }
@@ -163,15 +158,27 @@ func (i *instance) director(ctx context.Context) error {
 	}
 }
 
+// children starts the processes that are measured.
+func (i *instance) children(ctx context.Context, proxy bool) (err error) {
+	if i.backend, err = i.child(ctx, cluster.RoleBackend, backendID); err != nil || !proxy {
+		return err
+	}
+	i.proxy, err = i.child(ctx, cluster.RoleProxy, proxyID)
+	return err
+}
+
 // child runs a role as a process of its own.
 func (i *instance) child(ctx context.Context, r cluster.Role, id string) (*child.Process, error) {
 	u, err := i.unit(r, id)
 	if err != nil {
 		return nil, err
 	}
-	u.Config.Node.Pprof = i.o.Profile != ""
+	u.Config.Node.Pprof = i.o.Profile != "" || i.access
+	if i.access {
+		u.Config.Login = manySessions
+	}
 	file := filepath.Join(i.dir, id+".toml")
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	f, err := os.OpenFile(file, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +229,7 @@ func (i *instance) serve(ctx context.Context, s bench.Setup) (*bench.Server, err
 	if err != nil {
 		return nil, err
 	}
-	p, err := i.unit(cluster.RoleProxy, "p1")
+	p, err := i.unit(cluster.RoleProxy, proxyID)
 	if err != nil {
 		return nil, err
 	}
@@ -243,9 +250,12 @@ func (i *instance) serve(ctx context.Context, s bench.Setup) (*bench.Server, err
 			return c, nil
 		}},
 		PID: i.backend.PID(), Mail: filepath.Join(b.Config.Backend.Data, "users"), Settle: i.o.Settle,
-		IMAP: p.Config.Proxy.IMAP[0], User: userName(0), Password: password, Log: i.backend.Log, Stop: i.stop,
+		IMAP: p.Config.Proxy.IMAP[0], User: userName(0), Password: password, Log: i.log, Stop: i.stop,
 	}
-	if i.o.Profile != "" {
+	if s.Access {
+		srv.Access = i.accessTo(b, p, to[0])
+	}
+	if i.o.Profile != "" && !s.Access {
 		srv.Begin = func() {
 			i.profile = takeProfile(b.Config.Node.Metrics, i.o.ProfileFor, i.o.Profile+"-"+filepath.Base(i.dir))
 		}
@@ -286,7 +296,7 @@ func (i *instance) users(ctx context.Context, s bench.Setup, data string) ([]ben
 		if err != nil {
 			return nil, fmt.Errorf("user %s: %w", req.User, err)
 		}
-		folder := filepath.Join(data, "users", fence.Shard(u.User), string(u.User))
+		folder := userFolder(data, u.User)
 		// The home adopts the new tree when it hears of the record.
 		if err := i.backend.Await(ctx, there(folder)); err != nil {
 			return nil, err
@@ -299,6 +309,10 @@ func (i *instance) users(ctx context.Context, s bench.Setup, data string) ([]ben
 		to = append(to, bench.Recipient{Address: req.User, Home: string(u.Home), Epoch: uint64(u.Epoch)})
 	}
 	return to, nil
+}
+
+func userFolder(data string, u director.User) string {
+	return filepath.Join(data, "users", fence.Shard(u), string(u))
 }
 
 // known: the director has heard of the backend by gossip.
@@ -340,11 +354,7 @@ func (i *instance) stop() error {
 	if i.profile != nil {
 		errs = append(errs, i.profile.wait())
 	}
-	for _, p := range []*child.Process{i.proxy, i.backend} {
-		if p != nil {
-			errs = append(errs, p.Stop())
-		}
-	}
+	errs = append(errs, i.stopChildren())
 	if i.leave != nil {
 		i.leave()
 		errs = append(errs, <-i.left)
@@ -355,29 +365,20 @@ func (i *instance) stop() error {
 	return errors.Join(errs...)
 }
 
-// freeOffset finds a shift at which the cluster's ports are free. They lie below
-// the range that the system hands out by itself.
-func freeOffset() (int, error) {
-	ports := []int{1110, 1111, 1143, 1144, 1587, 1993, 1995, 2525, 2526, 8080, 12379, 12380, 14190}
-	for n := range 9 { // the roles: node listener, gossip, metrics
-		ports = append(ports, 17000+n, 17100+n, 17200+n)
-	}
-	for range 100 {
-		offset := 10 * rand.IntN(1200)
-		if free(ports, offset) {
-			return offset, nil
+func (i *instance) stopChildren() error {
+	var errs []error
+	for _, p := range []**child.Process{&i.proxy, &i.backend} {
+		if *p != nil {
+			errs = append(errs, (*p).Stop())
+			*p = nil
 		}
 	}
-	return 0, errors.New("no range of ports is free on 127.0.0.1")
+	return errors.Join(errs...)
 }
 
-func free(ports []int, offset int) bool {
-	for _, p := range ports {
-		ln, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(p+offset)))
-		if err != nil {
-			return false
-		}
-		ln.Close()
+func (i *instance) log() string {
+	if i.backend == nil {
+		return ""
 	}
-	return true
+	return i.backend.Log()
 }

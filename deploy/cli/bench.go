@@ -20,12 +20,13 @@ func (a *app) benchCmd() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure delivery and mailbox operations",
 		Long: `Measure how fast this machine takes mail durably, and at what cost, beside the
-Dovecot that is installed and the bare limit of the disk; or put a load on a
-server that runs already.`,
+Dovecot that is installed and the bare limit of the disk, and what readers wait
+for; or put a load on a server that runs already.`,
 		Example: `  waypost bench deliver --quick
-  waypost bench grow --quick`,
+  waypost bench grow --quick
+  waypost bench imap --quick`,
 	}
-	c.AddCommand(a.benchDeliverCmd(), a.benchGrowCmd())
+	c.AddCommand(a.benchDeliverCmd(), a.benchGrowCmd(), a.benchIMAPCmd())
 	return parent(c)
 }
 

@@ -28,6 +28,9 @@ func TestBenchRefuses(t *testing.T) {
 		{"bench deliver --target mail.example.org:25 --to a@b.test", "--yes-really"},
 		{"bench grow --messages 10 --operations 20", "at least as many messages"},
 		{"bench grow --peer courier", "want dovecot-always"},
+		{"bench imap --peer courier", "want dovecot-always"},
+		{"bench imap --messages 100 --batch 60 --operations 10", "want at least 120"},
+		{"bench imap --rounds 0", "rounds 0"},
 	} {
 		a, _, stderr := newTest("")
 		if code := a.main(t.Context(), strings.Fields(c.args)); code != exitUsage || !strings.Contains(stderr.String(), c.want) {

@@ -30,6 +30,8 @@ func TestWrongUsage(t *testing.T) {
 		"backend", "backend nonsense", "backend drain", "backend drain B!", "backend set b1", "backend set b1 --weight -1", "backend remove b1",
 		"backend add-dovecot d1", "backend add-dovecot d1 --imap a:1 --pop3 a:2 --lmtp a:3 --tls maybe",
 		"backend add-dovecot d1 --imap a:1 --pop3 a:2 --lmtp a:3 --master-user m",
+		"user group", "user group alice", "user group a@example.test b c", "user group a@example.test Sales", "user group a@example.test sales --none",
+		"user add a@example.test --group S!", "move alice@example.test --to b2 --alone",
 		"move", "move alice@example.test", "move alice --to b2", "move alice@example.test --to B2!",
 		"session kick", "session kick 1 --user a@example.test", "session kick 1 2", "session list --user alice",
 		"spool retry", "spool retry 1 --all", "spool drop 1", "spool drop", "status now", "status --nonsense", "rebalance", "rebalance nonsense",
@@ -57,8 +59,9 @@ const (
 		`"quota_bytes":1073741824,"quota_messages":0,"disabled":false,"has_password":true,"services":[],"created":"2026-01-02T03:04:05Z"}`
 	rulesJSON = `{"user":"alice@example.test","home":"b1","state":"active","epoch":3,"forward":["bob@far.test","eve@far.test"],"forward_only":true,` +
 		`"reply":{"kind":"vacation","subject":"Away","text":"I am away.\nAsk Bob.\n","until":"2026-08-15T00:00:00Z"}}`
-	b1JSON = `{"id":"b1","kind":"waypost","state":"active","weight":100,"users":7,"used_bytes":1024,"capacity_bytes":4096,"free_bytes":3072,"sessions":2,"node":"h:1","alive":true}`
-	b2JSON = `{"id":"b2","kind":"dovecot","state":"draining","weight":100,"users":0,"used_bytes":null,"capacity_bytes":null,"free_bytes":null,"sessions":null,"alive":null}`
+	groupJSON = `{"user":"alice@example.test","home":"b1","state":"active","epoch":1,"group":"sales"}`
+	b1JSON    = `{"id":"b1","kind":"waypost","state":"active","weight":100,"users":7,"used_bytes":1024,"capacity_bytes":4096,"free_bytes":3072,"sessions":2,"node":"h:1","alive":true}`
+	b2JSON    = `{"id":"b2","kind":"dovecot","state":"draining","weight":100,"users":0,"used_bytes":null,"capacity_bytes":null,"free_bytes":null,"sessions":null,"alive":null}`
 )
 
 // Each row is one command line: what it sends, and what it prints.
@@ -95,7 +98,13 @@ func TestCommands(t *testing.T) {
 			body: `{"reply":{"kind":"vacation","subject":"s","text":"t","from":"2026-08-01T00:00:00Z","until":"2026-08-02T06:00:00Z","days":3}}`},
 		{line: "user reply alice@example.test --kind echo", stdin: "not read", on: "PATCH " + alice, answer: rulesJSON, body: `{"reply":{"kind":"echo"}}`, stdout: "reply:"},
 		{line: "user reply alice@example.test --off", on: "PATCH " + alice, answer: aliceJSON, body: `{"reply":{"kind":""}}`, stdout: "reply: none\n"},
-		{line: "user show alice@example.test", on: "GET " + alice, answer: rulesJSON, stdout: "forward   bob@far.test, eve@far.test; no copy is kept\nreply     vacation, once in 7 days, until"},
+		{line: "user show alice@example.test", on: "GET " + alice, answer: rulesJSON, stdout: "forward    bob@far.test, eve@far.test; no copy is kept\nreply      vacation, once in 7 days, until"},
+		{line: "user add alice@example.test --no-password --group sales", on: "POST /v1/users", answer: aliceJSON, body: `{"user":"alice@example.test","group":"sales"}`, stdout: "added"},
+		{line: "user group alice@example.test", on: "GET " + alice, answer: aliceJSON, stdout: "alice@example.test: group: none\n"},
+		{line: "user group alice@example.test sales", on: "PATCH " + alice, answer: groupJSON, body: `{"group":"sales"}`, stdout: "alice@example.test: group: sales\n"},
+		{line: "user group alice@example.test --none", on: "PATCH " + alice, answer: aliceJSON, body: `{"group":""}`, stdout: "group: none\n"},
+		{line: "user group alice@example.test --json", on: "GET " + alice, answer: groupJSON, stdout: `"group": "sales"`},
+		{line: "user show alice@example.test", on: "GET " + alice, answer: groupJSON, stdout: "group      sales\n"},
 		{line: "user show alice@example.test", on: "GET " + alice, answer: aliceJSON, stdout: "2.0 KiB of 1.0 GiB"},
 		{line: "user delete alice@example.test --yes", on: "DELETE " + alice, answer: aliceJSON, stdout: "deleted alice@example.test\n"},
 		{line: "user list --domain example.test --home b1 --prefix a", on: "GET /v1/users?domain=example.test&home=b1&prefix=a", answer: aliceJSON + "\n", stdout: "alice@example.test  b1"},

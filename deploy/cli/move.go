@@ -24,10 +24,14 @@ func (a *app) moveCmd() *cobra.Command {
 work is held for a moment, the rest is copied and compared, and the user goes on
 at the new home. If anything fails before that, the user stays where it was.
 
+The members of a sharing group live together: the others who are not there yet are
+moved with the user.
+
 The command waits for the end and shows the progress. Ctrl-C stops the waiting,
-not the move. The result is "done" (exit code 0) or "undone" (1: the user is
-where it was, and the reason is told). With --json it prints one object with at
-least user, from, to, result, messages, bytes, busy_ms, receipt.`,
+not the move. The result is "done" (exit code 0) or "undone" (1: the user, or
+another member of the group, is where it was, and the reason is told). With --json
+it prints one object with at least user, from, to, result, messages, bytes, busy_ms,
+receipt, and, for a member of a group, others: the same of each of the others.`,
 		Example: `  waypost move alice@example.test --to b2
   waypost move bob@example.test --to b3 --json
   waypost move carol@example.test --to b1 --no-wait; waypost rebalance status`,
@@ -57,17 +61,21 @@ least user, from, to, result, messages, bytes, busy_ms, receipt.`,
 			if noWait {
 				return a.showMove(out, m)
 			}
-			return a.follow(c.Context(), client, out, m)
+			return a.followAll(c.Context(), client, out, m)
 		})
 	}
 	return c
 }
 
-// showMove prints a move: in JSON as one object on one line.
+// showMove prints a move with its others: in JSON as one object on one line.
 func (a *app) showMove(out *output, m admin.Move) error {
 	if !out.json {
-		_, err := fmt.Fprintln(out.w, moveText(m))
-		return err
+		for _, one := range append([]admin.Move{m}, m.Others...) {
+			if _, err := fmt.Fprintln(out.w, moveText(one)); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 	b, err := json.Marshal(m)
 	if err != nil {
@@ -99,8 +107,27 @@ const (
 // errReplaced: the journal is of a later move, so this one's end is not told.
 var errReplaced = errors.New("another move of this user has begun since, and this one's result is no longer told: see waypost user show")
 
+// followAll waits for the end of m and of the others' moves, and tells how they ended.
+func (a *app) followAll(ctx context.Context, client *admin.Client, out *output, m admin.Move) error {
+	others := m.Others
+	m.Others = nil
+	m, err := a.follow(ctx, client, out, m)
+	if err != nil {
+		return err
+	}
+	for _, o := range others {
+		if o.Result == "" {
+			if o, err = a.follow(ctx, client, out, o); err != nil {
+				return fmt.Errorf("%s; then: %w", moveText(m), err)
+			}
+		}
+		m.Others = append(m.Others, o)
+	}
+	return a.moveEnded(out, m)
+}
+
 // follow waits for the end of m. Directors may come and go meanwhile.
-func (a *app) follow(ctx context.Context, client *admin.Client, out *output, m admin.Move) error {
+func (a *app) follow(ctx context.Context, client *admin.Client, out *output, m admin.Move) (admin.Move, error) {
 	p := a.newMoveProgress(ctx, client, out, m)
 	last, replaced, silent := m, false, 0
 	for {
@@ -117,20 +144,20 @@ func (a *app) follow(ctx context.Context, client *admin.Client, out *output, m a
 		switch {
 		case replaced && last.Result == "":
 			p.end()
-			return &localError{errReplaced}
+			return last, &localError{errReplaced}
 		case last.Result != "":
 			p.end()
-			return a.moveEnded(out, last)
+			return last, nil
 		case ctx.Err() != nil:
 			p.end()
-			return &localError{fmt.Errorf("no longer waiting; the move of %s goes on by itself: see waypost rebalance status", m.User)}
+			return last, &localError{fmt.Errorf("no longer waiting; the move of %s goes on by itself: see waypost rebalance status", m.User)}
 		case errors.As(err, &said) && said.Code != admin.CodeUnavailable:
 			p.end()
-			return fmt.Errorf("the move goes on by itself, but cannot be followed: %w", err)
+			return last, fmt.Errorf("the move goes on by itself, but cannot be followed: %w", err)
 		}
 		if silent++; silent > watchTries {
 			p.end()
-			return fmt.Errorf("the move goes on by itself, but cannot be followed: %w", orBroken(err))
+			return last, fmt.Errorf("the move goes on by itself, but cannot be followed: %w", orBroken(err))
 		}
 		a.pause(ctx, watchAgain)
 	}
@@ -147,13 +174,17 @@ func (a *app) moveEnded(out *output, m admin.Move) error {
 	if err := a.showMove(out, m); err != nil {
 		return err
 	}
-	if m.Result == string(director.PhaseDone) {
-		return nil
+	var failed error
+	for _, one := range append([]admin.Move{m}, m.Others...) {
+		if one.Result == string(director.PhaseDone) {
+			continue
+		}
+		failed = errTold
+		if out.json {
+			a.warn("the move of %s was undone: %s", one.User, orDash(oneLine(one.Reason)))
+		}
 	}
-	if out.json {
-		a.warn("the move of %s was undone: %s", m.User, orDash(oneLine(m.Reason)))
-	}
-	return errTold
+	return failed
 }
 
 // moveProgress shows how far a move is: a line that is written over on a

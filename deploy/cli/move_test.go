@@ -165,3 +165,34 @@ func TestBar(t *testing.T) {
 		}
 	}
 }
+
+// The other members of a sharing group are followed, too, and told with the user.
+func TestMoveGroup(t *testing.T) {
+	of := func(user, phase string) string {
+		return strings.ReplaceAll(strings.ReplaceAll(moveJSON(phase, "why"), "alice@", user+"@"), "m1", "m-"+user)
+	}
+	for result, code := range map[string]int{"done": exitDone, "undone": exitFailed} {
+		f := newFakeAPI(t)
+		planned := strings.TrimSuffix(of("alice", "planned"), "}") + `,"others":[` + of("bob", "planned") + "," + of("cy", "planned") + "]}"
+		f.on("POST /v1/moves", planned)
+		f.on(watchAlice, of("alice", "done")+"\n")
+		f.on(strings.Replace(watchAlice, "alice@", "bob@", 1), of("bob", "copying")+"\n"+of("bob", result)+"\n")
+		f.on(strings.Replace(watchAlice, "alice@", "cy@", 1), of("cy", "done")+"\n")
+		r := f.run("", "move", "alice@example.test", "--to", "b2", "--json")
+		var object struct {
+			User, Result string
+			Others       []struct{ User, Result string }
+		}
+		if err := json.Unmarshal([]byte(r.stdout), &object); err != nil || r.code != code || strings.Count(r.stdout, "\n") != 1 {
+			t.Fatalf("%s: %v, %+v", result, err, r)
+		}
+		if object.User != "alice@example.test" || object.Result != "done" || len(object.Others) != 2 ||
+			object.Others[0].User != "bob@example.test" || object.Others[0].Result != result || object.Others[1].Result != "done" {
+			t.Errorf("%+v", object)
+		}
+		r = f.run("", "move", "alice@example.test", "--to", "b2")
+		if lines := strings.Count(r.stdout, "bob@example.test: "+result); r.code != code || lines != 1 {
+			t.Errorf("%s: %+v", result, r)
+		}
+	}
+}

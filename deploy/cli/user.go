@@ -24,7 +24,7 @@ on its home, one of the backends.`,
   waypost user show alice@example.test --json
   waypost user list --domain example.test`,
 	}
-	c.AddCommand(a.userAddCmd(), a.userImportCmd(), a.userPasswdCmd(), a.userSetCmd(), a.userForwardCmd(), a.userReplyCmd(), a.userShowCmd(), a.userListCmd(),
+	c.AddCommand(a.userAddCmd(), a.userImportCmd(), a.userPasswdCmd(), a.userSetCmd(), a.userForwardCmd(), a.userReplyCmd(), a.userGroupCmd(), a.userShowCmd(), a.userListCmd(),
 		a.userDisableCmd(), a.userEnableCmd(), a.userDeleteCmd())
 	return parent(c)
 }
@@ -73,8 +73,10 @@ func (a *app) userAddCmd() *cobra.Command {
 		Short: "Add a user",
 		Long: `Add a user. The password is asked for at a terminal, and else read from standard
 input, one line. The home is the active backend with the most free weighted
-room, unless --home names one.`,
+room, unless --home names one; that of a member of a sharing group (see "user
+group") is where the others live.`,
 		Example: `  waypost user add dora@example.test
+  waypost user add fred@example.test --group sales
   echo 'a long secret' | waypost user add erik@example.test --quota-bytes 1GiB --home b1
   waypost user add archive@example.test --no-password --services imap`,
 		Args: exactly(wantUser),
@@ -83,6 +85,7 @@ room, unless --home names one.`,
 	f.Var(&quota, "quota-bytes", "limit of the mailbox, like 1GiB; 0: unlimited")
 	f.Int64Var(&req.QuotaMessages, "quota-messages", 0, "limit of messages; 0: unlimited")
 	f.StringVar(&home, "home", "", "`backend` that is to be the home")
+	f.StringVar(&req.Group, "group", "", "sharing `group` to be a member of")
 	f.StringSliceVar(&req.Services, "services", nil, "what may be used, of "+strings.Join(admin.Services(), ",")+" (default all)")
 	f.BoolVar(&noPassword, "no-password", false, "without a password: nobody can log in")
 	conn, out := a.connecting(c), a.printing(c)
@@ -101,6 +104,11 @@ room, unless --home names one.`,
 		if home != "" {
 			if req.Home, err = parseBackend(home); err != nil {
 				return err
+			}
+		}
+		if c.Flags().Changed("group") {
+			if err := director.ValidGroup(req.Group); err != nil {
+				return &usageError{err}
 			}
 		}
 		return conn.with(func(client *admin.Client) error {
@@ -163,9 +171,10 @@ func (a *app) userSetCmd() *cobra.Command {
 	var quota bytesValue
 	var messages int64
 	var services []string
+	var fullText bool
 	c := a.changing(&cobra.Command{
 		Use:     "set USER",
-		Short:   "Change a user's quota and services",
+		Short:   "Change a user's quota, services and search index",
 		Long:    `Change what is named; the rest stays as it is.`,
 		Example: `  waypost user set alice@example.test --quota-bytes 2GiB --services imap,submission`,
 	}, "changed", func(c *cobra.Command, _ director.User) (admin.UpdateUser, error) {
@@ -179,8 +188,11 @@ func (a *app) userSetCmd() *cobra.Command {
 		if c.Flags().Changed("services") {
 			req.Services = &services
 		}
+		if c.Flags().Changed("full-text") {
+			req.FullText = &fullText
+		}
 		if req == (admin.UpdateUser{}) {
-			return req, usagef("say what to change: --quota-bytes, --quota-messages or --services")
+			return req, usagef("say what to change: --quota-bytes, --quota-messages, --services or --full-text")
 		}
 		if err := checkCount("--quota-messages", messages); err != nil {
 			return req, err
@@ -191,6 +203,7 @@ func (a *app) userSetCmd() *cobra.Command {
 	f.Var(&quota, "quota-bytes", "limit of the mailbox, like 1GiB; 0: unlimited")
 	f.Int64Var(&messages, "quota-messages", 0, "limit of messages; 0: unlimited")
 	f.StringSliceVar(&services, "services", nil, "what may be used, of "+strings.Join(admin.Services(), ",")+`; "" for all`)
+	f.BoolVar(&fullText, "full-text", false, "keep an index of the user's texts, which makes searches in them fast; =false: keep none")
 	return c
 }
 
@@ -262,6 +275,8 @@ func writeUser(w io.Writer, u admin.User) {
 	t.row("password", map[bool]string{true: "set", false: "none: nobody can log in"}[u.HasPassword])
 	t.row("forward", forwardText(u))
 	t.row("reply", replyText(u.Reply))
+	t.row("group", groupText(u))
+	t.row("full text", map[bool]string{true: "indexed", false: "not indexed"}[u.FullText])
 	t.row("created", when(u.Created))
 	if u.Move != nil {
 		t.row("move", fmt.Sprintf("%s to %s: %s", u.Move.From, u.Move.To, u.Move.Phase))

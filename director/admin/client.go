@@ -201,7 +201,8 @@ func (c *Client) Moves(ctx context.Context, finished bool) ([]Move, error) {
 	return call[[]Move](ctx, c, http.MethodGet, "/v1/moves"+query("all", all), nil)
 }
 
-// CreateMove writes the journal of a move, for a mover to carry out.
+// CreateMove writes the journal of a move, for a mover to carry out, and those of the
+// other members of the user's sharing group.
 func (c *Client) CreateMove(ctx context.Context, u string, to director.BackendID) (Move, error) {
 	return call[Move](ctx, c, http.MethodPost, "/v1/moves", CreateMove{u, to})
 }

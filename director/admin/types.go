@@ -33,8 +33,12 @@ type User struct {
 	Forward     []string `json:"forward"`
 	ForwardOnly bool     `json:"forward_only"`
 	// Reply is null for a user whose mail is not answered.
-	Reply   *director.AutoReply `json:"reply"`
-	Created time.Time           `json:"created,omitzero"`
+	Reply *director.AutoReply `json:"reply"`
+	// Group is the sharing group, "" for none.
+	Group string `json:"group"`
+	// FullText: an index makes searches in texts fast.
+	FullText bool      `json:"full_text"`
+	Created  time.Time `json:"created,omitzero"`
 	// Move is the unfinished move of this user, if there is one.
 	Move *Move `json:"move,omitempty"`
 }
@@ -52,12 +56,14 @@ type CreateUser struct {
 	QuotaMessages int64    `json:"quota_messages,omitempty"`
 	Services      []string `json:"services,omitempty"`
 	Disabled      bool     `json:"disabled,omitempty"`
-	// Forward, ForwardOnly and Reply are as in User. An import does not compare
+	// Forward, ForwardOnly, Reply and Group are as in User. An import does not compare
 	// them for a user who is there, if they are left out.
 	Forward     []string            `json:"forward,omitempty"`
 	ForwardOnly bool                `json:"forward_only,omitempty"`
 	Reply       *director.AutoReply `json:"reply,omitempty"`
-	// Home names the backend; empty: the one with the most free weighted room.
+	Group       string              `json:"group,omitempty"`
+	// Home names the backend; empty: that of the group's members, or else the one
+	// with the most free weighted room.
 	Home director.BackendID `json:"home,omitempty"`
 	// Maildir, where not nil, is taken over as the user's mailbox; Home must be
 	// given.
@@ -74,8 +80,11 @@ type UpdateUser struct {
 	Disabled      *bool     `json:"disabled,omitempty"`
 	Forward       *[]string `json:"forward,omitempty"`
 	ForwardOnly   *bool     `json:"forward_only,omitempty"`
+	FullText      *bool     `json:"full_text,omitempty"`
 	// Reply replaces the whole of it; one without a kind takes it away.
 	Reply *director.AutoReply `json:"reply,omitempty"`
+	// Group, "" for none, is refused where its members live on another backend.
+	Group *string `json:"group,omitempty"`
 }
 
 // Services that a user can be limited to.
@@ -262,7 +271,8 @@ type SpoolDone struct {
 	Errors  []NodeError `json:"errors,omitempty"`
 }
 
-// CreateMove asks for a move; a mover carries it out.
+// CreateMove asks for a move of a user and of the other members of its sharing
+// group; a mover carries them out.
 type CreateMove struct {
 	User string             `json:"user"`
 	To   director.BackendID `json:"to"`
@@ -289,6 +299,10 @@ type Move struct {
 	Created     time.Time      `json:"created"`
 	BusySince   time.Time      `json:"busy_since,omitzero"`
 	Finished    time.Time      `json:"finished,omitzero"`
+	// Others, in the answer to CreateMove, are the moves of the other members of the
+	// sharing group who do not live there yet. One that could not be planned is
+	// "undone", without an ID.
+	Others []Move `json:"others,omitempty"`
 }
 
 // MoveOf makes the API's form of a journal.

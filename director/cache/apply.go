@@ -72,7 +72,7 @@ func sweepAccounts(st *state) {
 			}
 			next := e
 			next.acct = nil
-			sh.set(u, e, next)
+			st.set(sh, u, e, next)
 		}
 		sh.mu.Unlock()
 	}

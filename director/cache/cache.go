@@ -227,6 +227,16 @@ func (c *Client) Account(u director.User) (a director.Account, version int64, kn
 	return a, row.rev, true
 }
 
+// Group gives the sharing group of a user, "" for none.
+func (c *Client) Group(u director.User) string {
+	a, _, _ := c.Account(u)
+	return a.Group
+}
+
+// Members gives the users whose accounts name a sharing group, by name: as many as
+// there are, be it more than director.MaxGroupMembers.
+func (c *Client) Members(group string) []director.User { return c.st.Load().groups.members(group) }
+
 // Backend gives a backend's record.
 func (c *Client) Backend(id director.BackendID) (director.Backend, bool) {
 	return c.st.Load().backend(id)

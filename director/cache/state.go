@@ -23,6 +23,7 @@ type state struct {
 	gen     uint16        // counts full reads; only the run goroutine uses it
 
 	shards [shardCount]shard
+	groups groups
 
 	mu        sync.RWMutex                     // protects what follows
 	addresses map[string]row[director.Address] // by "domain/local"
@@ -144,7 +145,7 @@ func (st *state) putLocation(u director.User, r director.Record) (now director.R
 		return st.record(have), true
 	}
 	next.acct = have.acct
-	sh.set(u, have, next)
+	st.set(sh, u, have, next)
 	if w := sh.waiters[u]; w != nil {
 		close(w.changed)
 		delete(sh.waiters, u)
@@ -167,18 +168,22 @@ func (st *state) putAccount(u director.User, a *account) {
 	have := sh.users[u]
 	next := have
 	next.acct = a
-	sh.set(u, have, next)
+	st.set(sh, u, have, next)
 }
 
-// set replaces the entry have by next. The caller holds mu.
-func (sh *shard) set(u director.User, have, next entry) {
+// set replaces the entry have by next. The caller holds the shard's mu.
+func (st *state) set(sh *shard, u director.User, have, next entry) {
 	sh.located += one(next.epoch != 0) - one(have.epoch != 0)
 	sh.accounts += one(next.acct != nil) - one(have.acct != nil)
+	u = director.User(strings.Clone(string(u))) // not the whole key it was cut from
+	if next.acct != have.acct {
+		st.groups.change(u, have.acct, next.acct)
+	}
 	if next == (entry{}) {
 		delete(sh.users, u)
 		return
 	}
-	sh.users[director.User(strings.Clone(string(u)))] = next // not the whole key it was cut from
+	sh.users[u] = next
 }
 
 func one(b bool) int {

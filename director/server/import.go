@@ -143,6 +143,7 @@ func (s *Server) sameUser(ctx context.Context, u director.User, req admin.Create
 		"services":       strings.Join(normalServices(req.Services), " ") == strings.Join(have.Services, " "),
 		"forward":        len(req.Forward) == 0 || s.sameForward(ctx, req, have),
 		"reply":          req.Reply == nil || sameReply(*req.Reply, have.Reply),
+		"group":          req.Group == "" || req.Group == have.Group,
 	} {
 		if !same {
 			differs = append(differs, name)

@@ -13,7 +13,6 @@ import (
 	"waypost/director"
 	"waypost/director/admin"
 	"waypost/director/cache"
-	"waypost/internal/telemetry"
 )
 
 const (
@@ -44,11 +43,7 @@ func (s *Server) postMove(ctx context.Context, c *call) (any, error) {
 	if b.Value.State != director.BackendActive {
 		return nil, fmt.Errorf("move %s: backend %s is %s and gets no users: %w", u, req.To, b.Value.State, director.ErrIllegal)
 	}
-	m, err := s.dir.PlanMove(ctx, u, req.To, telemetry.NewID(), s.uniqueNow())
-	if err != nil {
-		return nil, err
-	}
-	return admin.MoveOf(m), nil
+	return s.planGroup(ctx, u, req.To)
 }
 
 func (s *Server) listMoves(ctx context.Context, c *call) (any, error) {

@@ -71,6 +71,8 @@ type Server struct {
 	moves   *moveTracker
 	metrics *metrics
 	hashing chan struct{} // one place for each password that may be hashed at once
+	// grouping is the lock of what changes sharing groups and where they live.
+	grouping chan struct{}
 
 	// creating is held for reading while a user is published, and for writing
 	// while a domain or backend is proved to be empty and removed.
@@ -98,7 +100,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 	}
 	s := &Server{
 		cfg: cfg, id: d.Identity, dir: d.Directory, cache: d.Cache, members: d.Members, log: d.Log,
-		nodes: newNodes(d.Identity), hashing: make(chan struct{}, cfg.MaxHashes),
+		nodes: newNodes(d.Identity), hashing: make(chan struct{}, cfg.MaxHashes), grouping: make(chan struct{}, 1),
 	}
 	s.census = &census{users: d.Cache.Users}
 	s.placer = newPlacer(s.census)

@@ -52,13 +52,23 @@ func (s *Server) createUser(ctx context.Context, req admin.CreateUser) (admin.Us
 	acct := director.Account{
 		Hash: req.PasswordHash, QuotaBytes: req.QuotaBytes, QuotaMessages: req.QuotaMessages,
 		Disabled: req.Disabled, Services: normalServices(req.Services), Created: s.uniqueNow(),
-		Forward: req.Forward, ForwardOnly: req.ForwardOnly, Reply: req.Reply,
+		Forward: req.Forward, ForwardOnly: req.ForwardOnly, Reply: req.Reply, Group: req.Group,
 	}
 	if err := s.checkRules(ctx, &acct); err != nil {
 		return admin.User{}, fmt.Errorf("user %s: %w", u, err)
 	}
 	if req.Password != "" {
 		if acct.Hash, err = s.hash(ctx, req.Password); err != nil {
+			return admin.User{}, err
+		}
+	}
+	if acct.Group != "" {
+		leave, err := s.alone(ctx)
+		if err != nil {
+			return admin.User{}, err
+		}
+		defer leave()
+		if req.Home, err = s.placeInGroup(ctx, u, acct.Group, req.Home); err != nil {
 			return admin.User{}, err
 		}
 	}
@@ -70,6 +80,9 @@ func (s *Server) createUser(ctx context.Context, req admin.CreateUser) (admin.Us
 		return admin.User{}, err
 	}
 	s.settle(ctx, u, rec)
+	if acct.Group != "" {
+		s.settleGroup(ctx, u, acct.Group)
+	}
 	return userView(u, rec, acct), nil
 }
 
@@ -301,7 +314,8 @@ func userView(u director.User, rec director.Record, acct director.Account) admin
 		User: u, Home: rec.Home, State: rec.State, Epoch: rec.Epoch,
 		QuotaBytes: acct.QuotaBytes, QuotaMessages: acct.QuotaMessages, Disabled: acct.Disabled,
 		HasPassword: acct.Hash != "", Services: services, Created: acct.Created,
-		Forward: append([]string{}, acct.Forward...), ForwardOnly: acct.ForwardOnly, Reply: acct.Reply,
+		Forward: append([]string{}, acct.Forward...), ForwardOnly: acct.ForwardOnly, Reply: acct.Reply, Group: acct.Group,
+		FullText: acct.FullText,
 	}
 }
 
@@ -367,15 +381,22 @@ func (s *Server) patchUser(ctx context.Context, c *call) (any, error) {
 	if err != nil {
 		return nil, fmt.Errorf("user %s: %w", u, err)
 	}
-	err = s.dir.UpdateAccount(ctx, u, func(a *director.Account) error {
-		if err := applyUpdate(a, req, hash); err != nil {
-			return err
-		}
-		if req.Forward == nil && req.ForwardOnly == nil && req.Reply == nil {
-			return nil
-		}
-		return s.checkRules(ctx, a)
-	})
+	change := func() error {
+		return s.dir.UpdateAccount(ctx, u, func(a *director.Account) error {
+			if err := applyUpdate(a, req, hash); err != nil {
+				return err
+			}
+			if req.Forward == nil && req.ForwardOnly == nil && req.Reply == nil {
+				return nil
+			}
+			return s.checkRules(ctx, a)
+		})
+	}
+	if req.Group != nil {
+		err = s.setGroup(ctx, u, *req.Group, change)
+	} else {
+		err = change()
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -403,6 +424,8 @@ func applyUpdate(a *director.Account, req admin.UpdateUser, hash *string) error 
 	set(&a.Disabled, req.Disabled)
 	set(&a.Forward, req.Forward)
 	set(&a.ForwardOnly, req.ForwardOnly)
+	set(&a.Group, req.Group)
+	set(&a.FullText, req.FullText)
 	if req.Reply != nil {
 		a.Reply = req.Reply
 		if a.Reply.Kind == "" {

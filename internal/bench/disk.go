@@ -28,9 +28,9 @@ func CountMessages(root string) (int64, error) {
 	return n, nil
 }
 
-// flushAll writes back all that lies on the file system of dir, so that no run
+// FlushAll writes back all that lies on the file system of dir, so that no run
 // pays for the one before it.
-func flushAll(dir string) error {
+func FlushAll(dir string) error {
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -42,8 +42,8 @@ func flushAll(dir string) error {
 	return nil
 }
 
-// freeBytes is the room on the file system of dir.
-func freeBytes(dir string) (int64, error) {
+// FreeBytes is the room on the file system of dir.
+func FreeBytes(dir string) (int64, error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
 		return 0, fmt.Errorf("statfs %s: %w", dir, err)
@@ -51,14 +51,14 @@ func freeBytes(dir string) (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
-// dear is what creating a file takes where something is wrong; 0.02 to 0.05 ms
+// Dear is what creating a file takes where something is wrong; 0.02 to 0.05 ms
 // are usual. ext4 looks for an inode that was not freed lately, one after the
 // other, and for five minutes after a mass deletion there are thousands of those
 // in some parts of the disk and none in others.
-const dear = 200 * time.Microsecond
+const Dear = 200 * time.Microsecond
 
-// creation measures how long creating a file below dir takes.
-func creation(dir string) (time.Duration, error) {
+// Creation measures how long creating a file below dir takes.
+func Creation(dir string) (time.Duration, error) {
 	const probes = 50
 	sub := filepath.Join(dir, "probe")
 	if err := os.Mkdir(sub, 0o700); err != nil {

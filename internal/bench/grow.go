@@ -48,7 +48,7 @@ type GrowthReport struct {
 
 var growthHeads = []string{"server", "mode", "operation", "messages", "CPU ms", "median ms", "CPU × of smallest"}
 
-func (r GrowthRow) cells() []string {
+func (r GrowthRow) Cells() []string {
 	return []string{r.Peer, r.Mode, r.Operation, fmt.Sprint(r.Messages), fmt.Sprintf("%.3f", r.ServerCPUMS), fmt.Sprintf("%.2f", r.MedianMS), fmt.Sprintf("%.2f", r.Growth)}
 }
 
@@ -62,7 +62,7 @@ func (r *GrowthReport) compare() {
 		if _, ok := first[k]; !ok {
 			first[k] = row.ServerCPUMS
 		}
-		row.Growth = ratio(row.ServerCPUMS, first[k])
+		row.Growth = Ratio(row.ServerCPUMS, first[k])
 	}
 }
 
@@ -201,7 +201,7 @@ func (g *Growth) open(ctx context.Context, srv *Server, size int) (*mailbox, err
 			return nil, err
 		}
 	}
-	if err := settle(ctx, srv.Settle); err != nil {
+	if err := Settle(ctx, srv.Settle); err != nil {
 		b.close()
 		return nil, err
 	}
@@ -237,7 +237,7 @@ func (b *mailbox) rest(ctx context.Context) error {
 		return err
 	}
 	begin := time.Now()
-	if err := settle(ctx, idleFor); err != nil {
+	if err := Settle(ctx, idleFor); err != nil {
 		return err
 	}
 	after, err := TreeCPU(b.srv.PID)
@@ -270,7 +270,7 @@ func (b *mailbox) measure(ctx context.Context, op operation, n int) (GrowthRow, 
 			return GrowthRow{}, err
 		}
 	}
-	if err := settle(ctx, b.srv.Settle); err != nil {
+	if err := Settle(ctx, b.srv.Settle); err != nil {
 		return GrowthRow{}, err
 	}
 	after, err := TreeCPU(b.srv.PID)
@@ -278,7 +278,7 @@ func (b *mailbox) measure(ctx context.Context, op operation, n int) (GrowthRow, 
 		return GrowthRow{}, err
 	}
 	used := (after - before).Seconds() - b.idle*time.Since(begin).Seconds()
-	return GrowthRow{Operation: op.name, ServerCPUMS: max(0, used*1000/float64(n)), MedianMS: millis(lat.Quantile(0.5))}, nil
+	return GrowthRow{Operation: op.name, ServerCPUMS: max(0, used*1000/float64(n)), MedianMS: Millis(lat.Quantile(0.5))}, nil
 }
 
 func (b *mailbox) deliver(int) error {
@@ -324,9 +324,9 @@ func (b *mailbox) expunge(i int) error {
 }
 
 // Table prints the rows for a terminal, Markdown for a document.
-func (r *GrowthReport) Table(w io.Writer) error { return table(w, growthHeads, cellsOf(r.Rows)) }
+func (r *GrowthReport) Table(w io.Writer) error { return Table(w, growthHeads, Cells(r.Rows)) }
 
 // Markdown prints the rows as a table in Markdown.
 func (r *GrowthReport) Markdown(w io.Writer) error {
-	return markdown(w, growthHeads, cellsOf(r.Rows))
+	return Markdown(w, growthHeads, Cells(r.Rows))
 }

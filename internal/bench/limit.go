@@ -141,7 +141,7 @@ func (l *Limit) Run(ctx context.Context) (Result, error) {
 			return Result{}, err
 		}
 	}
-	if err := flushAll(l.Dir); err != nil {
+	if err := FlushAll(l.Dir); err != nil {
 		return Result{}, err
 	}
 	return l.measure(ctx, log, letters, folders)

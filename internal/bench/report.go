@@ -39,7 +39,7 @@ func (m *measured) row(p Peer, c Case) Row {
 	return Row{Peer: p.Name, Mode: p.Mode, Case: c,
 		MessagesPerSecond: m.rate(), Slowest: m.slowest, Quickest: m.quick,
 		ServerCPUMS: perMessage(m.server, m.Measured), GeneratorCPUMS: perMessage(m.GeneratorCPU, m.Measured),
-		MedianMS: millis(m.Latencies.Quantile(0.5)), P99MS: millis(m.Latencies.Quantile(0.99)),
+		MedianMS: Millis(m.Latencies.Quantile(0.5)), P99MS: Millis(m.Latencies.Quantile(0.99)),
 		Messages: m.Measured, Errors: m.Errors, ErrorSamples: m.Samples, OnDisk: m.onDisk, Acknowledged: m.Acknowledged}
 }
 
@@ -63,15 +63,15 @@ func (r *Report) compare() {
 	for i := range r.Rows {
 		row := &r.Rows[i]
 		if o, ok := ours[row.Case]; ok && row.Peer != Ours {
-			row.RateRatio = ratio(o.MessagesPerSecond, row.MessagesPerSecond)
-			row.CPURatio = ratio(row.ServerCPUMS, o.ServerCPUMS)
+			row.RateRatio = Ratio(o.MessagesPerSecond, row.MessagesPerSecond)
+			row.CPURatio = Ratio(row.ServerCPUMS, o.ServerCPUMS)
 		}
 	}
 }
 
 var heads = []string{"server", "mode", "filters", "bytes", "conns", "messages/s", "slowest–quickest", "CPU ms", "generator ms", "median ms", "p99 ms", "errors", "rate ×", "CPU ×"}
 
-func (row Row) cells() []string {
+func (row Row) Cells() []string {
 	times := func(f float64) string {
 		if f == 0 {
 			return "–"
@@ -90,20 +90,22 @@ func (row Row) cells() []string {
 }
 
 // Table prints the rows for a terminal, Markdown for a document.
-func (r *Report) Table(w io.Writer) error { return table(w, heads, cellsOf(r.Rows)) }
+func (r *Report) Table(w io.Writer) error { return Table(w, heads, Cells(r.Rows)) }
 
 // Markdown prints the rows as a table in Markdown.
-func (r *Report) Markdown(w io.Writer) error { return markdown(w, heads, cellsOf(r.Rows)) }
+func (r *Report) Markdown(w io.Writer) error { return Markdown(w, heads, Cells(r.Rows)) }
 
-func cellsOf[R interface{ cells() []string }](rows []R) [][]string {
+// Cells are those of all rows.
+func Cells[R interface{ Cells() []string }](rows []R) [][]string {
 	cells := make([][]string, len(rows))
 	for i, row := range rows {
-		cells[i] = row.cells()
+		cells[i] = row.Cells()
 	}
 	return cells
 }
 
-func table(w io.Writer, heads []string, rows [][]string) error {
+// Table writes rows for a terminal.
+func Table(w io.Writer, heads []string, rows [][]string) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, strings.ToUpper(strings.Join(heads, "\t")))
 	for _, row := range rows {
@@ -112,7 +114,8 @@ func table(w io.Writer, heads []string, rows [][]string) error {
 	return t.Flush()
 }
 
-func markdown(w io.Writer, heads []string, rows [][]string) error {
+// Markdown writes rows as a table in Markdown.
+func Markdown(w io.Writer, heads []string, rows [][]string) error {
 	lines := []string{"| " + strings.Join(heads, " | ") + " |", strings.Repeat("|---", len(heads)) + "|"}
 	for _, row := range rows {
 		lines = append(lines, "| "+strings.Join(row, " | ")+" |")

@@ -24,13 +24,14 @@ func perMessage(d time.Duration, n int64) float64 {
 	if n == 0 {
 		return 0
 	}
-	return millis(d) / float64(n)
+	return Millis(d) / float64(n)
 }
 
-func millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+// Millis is d in milliseconds.
+func Millis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-// ratio is a to b; 0 where there is none.
-func ratio(a, b float64) float64 {
+// Ratio is a to b; 0 where there is none.
+func Ratio(a, b float64) float64 {
 	if b == 0 {
 		return 0
 	}

@@ -40,6 +40,8 @@ type Setup struct {
 	Sieve, Quota bool
 	// IMAP is wanted, too.
 	IMAP bool
+	// Access is wanted: the server is to be at its best for sessions of IMAP and POP3.
+	Access bool
 }
 
 // Server is a running server that a Suite measures.
@@ -61,8 +63,42 @@ type Server struct {
 	Log func() string
 	// Begin, where not nil, is called when the measurement begins.
 	Begin func()
+	// Access is there where Setup wanted it.
+	Access *Access
 	// Stop ends it in order, and waits.
 	Stop func() error
+}
+
+// Access is how package access measures a server's sessions. All of it is of the first
+// user, whose mailbox is Maildir.
+type Access struct {
+	// POP3 is host:port, as Server.IMAP.
+	POP3 string
+	// Maildir is where INBOX is to be before the first login. Own gives what was put
+	// below it to whom the server runs as.
+	Maildir string
+	Own     func(dir string) error
+	// CPU is that of all processes between the client and the disk.
+	CPU func() (time.Duration, error)
+	// Memory is what those processes hold now, after what they can give back at once.
+	Memory func(context.Context) ([]Memory, error)
+	// Restart ends the processes, calls between, and starts them again.
+	Restart func(ctx context.Context, between func() error) error
+	// Profile takes CPU profiles for a time, into files that begin with file; what it
+	// returns waits for them. Nil where there are none to take.
+	Profile func(file string, d time.Duration) (wait func() error)
+	// HeapProfile writes what memory is in use for, into files that begin with file. Nil as Profile.
+	HeapProfile func(ctx context.Context, file string) error
+}
+
+// Memory is what a part of a server holds, in bytes.
+type Memory struct {
+	// Part is the process, or "" for all.
+	Part string
+	// Resident is the part of the machine's memory that is its own: shared pages count
+	// for a share (proc(5), Pss). Live is what of it its language's runtime has in use, and
+	// Stacks what of that are stacks; 0 where that is not told.
+	Resident, Live, Stacks int64
 }
 
 // Peer is what is measured. Without Start it is the limit of the disk.
@@ -106,7 +142,7 @@ func (s *Suite) need(c Case) int64 {
 
 // room fails where a run might fill the disk.
 func (s *Suite) room(c Case) error {
-	free, err := freeBytes(s.Dir)
+	free, err := FreeBytes(s.Dir)
 	if err != nil {
 		return err
 	}
@@ -156,7 +192,7 @@ type measured struct {
 	slowest, quick float64 // messages/s of single rounds
 }
 
-func (m *measured) rate() float64 { return ratio(float64(m.Measured), m.Elapsed.Seconds()) }
+func (m *measured) rate() float64 { return Ratio(float64(m.Measured), m.Elapsed.Seconds()) }
 
 func (m *measured) add(o measured, round int) {
 	r := o.rate()
@@ -197,15 +233,15 @@ func (s *Suite) one(ctx context.Context, p Peer, c Case, dir, what string) (m me
 		return m, err
 	}
 	s.say(what+": starting", false)
-	if took, err := creation(dir); err != nil {
+	if took, err := Creation(dir); err != nil {
 		return m, err
-	} else if took > dear {
-		s.say(fmt.Sprintf("%s: creating a file here takes %.2f ms by itself: many were deleted on this disk a short time ago. Wait five minutes, or choose another disk", what, millis(took)), true)
+	} else if took > Dear {
+		s.say(fmt.Sprintf("%s: creating a file here takes %.2f ms by itself: many were deleted on this disk a short time ago. Wait five minutes, or choose another disk", what, Millis(took)), true)
 	}
 	if p.Start == nil {
 		return s.limit(ctx, c, dir)
 	}
-	if err := flushAll(dir); err != nil {
+	if err := FlushAll(dir); err != nil {
 		return m, err
 	}
 	srv, err := p.Start(ctx, dir, Setup{Users: s.Users, Sieve: c.Sieve, Quota: c.Quota})
@@ -249,7 +285,7 @@ func (s *Suite) load(ctx context.Context, srv *Server, c Case, what string) (m m
 		Warm:     s.Users * len(variants),
 		Messages: s.messages(c.Size), Duration: s.Duration,
 		Begin: func() error {
-			if err := flushAll(srv.Mail); err != nil {
+			if err := FlushAll(srv.Mail); err != nil {
 				return err
 			}
 			if srv.Begin != nil {
@@ -269,7 +305,7 @@ func (s *Suite) load(ctx context.Context, srv *Server, c Case, what string) (m m
 	if m.Result, err = l.Run(ctx); err != nil {
 		return m, err
 	}
-	if err := settle(ctx, srv.Settle); err != nil {
+	if err := Settle(ctx, srv.Settle); err != nil {
 		return m, err
 	}
 	after, err := TreeCPU(srv.PID)
@@ -277,8 +313,8 @@ func (s *Suite) load(ctx context.Context, srv *Server, c Case, what string) (m m
 	return m, err
 }
 
-// settle lets the server do what it put off.
-func settle(ctx context.Context, d time.Duration) error {
+// Settle lets the server do what it put off.
+func Settle(ctx context.Context, d time.Duration) error {
 	if d <= 0 {
 		return ctx.Err()
 	}

@@ -77,8 +77,8 @@ type Summary struct {
 // Summarize sums a result up.
 func Summarize(r Result) Summary {
 	return Summary{Messages: r.Measured, Errors: r.Errors, ErrorSamples: r.Samples, Seconds: r.Elapsed.Seconds(),
-		MessagesPerSecond: ratio(float64(r.Measured), r.Elapsed.Seconds()), GeneratorCPUMS: perMessage(r.GeneratorCPU, r.Measured),
-		MedianMS: millis(r.Latencies.Quantile(0.5)), P99MS: millis(r.Latencies.Quantile(0.99))}
+		MessagesPerSecond: Ratio(float64(r.Measured), r.Elapsed.Seconds()), GeneratorCPUMS: perMessage(r.GeneratorCPU, r.Measured),
+		MedianMS: Millis(r.Latencies.Quantile(0.5)), P99MS: Millis(r.Latencies.Quantile(0.99))}
 }
 
 // Print prints it for a terminal.

@@ -13,10 +13,16 @@ import (
 	"strings"
 )
 
-// Hello opens a session (ALPN waypost-session/1): one JSON line from proxy to
-// backend, answered by one Welcome line. After an ok the connection carries
-// the protocol's own bytes: IMAP begins with the backend's PREAUTH greeting
-// line (RFC 9051, Section 7.1.4), POP3 in the TRANSACTION state without a line.
+// Hello opens a session: one JSON line from proxy to backend, answered by one
+// Welcome line. After an ok come the protocol's own bytes: IMAP begins with the
+// backend's PREAUTH greeting line (RFC 9051, Section 7.1.4), POP3 in the
+// TRANSACTION state without a line.
+//
+// A connection (ALPN waypost-session/1) begins with a Hello of ProtocolFrames, which
+// names no user: many sessions share it, each with a Hello of its own (package
+// frames). A backend of before refuses that with a Welcome without a version; the
+// proxy then takes a connection for each session, as one of before does, whose bytes
+// follow the Welcome as they are. Backends serve both.
 type Hello struct {
 	Version  int    `json:"v"`
 	Protocol string `json:"protocol"` // "imap" or "pop3"
@@ -27,6 +33,18 @@ type Hello struct {
 	Client string `json:"client"`
 	// Session ties the tiers' logs together.
 	Session string `json:"session"`
+	// POP3 is what was settled before the login; nil in other protocols.
+	POP3 *POP3 `json:"pop3,omitempty"`
+}
+
+// POP3 is what a proxy and a client of POP3 have settled in the AUTHORIZATION
+// state, and what holds in the TRANSACTION state.
+type POP3 struct {
+	// UTF8: the client has said UTF8 (RFC 6856, Section 2.1).
+	UTF8 bool `json:"utf8,omitempty"`
+	// Capabilities are those of the login, as the proxy announced them: CAPA
+	// shows them after it too (RFC 2449, Section 5).
+	Capabilities []string `json:"capabilities,omitempty"`
 }
 
 // Status is a backend's answer to Hello.
@@ -49,13 +67,21 @@ const (
 type Welcome struct {
 	Status Status `json:"status"`
 	Text   string `json:"text,omitempty"`
+	// Version is VersionFrames in the answer to a Hello of ProtocolFrames.
+	Version int `json:"v,omitempty"`
 }
 
 // MaxLine bounds a Hello or Welcome line in bytes.
 const MaxLine = 4096
 
-// Version of Hello that is spoken.
-const Version = 1
+// Versions of Hello that are spoken: of one session, and of a connection of frames.
+const (
+	Version       = 1
+	VersionFrames = 2
+)
+
+// ProtocolFrames is the Hello's protocol for a connection of frames.
+const ProtocolFrames = "frames"
 
 // ErrLine is a line that is not a Hello or Welcome.
 var ErrLine = errors.New("malformed session line")

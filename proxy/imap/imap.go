@@ -106,8 +106,10 @@ func (e *engine) bye(ctx context.Context, err error) error {
 // mayLogin reports whether a password may be sent now.
 func (e *engine) mayLogin() bool { return e.Plaintext || e.c.Encrypted() }
 
+// capabilities are those before the login: what holds now, and ENABLE and IDLE, by which clients
+// that never ask again know that they will be there.
 func (e *engine) capabilities() string {
-	caps := "IMAP4rev1 SASL-IR LITERAL- ID"
+	caps := "IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE"
 	if e.TLS != nil && !e.c.Encrypted() {
 		caps += " STARTTLS"
 	}

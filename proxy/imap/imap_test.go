@@ -72,8 +72,8 @@ func start(t *testing.T, o Options, l prelogin.Limits) (*proxytest.Client, <-cha
 }
 
 const (
-	greetPlain = "S: * OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID STARTTLS AUTH=PLAIN AUTH=LOGIN] Waypost ready.\n"
-	greetNoTLS = "S: * OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID STARTTLS LOGINDISABLED] Waypost ready.\n"
+	greetPlain = "S: * OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE STARTTLS AUTH=PLAIN AUTH=LOGIN] Waypost ready.\n"
+	greetNoTLS = "S: * OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE STARTTLS LOGINDISABLED] Waypost ready.\n"
 	loggedIn   = "S: a OK [CAPABILITY IMAP4rev1 MOVE] Logged in.\n"
 )
 
@@ -87,7 +87,7 @@ func TestTranscripts(t *testing.T) {
 	}{
 		{name: "before login", script: `
 			C: a CAPABILITY
-			S: * CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID STARTTLS AUTH=PLAIN AUTH=LOGIN
+			S: * CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE STARTTLS AUTH=PLAIN AUTH=LOGIN
 			S: a OK CAPABILITY completed.
 			C: b noop
 			S: b OK NOOP completed.
@@ -197,7 +197,7 @@ func TestTranscripts(t *testing.T) {
 			S: b OK Begin TLS now.
 			TLS
 			C: c CAPABILITY
-			S: * CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID AUTH=PLAIN AUTH=LOGIN
+			S: * CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE AUTH=PLAIN AUTH=LOGIN
 			S: c OK CAPABILITY completed.
 			C: d STARTTLS
 			S: d BAD STARTTLS is not available.
@@ -282,7 +282,7 @@ func TestTimeout(t *testing.T) {
 	l.Timeout = 50 * time.Millisecond
 	client, out := start(t, Options{Plaintext: true, Login: decide}, l)
 	client.Run(nil, `
-		S: * OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID AUTH=PLAIN AUTH=LOGIN] Waypost ready.
+		S: * OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE AUTH=PLAIN AUTH=LOGIN] Waypost ready.
 		S: * BYE Too long without a login.
 		END`)
 	if err := (<-out).err; !errors.Is(err, prelogin.ErrLimits) {

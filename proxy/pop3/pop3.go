@@ -8,9 +8,9 @@
 // after it, and that whatever follows a successful login on the wire reaches
 // the backend as it was sent. It keeps nothing. Only proxy calls it.
 //
-// RFCs: 1939 (Section 4), 2449 (CAPA, response codes), 2595 (STLS), 3206
-// (SYS and AUTH codes), 5034 (AUTH). APOP is not offered: it needs passwords
-// in clear.
+// RFCs: 1939 (Section 4), 2449 (CAPA, LOGIN-DELAY, response codes), 2595 (STLS),
+// 3206 (SYS and AUTH codes), 5034 (AUTH), 6856 (UTF8, LANG). APOP is not offered:
+// it needs passwords in clear.
 package pop3
 
 import (
@@ -19,15 +19,19 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"time"
 
 	"waypost/internal/auth"
+	"waypost/internal/popwords"
+	"waypost/internal/wire"
 	"waypost/proxy/prelogin"
 )
 
-// Login verifies credentials and opens the session behind them. Its errors are
-// prelogin's refusals.
-type Login func(ctx context.Context, cred prelogin.Credentials) error
+// Login verifies credentials and opens the session behind them, to which settled
+// belongs. Its errors are prelogin's refusals.
+type Login func(ctx context.Context, cred prelogin.Credentials, settled wire.POP3) error
 
 // Options are what one connection is offered.
 type Options struct {
@@ -35,7 +39,10 @@ type Options struct {
 	TLS *tls.Config
 	// Plaintext allows a login without TLS.
 	Plaintext bool
-	Login     Login
+	// LoginDelay, if not 0, is announced as the least time between two logins of
+	// a user; Login enforces it.
+	LoginDelay time.Duration
+	Login      Login
 }
 
 // Serve speaks POP3 with c until a login has succeeded and been answered, which
@@ -65,6 +72,7 @@ type engine struct {
 	c        *prelogin.Conn
 	limits   prelogin.Limits
 	user     string // of USER, until PASS
+	utf8     bool   // the client has said UTF8
 	failures int
 }
 
@@ -125,6 +133,11 @@ func (e *engine) one(ctx context.Context) (done bool, err error) {
 		return false, e.setUser(arg)
 	case verb == "CAPA" && !hasArg:
 		return false, e.c.Write(e.capa())
+	case verb == "UTF8" && !hasArg:
+		e.utf8 = true
+		return false, e.ok("UTF-8 mode.")
+	case verb == "LANG":
+		return false, e.c.Write(popwords.Lang(strings.Fields(arg)))
 	case verb == "STLS" && !hasArg:
 		return false, e.startTLS(ctx)
 	case verb == "QUIT" && !hasArg:
@@ -139,22 +152,31 @@ func (e *engine) one(ctx context.Context) (done bool, err error) {
 // capa is the capability list (RFC 2449, Section 6): what the server can in
 // both states, and the logins that are possible now.
 func (e *engine) capa() string {
-	var b strings.Builder
-	b.WriteString("+OK Capabilities follow.\r\nTOP\r\nUIDL\r\nRESP-CODES\r\nAUTH-RESP-CODE\r\nPIPELINING\r\n")
+	return "+OK Capabilities follow.\r\n" + strings.Join(slices.Concat(popwords.Common(), e.capabilities()), "\r\n") + "\r\n.\r\n"
+}
+
+// capabilities are those that are ours, not the backend's; it shows them as they
+// are at the login.
+func (e *engine) capabilities() []string {
+	var list []string
 	if e.TLS != nil && !e.c.Encrypted() {
-		b.WriteString("STLS\r\n")
+		list = append(list, "STLS")
 	}
 	if e.mayLogin() {
-		b.WriteString("USER\r\nSASL " + prelogin.Mechanisms + "\r\n")
+		list = append(list, "USER", "SASL "+prelogin.Mechanisms)
 	}
-	b.WriteString("IMPLEMENTATION Waypost\r\n.\r\n")
-	return b.String()
+	if e.LoginDelay > 0 {
+		list = append(list, popwords.LoginDelay(e.LoginDelay))
+	}
+	return list
 }
 
 func (e *engine) startTLS(ctx context.Context) error {
 	switch {
 	case e.TLS == nil || e.c.Encrypted():
 		return e.err("STLS is not available.")
+	case e.utf8: // RFC 6856, Section 2.1: clients must not
+		return e.err("STLS must come before UTF8.")
 	case e.c.Pending():
 		if err := e.err("Nothing may follow STLS."); err != nil {
 			return err
@@ -230,7 +252,7 @@ func (e *engine) auth(ctx context.Context, arg string) (bool, error) {
 
 // decide asks for the login and answers the command.
 func (e *engine) decide(ctx context.Context, cred prelogin.Credentials) (bool, error) {
-	err := e.Login(ctx, cred)
+	err := e.Login(ctx, cred, wire.POP3{UTF8: e.utf8, Capabilities: e.capabilities()})
 	if err == nil {
 		return true, e.ok("Logged in.")
 	}
@@ -261,7 +283,9 @@ func refusal(err error) (text string, counts bool) {
 	case errors.Is(err, prelogin.ErrDisabled):
 		return "[SYS/PERM] This account may not log in here.", true
 	case errors.Is(err, prelogin.ErrThrottled):
-		return "[LOGIN-DELAY] Too many failed logins, try again later.", true
+		return "[SYS/TEMP] Too many failed logins, try again later.", true
+	case errors.Is(err, prelogin.ErrDelay):
+		return "[LOGIN-DELAY] You have logged in a short while ago, try again later.", false
 	case errors.Is(err, prelogin.ErrInUse):
 		return "[IN-USE] Maildrop is in use by another session.", false
 	case errors.Is(err, prelogin.ErrLimit):

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
 
+	"waypost/internal/wire"
 	"waypost/proxy/prelogin"
 	"waypost/proxy/proxytest"
 )
@@ -19,13 +21,14 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // decide is a Login whose answer is spelled in the user's name.
-func decide(_ context.Context, cred prelogin.Credentials) error {
+func decide(_ context.Context, cred prelogin.Credentials, _ wire.POP3) error {
 	if cred.Password != "pass word" {
 		return prelogin.ErrAuth
 	}
 	refusals := map[string]error{
 		"disabled": prelogin.ErrDisabled, "throttled": prelogin.ErrThrottled, "limit": prelogin.ErrLimit,
-		"inuse": prelogin.ErrInUse, "away": prelogin.ErrTemporary, "broken": errors.New("secret detail"),
+		"delayed": prelogin.ErrDelay,
+		"inuse":   prelogin.ErrInUse, "away": prelogin.ErrTemporary, "broken": errors.New("secret detail"),
 	}
 	if err := refusals[cred.Name]; err != nil {
 		return fmt.Errorf("decide: %w", err)
@@ -82,10 +85,14 @@ func TestTranscripts(t *testing.T) {
 			S: RESP-CODES
 			S: AUTH-RESP-CODE
 			S: PIPELINING
+			S: EXPIRE NEVER
+			S: UTF8 USER
+			S: LANG
+			S: IMPLEMENTATION Waypost
+			S: X-WAYPOST-LISTING 1
 			S: STLS
 			S: USER
 			S: SASL PLAIN LOGIN
-			S: IMPLEMENTATION Waypost
 			S: .
 			C: NOOP
 			S: -ERR Unknown command, or log in first.
@@ -100,6 +107,32 @@ func TestTranscripts(t *testing.T) {
 			C: QUIT
 			S: +OK Bye.
 			END`, want: prelogin.ErrQuit},
+		{name: "UTF8 and LANG", script: `
+			C: UTF8 now
+			S: -ERR Unknown command, or log in first.
+			C: lang
+			S: +OK Language listing follows.
+			S: en English
+			S: i-default English, the default
+			S: .
+			C: LANG en-US
+			S: +OK en Language changed.
+			C: LANG xx
+			S: -ERR Language is not supported.
+			C: LANG *
+			S: +OK en Language changed.
+			C: LANG en de
+			S: -ERR LANG wants one language.
+			C: utf8
+			S: +OK UTF-8 mode.
+			C: STLS
+			S: -ERR STLS must come before UTF8.
+			C: UTF8
+			S: +OK UTF-8 mode.
+			C: USER jürgen
+			S: +OK Send PASS.
+			C: PASS pass word
+			` + loggedIn},
 		{name: "USER and PASS", script: "C: USER alice\nS: +OK Send PASS.\nC: pass pass word\n" + loggedIn},
 		{name: "pipelined", script: `C- USER alice\r\nPASS pass word\r\nSTAT\r\nLI` + "\nS: +OK Send PASS.\n" + loggedIn, rest: "STAT\r\nLI"},
 		{name: "out of order", script: `
@@ -116,10 +149,14 @@ func TestTranscripts(t *testing.T) {
 			S: RESP-CODES
 			S: AUTH-RESP-CODE
 			S: PIPELINING
+			S: EXPIRE NEVER
+			S: UTF8 USER
+			S: LANG
+			S: IMPLEMENTATION Waypost
+			S: X-WAYPOST-LISTING 1
 			S: STLS
 			S: USER
 			S: SASL PLAIN LOGIN
-			S: IMPLEMENTATION Waypost
 			S: .
 			C: PASS pass word
 			S: -ERR Send USER first.
@@ -174,7 +211,11 @@ func TestTranscripts(t *testing.T) {
 			C: USER throttled
 			S: +OK Send PASS.
 			C: PASS pass word
-			S: -ERR [LOGIN-DELAY] Too many failed logins, try again later.
+			S: -ERR [SYS/TEMP] Too many failed logins, try again later.
+			C: USER delayed
+			S: +OK Send PASS.
+			C: PASS pass word
+			S: -ERR [LOGIN-DELAY] You have logged in a short while ago, try again later.
 			C: USER alice
 			S: +OK Send PASS.
 			C: PASS wrong
@@ -194,8 +235,12 @@ func TestTranscripts(t *testing.T) {
 			S: RESP-CODES
 			S: AUTH-RESP-CODE
 			S: PIPELINING
-			S: STLS
+			S: EXPIRE NEVER
+			S: UTF8 USER
+			S: LANG
 			S: IMPLEMENTATION Waypost
+			S: X-WAYPOST-LISTING 1
+			S: STLS
 			S: .
 			C: STLS
 			S: +OK Begin TLS now.
@@ -229,6 +274,51 @@ func TestTranscripts(t *testing.T) {
 				checkRest(t, client, got, c.rest)
 			}
 		})
+	}
+}
+
+// TestSettled: the session behind the login learns what the client was told
+// before it, and what it said.
+func TestSettled(t *testing.T) {
+	got := make(chan wire.POP3, 1)
+	serverTLS, clientTLS := proxytest.TLS(t)
+	client, out := start(t, Options{TLS: serverTLS, LoginDelay: 90 * time.Second,
+		Login: func(_ context.Context, _ prelogin.Credentials, settled wire.POP3) error {
+			got <- settled
+			return nil
+		}}, proxytest.Limits())
+	client.Run(clientTLS, greet+`
+		C: STLS
+		S: +OK Begin TLS now.
+		TLS
+		C: UTF8
+		S: +OK UTF-8 mode.
+		C: CAPA
+		S: +OK ...
+		S: TOP
+		S: UIDL
+		S: RESP-CODES
+		S: AUTH-RESP-CODE
+		S: PIPELINING
+		S: EXPIRE NEVER
+		S: UTF8 USER
+		S: LANG
+		S: IMPLEMENTATION Waypost
+		S: X-WAYPOST-LISTING 1
+		S: USER
+		S: SASL PLAIN LOGIN
+		S: LOGIN-DELAY 90
+		S: .
+		C: USER alice
+		S: +OK ...
+		C: PASS x
+		`+loggedIn)
+	if err := (<-out).err; err != nil {
+		t.Fatal(err)
+	}
+	want := wire.POP3{UTF8: true, Capabilities: []string{"USER", "SASL PLAIN LOGIN", "LOGIN-DELAY 90"}}
+	if settled := <-got; !reflect.DeepEqual(settled, want) {
+		t.Errorf("%+v, want %+v", settled, want)
 	}
 }
 
@@ -275,9 +365,9 @@ func FuzzServe(f *testing.F) {
 		}
 		var seen prelogin.Credentials
 		err = Serve(context.Background(), c, Options{Plaintext: true,
-			Login: func(ctx context.Context, cred prelogin.Credentials) error {
+			Login: func(ctx context.Context, cred prelogin.Credentials, settled wire.POP3) error {
 				seen = cred
-				return decide(ctx, cred)
+				return decide(ctx, cred, settled)
 			}})
 		if err == nil && (seen.Name == "" || seen.Password == "") {
 			t.Fatal("logged in without a name or password")

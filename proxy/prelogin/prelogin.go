@@ -25,6 +25,8 @@ var (
 	ErrDisabled = errors.New("account is disabled")
 	// ErrThrottled: too many failures lately from there or for that account.
 	ErrThrottled = errors.New("too many failed logins")
+	// ErrDelay: the user has logged in a short while ago (RFC 2449, Section 6.5).
+	ErrDelay = errors.New("logged in a short while ago")
 	// ErrLimit: too many connections of this user or address.
 	ErrLimit = errors.New("too many connections")
 	// ErrInUse: another session holds the maildrop.

@@ -78,6 +78,9 @@ func (b *box) Folders() ([]mailbox.FolderInfo, error) {
 			Name: name, Subscribed: b.user.subscribed[name], NoSelect: !all[name],
 			HasChildren: slices.ContainsFunc(names, func(n string) bool { return parent(n) == name }),
 		}
+		if f := b.user.folders[name]; f != nil {
+			infos[i].SpecialUse = f.use
+		}
 	}
 	return infos, nil
 }
@@ -98,22 +101,29 @@ func validName(name string) error {
 	return nil
 }
 
-func (b *box) CreateFolder(name string) error {
+func (b *box) CreateFolder(name, use string) error {
 	if err := b.lock("create folder of"); err != nil {
 		return err
 	}
 	defer b.user.mu.Unlock()
-	return b.user.create(name)
+	return b.user.create(name, use)
 }
 
-func (u *user) create(name string) error {
+func (u *user) create(name, use string) error {
 	if err := validName(name); err != nil {
 		return fmt.Errorf("create folder %q of %s: %w", name, u.name, err)
 	}
 	if u.folders[name] != nil || strings.EqualFold(name, mailbox.Inbox) {
 		return fmt.Errorf("create folder %q of %s: %w", name, u.name, mailbox.ErrFolderExists)
 	}
-	u.folders[name] = u.newFolder(name)
+	f := u.newFolder(name)
+	if use != "" {
+		if err := u.setUse(f, use); err != nil {
+			return fmt.Errorf("create folder %q of %s: %w", name, u.name, err)
+		}
+	}
+	u.folders[name] = f
+	u.feed.Listing()
 	return nil
 }
 
@@ -132,6 +142,7 @@ func (b *box) DeleteFolder(name string) error {
 	delete(b.user.folders, name)
 	f.gone = true
 	f.touch()
+	b.user.feed.Listing()
 	return nil
 }
 
@@ -141,19 +152,26 @@ func (b *box) RenameFolder(from, to string) error {
 	}
 	defer b.user.mu.Unlock()
 	u := b.user
-	if u.folders[from] == nil {
+	// A name without a folder may be a parent of others.
+	parent := u.folders[from] == nil
+	if parent && !slices.ContainsFunc(slices.Collect(maps.Keys(u.folders)), func(name string) bool {
+		return strings.HasPrefix(name, from+string(mailbox.Separator))
+	}) {
 		return fmt.Errorf("rename folder %q of %s: %w", from, u.name, mailbox.ErrNoFolder)
 	}
 	if strings.HasPrefix(to, from+string(mailbox.Separator)) && from != mailbox.Inbox {
 		return fmt.Errorf("rename folder %q of %s into itself: %w", from, u.name, mailbox.ErrBadName)
 	}
-	if err := u.create(to); err != nil {
+	if err := u.create(to, ""); err != nil {
 		return err
 	}
 	if from == mailbox.Inbox {
 		inbox := u.folders[from]
-		u.folders[to].fill(inbox.empty())
 		inbox.modSeq++
+		for _, m := range inbox.msgs.All() {
+			inbox.expunged(m.UID)
+		}
+		u.folders[to].fill(inbox.empty())
 		inbox.touch()
 		return nil
 	}
@@ -164,6 +182,10 @@ func (b *box) RenameFolder(from, to string) error {
 			u.folders[f.name] = f
 		}
 	}
+	if parent {
+		delete(u.folders, to)
+	}
+	u.feed.Listing()
 	return nil
 }
 
@@ -180,6 +202,7 @@ func (b *box) Subscribe(name string, on bool) error {
 	} else {
 		delete(b.user.subscribed, name)
 	}
+	b.user.feed.Listing()
 	return nil
 }
 

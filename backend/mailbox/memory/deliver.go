@@ -2,6 +2,7 @@ package memory
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -70,8 +71,14 @@ func (u *user) place(p mailbox.Place) *folder {
 	if f := u.folders[p.Folder]; f != nil {
 		return f
 	}
-	if p.Create && u.create(p.Folder) == nil {
-		return u.folders[p.Folder]
+	if p.Create {
+		err := u.create(p.Folder, p.Use)
+		if errors.Is(err, mailbox.ErrUse) {
+			err = u.create(p.Folder, "")
+		}
+		if err == nil {
+			return u.folders[p.Folder]
+		}
 	}
 	return u.folders[mailbox.Inbox]
 }
@@ -98,23 +105,32 @@ func (s *Store) Outbound(u director.User) []mailbox.Outbound {
 }
 
 // Append implements mailbox.Box.
-func (b *box) Append(name string, m mailbox.Staged, flags mailbox.Flags, date time.Time) (uint32, mailbox.UID, error) {
+func (b *box) Append(name string, all []mailbox.NewMessage) (mailbox.AppendResult, error) {
 	if err := b.lock("append for"); err != nil {
-		return 0, 0, err
+		return mailbox.AppendResult{}, err
 	}
 	defer b.user.mu.Unlock()
 	f := b.user.folders[name]
 	if f == nil {
-		return 0, 0, fmt.Errorf("append to %q of %s: %w", name, b.user.name, mailbox.ErrNoFolder)
+		return mailbox.AppendResult{}, fmt.Errorf("append to %q of %s: %w", name, b.user.name, mailbox.ErrNoFolder)
 	}
-	if err := b.user.fits(m.Size(), 1); err != nil {
-		return 0, 0, err
+	var size int64
+	for _, m := range all {
+		size += m.Message.Size()
 	}
-	if date.IsZero() {
-		date = time.Now()
+	if err := b.user.fits(size, int64(len(all))); err != nil {
+		return mailbox.AppendResult{}, err
 	}
+	r := mailbox.AppendResult{UIDValidity: f.uidValidity}
 	e := f.msgs.Edit()
-	uid := f.append(e, m, flags, date)
-	f.commit(e)
-	return f.uidValidity, uid, nil
+	for _, m := range all {
+		if m.Date.IsZero() {
+			m.Date = time.Now()
+		}
+		r.UIDs = append(r.UIDs, f.append(e, m.Message, m.Flags, m.Date))
+	}
+	if len(all) > 0 {
+		f.commit(e)
+	}
+	return r, nil
 }

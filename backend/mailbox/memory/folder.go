@@ -22,11 +22,33 @@ type folder struct {
 	changed    chan struct{} // closed at the next change
 	msgs       mailbox.Messages
 	unseen     int
-	contents   map[mailbox.UID]*content // of msgs
+	// keywords are those that messages have or had, sorted; never changed.
+	keywords []string
+	contents map[mailbox.UID]*content  // of msgs
+	saved    map[mailbox.UID]time.Time // of msgs
+	// id is the MAILBOXID.
+	id string
+	// history has expunges, rising by mod-sequence; of those up to forgot nothing
+	// is in it.
+	history  []expunge
+	forgot   uint64
+	use      string
+	metadata map[string]string
+	acl      mailbox.ACL
 }
+
+// expunge is that of one message.
+type expunge struct {
+	modSeq uint64
+	uid    mailbox.UID
+}
+
+// maxHistory is how many expunges are remembered.
+const maxHistory = 10_000
 
 // content is what a message says, for all its copies.
 type content struct {
+	id   string // EMAILID
 	date time.Time
 	wire []byte
 	meta *mailbox.Meta // nil until somebody asks
@@ -35,6 +57,7 @@ type content struct {
 func (u *user) newFolder(name string) *folder {
 	u.uidValidity++
 	return &folder{
+		id: fmt.Sprint("f", u.uidValidity), saved: make(map[mailbox.UID]time.Time), metadata: make(map[string]string), acl: make(mailbox.ACL),
 		user: u, name: name, uidValidity: u.uidValidity, uidNext: 1, recentFrom: 1,
 		version: 1, modSeq: 1, changed: make(chan struct{}), contents: make(map[mailbox.UID]*content),
 	}
@@ -43,6 +66,9 @@ func (u *user) newFolder(name string) *folder {
 // touch tells everybody that the folder changed.
 func (f *folder) touch() {
 	f.version++
+	if !f.gone {
+		f.user.feed.Messages(f.name)
+	}
 	close(f.changed)
 	f.changed = make(chan struct{})
 }
@@ -52,7 +78,7 @@ func (f *folder) append(e *mailbox.Editor, s mailbox.Staged, flags mailbox.Flags
 	f.user.guid++
 	return f.add(e, mailbox.Message{
 		Flags: normal(flags), Size: s.Size(), WireSize: s.WireSize(), GUID: f.user.lastGUID(),
-	}, &content{date: date, wire: s.(*staged).wire})
+	}, &content{id: f.user.lastGUID(), date: date, wire: s.(*staged).wire})
 }
 
 func (u *user) lastGUID() string { return fmt.Sprintf("%016x", u.guid) }
@@ -62,11 +88,22 @@ func (f *folder) add(e *mailbox.Editor, m mailbox.Message, c *content) mailbox.U
 	m.UID, m.ModSeq = f.uidNext, f.modSeq+1
 	f.uidNext++
 	f.contents[m.UID] = c
+	f.saved[m.UID] = time.Unix(time.Now().Unix(), 0)
+	f.learn(m.Flags)
 	if !m.Flags.Has(mailbox.Seen) {
 		f.unseen++
 	}
 	e.Append(m)
 	return m.UID
+}
+
+// learn notes keywords.
+func (f *folder) learn(flags mailbox.Flags) {
+	for _, w := range flags.Keywords {
+		if i, ok := slices.BinarySearch(f.keywords, w); !ok {
+			f.keywords = slices.Insert(slices.Clip(f.keywords), i, w)
+		}
+	}
 }
 
 // drop takes a message out in an edit of f.msgs. commit follows.
@@ -75,7 +112,17 @@ func (f *folder) drop(e *mailbox.Editor, m *mailbox.Message) {
 		f.unseen--
 	}
 	delete(f.contents, m.UID)
+	delete(f.saved, m.UID)
 	e.Delete(m.UID)
+}
+
+// expunged notes that a message is gone since the latest mod-sequence.
+func (f *folder) expunged(uid mailbox.UID) {
+	f.history = append(f.history, expunge{f.modSeq, uid})
+	if len(f.history) > maxHistory {
+		f.forgot = f.history[maxHistory/2].modSeq
+		f.history = slices.DeleteFunc(f.history, func(x expunge) bool { return x.modSeq <= f.forgot })
+	}
 }
 
 // commit makes an edit the folder's state.
@@ -90,6 +137,7 @@ func (f *folder) commit(e *mailbox.Editor) {
 func (f *folder) empty() (mailbox.Messages, map[mailbox.UID]*content) {
 	msgs, contents := f.msgs, f.contents
 	f.msgs, f.contents, f.unseen = mailbox.Messages{}, make(map[mailbox.UID]*content), 0
+	f.saved = make(map[mailbox.UID]time.Time)
 	return msgs, contents
 }
 
@@ -109,28 +157,32 @@ func normal(f mailbox.Flags) mailbox.Flags {
 }
 
 // setFlags changes flags and returns the messages as they are afterwards.
-func (f *folder) setFlags(uids []mailbox.UID, op mailbox.FlagOp, flags mailbox.Flags) []mailbox.Message {
+func (f *folder) setFlags(uids []mailbox.UID, c mailbox.FlagChange) (r mailbox.FlagResult) {
 	e := f.msgs.Edit()
 	changed := false
-	var out []mailbox.Message
-	for _, uid := range uids {
+	for _, uid := range slices.Compact(slices.Sorted(slices.Values(uids))) {
 		old := e.Get(uid)
 		if old == nil {
 			continue
 		}
+		if c.Conditional && old.ModSeq > c.UnchangedSince {
+			r.Modified = append(r.Modified, uid)
+			continue
+		}
 		m := *old
-		m.Flags = apply(old.Flags, op, flags)
+		m.Flags = apply(old.Flags, c.Op, c.Flags)
 		if !m.Flags.Equal(old.Flags) {
 			f.unseen += unseen(m.Flags) - unseen(old.Flags)
 			m.ModSeq = f.modSeq + 1
 			changed = e.Set(m)
+			f.learn(m.Flags)
 		}
-		out = append(out, m)
+		r.Changed = append(r.Changed, m)
 	}
 	if changed {
 		f.commit(e)
 	}
-	return out
+	return r
 }
 
 // unseen is 1 without Seen.
@@ -168,9 +220,12 @@ func (f *folder) remove(uids []mailbox.UID) []mailbox.UID {
 			gone = append(gone, uid)
 		}
 	}
+	slices.Sort(gone)
 	if len(gone) > 0 {
 		f.commit(e)
+		for _, uid := range gone {
+			f.expunged(uid)
+		}
 	}
-	slices.Sort(gone)
 	return gone
 }

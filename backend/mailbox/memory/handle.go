@@ -56,8 +56,8 @@ func (h *handle) Snapshot() (mailbox.Snapshot, error) {
 	defer h.unlock()
 	f := h.folder
 	s := mailbox.Snapshot{
-		UIDValidity: f.uidValidity, UIDNext: f.uidNext, HighestModSeq: f.modSeq, Messages: f.msgs,
-		Unseen: f.unseen, Version: f.version,
+		ID: f.id, UIDValidity: f.uidValidity, UIDNext: f.uidNext, HighestModSeq: f.modSeq, Messages: f.msgs,
+		Unseen: f.unseen, Keywords: f.keywords, Version: f.version,
 	}
 	first, _ := f.msgs.Find(f.recentFrom)
 	for _, m := range f.msgs.From(first) {
@@ -74,11 +74,14 @@ func (h *handle) Status() (mailbox.Status, error) {
 	}
 	defer h.unlock()
 	f := h.folder
-	s := mailbox.Status{UIDValidity: f.uidValidity, UIDNext: f.uidNext, Messages: f.msgs.Len(), Unseen: f.unseen}
+	s := mailbox.Status{
+		ID: f.id, UIDValidity: f.uidValidity, UIDNext: f.uidNext, HighestModSeq: f.modSeq, Messages: f.msgs.Len(), Unseen: f.unseen,
+	}
 	for _, m := range f.msgs.All() {
 		s.Bytes += m.WireSize
 		if m.Flags.Has(mailbox.Deleted) {
 			s.Deleted++
+			s.DeletedBytes += m.WireSize
 		}
 		if m.UID >= f.recentFrom {
 			s.Recent++
@@ -148,12 +151,55 @@ func (h *handle) Open(uid mailbox.UID) (mailbox.Body, error) {
 	return body{bytes.NewReader(c.wire)}, nil
 }
 
-func (h *handle) SetFlags(uids []mailbox.UID, op mailbox.FlagOp, flags mailbox.Flags) ([]mailbox.Message, error) {
+func (h *handle) SetFlags(uids []mailbox.UID, c mailbox.FlagChange) (mailbox.FlagResult, error) {
 	if err := h.lockUIDs("flags in"); err != nil {
-		return nil, err
+		return mailbox.FlagResult{}, err
 	}
 	defer h.unlock()
-	return h.folder.setFlags(uids, op, flags), nil
+	return h.folder.setFlags(uids, c), nil
+}
+
+func (h *handle) SaveDate(uid mailbox.UID) (time.Time, error) {
+	if err := h.lockUIDs("save date in"); err != nil {
+		return time.Time{}, err
+	}
+	defer h.unlock()
+	_, err := h.content("save date of", uid)
+	return h.folder.saved[uid], err
+}
+
+func (h *handle) EmailID(uid mailbox.UID) (string, error) {
+	if err := h.lockUIDs("email id in"); err != nil {
+		return "", err
+	}
+	defer h.unlock()
+	c, err := h.content("email id of", uid)
+	if err != nil {
+		return "", err
+	}
+	return c.id, nil
+}
+
+func (h *handle) ExpungedSince(modSeq uint64) (uids []mailbox.UIDRange, complete bool, err error) {
+	if err := h.lockUIDs("expunges in"); err != nil {
+		return nil, false, err
+	}
+	defer h.unlock()
+	var gone []mailbox.UID
+	for _, x := range h.folder.history {
+		if x.modSeq > modSeq {
+			gone = append(gone, x.uid)
+		}
+	}
+	slices.Sort(gone)
+	for _, uid := range gone {
+		if n := len(uids); n > 0 && uids[n-1].Last+1 == uid {
+			uids[n-1].Last = uid
+			continue
+		}
+		uids = append(uids, mailbox.UIDRange{First: uid, Last: uid})
+	}
+	return uids, modSeq >= h.folder.forgot, nil
 }
 
 func (h *handle) Expunge(uids []mailbox.UID) ([]mailbox.UID, error) {

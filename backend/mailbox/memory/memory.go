@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"waypost/backend/mailbox"
+	"waypost/backend/mailbox/feed"
 	"waypost/director"
 )
 
@@ -44,8 +45,10 @@ type user struct {
 	memories    map[string]time.Time // until when
 	outbound    []mailbox.Outbound
 	boxes       map[*box]struct{}
-	uidValidity uint32 // the last one given out
-	guid        uint64 // the last one given out
+	uidValidity uint32            // the last one given out
+	guid        uint64            // the last one given out
+	metadata    map[string]string // the account's
+	feed        feed.Feed
 }
 
 // Serve creates the mailbox if there is none, and serves it at (home, epoch).
@@ -57,6 +60,7 @@ func (s *Store) Serve(u director.User, home director.BackendID, epoch director.E
 		usr = &user{
 			name: u, folders: make(map[string]*folder), subscribed: make(map[string]bool),
 			delivered: make(map[string]bool), memories: make(map[string]time.Time), boxes: make(map[*box]struct{}),
+			metadata: make(map[string]string),
 		}
 		usr.folders[mailbox.Inbox] = usr.newFolder(mailbox.Inbox)
 		s.users[u] = usr
@@ -114,6 +118,7 @@ func (s *Store) Renumber(u director.User, folder string) {
 	}
 	usr.uidValidity++
 	f.uidValidity, f.uidNext, f.recentFrom = usr.uidValidity, 1, 1
+	f.history, f.forgot = nil, f.modSeq
 	f.fill(f.empty())
 }
 
@@ -155,6 +160,7 @@ func (usr *user) setFence(home director.BackendID, epoch director.Epoch, fence e
 			close(b.done)
 		}
 	}
+	usr.feed.Wake()
 }
 
 // usage sums all folders. The caller holds mu.

@@ -70,7 +70,7 @@ func TestMessages(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, uid, err := b.Append("INBOX", stage(t, s, "x"), mailbox.Flags{System: mailbox.Seen}, time.Time{})
+	uid, err := appendOne(b, "INBOX", stage(t, s, "x"), mailbox.Flags{System: mailbox.Seen}, time.Time{})
 	if err != nil || uid != 2 {
 		t.Fatalf("append: %d %v", uid, err)
 	}
@@ -88,11 +88,11 @@ func TestMessages(t *testing.T) {
 		t.Fatalf("body %q", got)
 	}
 	ch := f.Changed(snap.Version)
-	if _, err := f.SetFlags([]mailbox.UID{1, 9}, mailbox.FlagsAdd, mailbox.Flags{Keywords: []string{"b", "a", "a"}}); err != nil {
+	if _, err := f.SetFlags([]mailbox.UID{1, 9}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: mailbox.Flags{Keywords: []string{"b", "a", "a"}}}); err != nil {
 		t.Fatal(err)
 	}
 	<-ch
-	if err := b.CreateFolder("Sub/Two"); err != nil {
+	if err := b.CreateFolder("Sub/Two", ""); err != nil {
 		t.Fatal(err)
 	}
 	r, err := f.Move([]mailbox.UID{1}, "Sub/Two")
@@ -113,7 +113,7 @@ func TestLimits(t *testing.T) {
 	s.Serve(user1, "b1", 1)
 	s.SetLimit(user1, mailbox.Limit{Messages: 1})
 	b := open(t, s, 1)
-	if _, _, err := b.Append("INBOX", stage(t, s, "x"), mailbox.Flags{}, time.Time{}); err != nil {
+	if _, err := appendOne(b, "INBOX", stage(t, s, "x"), mailbox.Flags{}, time.Time{}); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Fits(1); !errors.Is(err, mailbox.ErrOverQuota) {
@@ -132,7 +132,7 @@ func TestExpungeDeletedAndRenumber(t *testing.T) {
 	s.Serve(user1, "b1", 1)
 	b := open(t, s, 1)
 	for range 3 {
-		if _, _, err := b.Append("INBOX", stage(t, s, "x"), mailbox.Flags{System: mailbox.Deleted}, time.Time{}); err != nil {
+		if _, err := appendOne(b, "INBOX", stage(t, s, "x"), mailbox.Flags{System: mailbox.Deleted}, time.Time{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -140,7 +140,7 @@ func TestExpungeDeletedAndRenumber(t *testing.T) {
 	if _, err := f.Snapshot(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.SetFlags([]mailbox.UID{2}, mailbox.FlagsRemove, mailbox.Flags{System: mailbox.Deleted}); err != nil {
+	if _, err := f.SetFlags([]mailbox.UID{2}, mailbox.FlagChange{Op: mailbox.FlagsRemove, Flags: mailbox.Flags{System: mailbox.Deleted}}); err != nil {
 		t.Fatal(err)
 	}
 	gone, err := f.ExpungeDeleted([]mailbox.UID{1, 2})
@@ -238,7 +238,7 @@ func TestModSeqRecentAndMeta(t *testing.T) {
 		t.Errorf("%+v %v", again, err)
 	}
 	for range 2 { // the second time nothing changes
-		if _, err := f.SetFlags([]mailbox.UID{2}, mailbox.FlagsAdd, mailbox.Flags{System: mailbox.Seen}); err != nil {
+		if _, err := f.SetFlags([]mailbox.UID{2}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: mailbox.Flags{System: mailbox.Seen}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -264,4 +264,13 @@ func TestModSeqRecentAndMeta(t *testing.T) {
 	if rest, _ := io.ReadAll(body); string(rest) != "b\r\n" {
 		t.Errorf("%q", rest)
 	}
+}
+
+// appendOne appends one message and gives its UID.
+func appendOne(b mailbox.Box, folder string, m mailbox.Staged, flags mailbox.Flags, date time.Time) (mailbox.UID, error) {
+	r, err := b.Append(folder, []mailbox.NewMessage{{Message: m, Flags: flags, Date: date}})
+	if err != nil {
+		return 0, err
+	}
+	return r.UIDs[0], nil
 }

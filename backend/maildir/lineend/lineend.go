@@ -86,7 +86,7 @@ func (c *Counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// bufferSize is what one Reader holds while it is read.
+// bufferSize is what one Reader holds while it is read in small pieces.
 const bufferSize = 8 << 10
 
 // Reader reads R with each LF that follows no CR made CRLF.
@@ -106,13 +106,13 @@ func (r *Reader) Reset(src io.Reader) { r.R, r.raw, r.cr, r.err = src, nil, fals
 // ResetBytes is Reset for what is in memory, and takes no buffer. all is not changed.
 func (r *Reader) ResetBytes(all []byte) { r.R, r.raw, r.cr, r.err = nil, all, false, io.EOF }
 
-// Read is io.Reader's.
+// Read is io.Reader's. A large p takes no buffer: what is read goes to its second half.
 func (r *Reader) Read(p []byte) (int, error) {
 	n := 0
 	for n < len(p) {
 		if len(r.raw) == 0 {
 			// What is there is given before waiting for more.
-			if n > 0 || !r.fill() {
+			if n > 0 || !r.fill(p) {
 				break
 			}
 		}
@@ -124,14 +124,22 @@ func (r *Reader) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-func (r *Reader) fill() bool {
-	if r.buf == nil && r.err == nil {
+// fill reads into the end of p where half of that is as much as a buffer: translated, a
+// byte becomes at most two, so that those written never overtake those to be read, and
+// all are gone when p is returned.
+func (r *Reader) fill(p []byte) bool {
+	inPlace := len(p) >= 2*bufferSize
+	if !inPlace && r.buf == nil && r.err == nil {
 		r.buf = make([]byte, bufferSize)
 	}
 	for len(r.raw) == 0 && r.err == nil {
+		into := r.buf
+		if inPlace {
+			into = p[(len(p)+1)/2:]
+		}
 		var n int
-		n, r.err = r.R.Read(r.buf)
-		r.raw = r.buf[:n]
+		n, r.err = r.R.Read(into)
+		r.raw = into[:n]
 	}
 	return len(r.raw) > 0
 }

@@ -119,6 +119,16 @@ func arrived(base string) (sec, micro int64) {
 	return sec, micro
 }
 
+// Made is when a unique part of a Generator was made, in whole seconds; false for
+// a base that is not Generated.
+func Made(base string) (at time.Time, ok bool) {
+	if !Generated(base) {
+		return time.Time{}, false
+	}
+	seconds, _ := leadingNumber(base)
+	return time.Unix(seconds, 0), true
+}
+
 func leadingNumber(s string) (n int64, rest string) {
 	i := 0
 	for i < len(s) && s[i] >= '0' && s[i] <= '9' && i < 18 {

@@ -91,3 +91,14 @@ func TestGenerated(t *testing.T) {
 		}
 	}
 }
+
+func TestMade(t *testing.T) {
+	at := time.Unix(1700000000, 0)
+	g := NewGenerator("h", 1, func() time.Time { return at.Add(time.Millisecond) })
+	if got, ok := Made(WithSizes(g.Next(), 1, 2)); !ok || !got.Equal(at) {
+		t.Error(got, ok)
+	}
+	if _, ok := Made("1700000000.M1P1.other"); ok {
+		t.Error("knows when another program made a name")
+	}
+}

@@ -11,9 +11,10 @@ import (
 	"time"
 )
 
-// MaxValue bounds values, MaxKey keys, in bytes.
+// MaxValue bounds values, MaxKey keys, in bytes: a name of 1000 bytes, and what
+// its user puts in front.
 const (
-	MaxKey   = 1000
+	MaxKey   = 1024
 	MaxValue = 64 << 10
 )
 

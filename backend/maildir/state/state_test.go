@@ -352,3 +352,24 @@ func BenchmarkApply(b *testing.B) {
 		})
 	}
 }
+
+func TestPeekAndEachMark(t *testing.T) {
+	dir := t.TempDir()
+	if _, is, err := Peek(vfs.OS, dir, "use"); is || err != nil {
+		t.Fatal(is, err)
+	}
+	s := load(t, dir, false)
+	apply(t, s, SetAttribute(next(t, s), "use", "a b"), SetAttribute(next(t, s), "other", "c"), SetMark(next(t, s), "k", "v", 1, 3))
+	apply(t, s, SetAttribute(next(t, s), "use", "d"), RemoveAttribute(next(t, s), "other"), RemoveMark(next(t, s), "k", 3))
+	if text, is, err := Peek(vfs.OS, dir, "use"); text != "d" || !is || err != nil {
+		t.Fatal(text, is, err)
+	}
+	if _, is, err := Peek(vfs.OS, dir, "other"); is || err != nil {
+		t.Fatal(is, err)
+	}
+	marks := map[string]string{}
+	s.EachMark(func(key string, uid uint32, text string) { marks[fmt.Sprint(key, uid)] = text })
+	if len(marks) != 1 || marks["k1"] != "v" {
+		t.Fatal(marks)
+	}
+}

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"waypost/backend/maildir/mutf7"
+	"waypost/backend/mutf7"
 )
 
 const header = "V\t2"

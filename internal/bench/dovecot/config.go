@@ -2,6 +2,7 @@ package dovecot
 
 import (
 	"fmt"
+	"runtime"
 	"strings"
 )
 
@@ -16,6 +17,8 @@ type settings struct {
 	sieve, quota            bool
 	quotaBackend            string
 	password                string
+	access                  bool
+	pop3Port                int
 }
 
 // base is what all runs share. Dovecot is at its best here: no user data base is
@@ -80,6 +83,46 @@ userdb {
 }
 `
 
+// accessPart is Dovecot at its best for sessions: login processes live on and serve many
+// clients, mail processes serve a thousand sessions, one after the other.
+const accessPart = `
+protocols = imap lmtp pop3
+mail_max_userip_connections = 20000
+default_process_limit = 5000
+service imap-login {
+  service_count = 0
+  client_limit = 4000
+  process_min_avail = %[1]d
+}
+service imap {
+  service_count = 1000
+  process_min_avail = 10
+  process_limit = 5000
+}
+service pop3-login {
+  chroot =
+  service_count = 0
+  process_min_avail = 1
+  inet_listener pop3 {
+    port = %[2]d
+  }
+  inet_listener pop3s {
+    port = 0
+  }
+}
+service pop3 {
+  service_count = 1000
+  process_min_avail = 2
+  vsz_limit = 2G
+}
+service auth {
+  client_limit = 20000
+}
+service anvil {
+  client_limit = 20000
+}
+`
+
 const quotaPart = `
 mail_plugins = $mail_plugins quota
 plugin {
@@ -109,6 +152,9 @@ plugin {
 func (s settings) render() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, base, s.dir, s.internal, s.group, s.logins, s.uid, s.gid, s.fsync, s.imapPort, s.lmtpProcesses, s.password)
+	if s.access {
+		fmt.Fprintf(&b, accessPart, runtime.NumCPU(), s.pop3Port)
+	}
 	plugins := ""
 	if s.quota {
 		fmt.Fprintf(&b, quotaPart, s.quotaBackend)

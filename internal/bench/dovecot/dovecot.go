@@ -21,7 +21,6 @@ import (
 	"strings"
 
 	"waypost/internal/bench"
-	"waypost/internal/bench/child"
 )
 
 // Options of Start.
@@ -72,6 +71,12 @@ func HasSieve() bool {
 	return err == nil && len(m) > 0
 }
 
+// HasPOP3 tells whether its POP3 server is there.
+func HasPOP3() bool {
+	_, err := os.Stat("/usr/lib/dovecot/pop3")
+	return err == nil
+}
+
 // Peer is Dovecot as a suite's peer.
 func Peer(o Options) bench.Peer {
 	return bench.Peer{Name: "dovecot", Mode: "fsync=" + o.Fsync, Start: func(ctx context.Context, dir string, s bench.Setup) (*bench.Server, error) {
@@ -91,6 +96,9 @@ func Start(ctx context.Context, dir string, s bench.Setup, o Options) (*bench.Se
 	if s.Sieve && !HasSieve() {
 		return nil, fmt.Errorf("%w: its Sieve is missing", ErrMissing)
 	}
+	if s.Access && !HasPOP3() {
+		return nil, fmt.Errorf("%w: its POP3 is missing (Debian: dovecot-pop3d)", ErrMissing)
+	}
 	conf, err := configure(dir, s, o)
 	if err != nil {
 		return nil, err
@@ -102,22 +110,18 @@ func Start(ctx context.Context, dir string, s bench.Setup, o Options) (*bench.Se
 	if err := os.WriteFile(file, []byte(conf.render()), 0o644); err != nil {
 		return nil, err
 	}
-	p, err := child.Start("dovecot", filepath.Join(conf.dir, "log"), exec.Command(path, "-F", "-c", file))
-	if err != nil {
+	run := &instance{path: path, file: file, settings: conf}
+	if err := run.start(ctx); err != nil {
 		return nil, err
 	}
-	imap := net.JoinHostPort("127.0.0.1", strconv.Itoa(conf.imapPort))
-	socket := filepath.Join(conf.dir, "lmtp.sock")
-	for _, at := range [][2]string{{"unix", socket}, {"tcp", imap}} {
-		if err := p.Await(ctx, child.Listens(at[0], at[1])); err != nil {
-			return nil, errors.Join(err, p.Stop())
-		}
-	}
 	srv := &bench.Server{
-		Target: bench.Target{Network: "unix", Addr: socket, From: sendersOwn},
-		PID:    p.PID(), Mail: filepath.Join(conf.dir, "mail"),
-		IMAP: imap, User: userName(0), Password: password,
-		Fill: func(n int) error { return conf.fill(userName(0), n) }, Stop: p.Stop, Log: p.Log,
+		Target: bench.Target{Network: "unix", Addr: conf.lmtpSocket(), From: sendersOwn},
+		PID:    run.process.PID(), Mail: filepath.Join(conf.dir, "mail"),
+		IMAP: loopback(conf.imapPort), User: userName(0), Password: password,
+		Fill: func(n int) error { return conf.fill(userName(0), n) }, Stop: run.stop, Log: run.log,
+	}
+	if s.Access {
+		srv.Access = run.access()
 	}
 	for i := range s.Users {
 		srv.Target.To = append(srv.Target.To, bench.Recipient{Address: userName(i)})
@@ -140,8 +144,12 @@ func configure(dir string, s bench.Setup, o Options) (settings, error) {
 	if err != nil {
 		return settings{}, err
 	}
+	pop3, err := freePort()
+	if err != nil {
+		return settings{}, err
+	}
 	c := settings{dir: abs, internal: "dovecot", group: "dovecot", logins: "dovenull", uid: "65534", gid: "65534",
-		imapPort: port, fsync: o.Fsync, lmtpProcesses: o.Processes, sieve: s.Sieve, quota: s.Quota,
+		imapPort: port, pop3Port: pop3, access: s.Access, fsync: o.Fsync, lmtpProcesses: o.Processes, sieve: s.Sieve, quota: s.Quota,
 		quotaBackend: o.QuotaBackend, password: password}
 	if c.fsync != "always" && c.fsync != "optimized" {
 		return settings{}, fmt.Errorf("mail_fsync %q: want always or optimized", c.fsync)

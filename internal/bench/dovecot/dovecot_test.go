@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"waypost/internal/bench"
+	"waypost/internal/bench/access"
 )
 
 // shortDir is a folder for Dovecot: short, as its sockets are below it, and open
@@ -90,5 +91,31 @@ func TestRefusals(t *testing.T) {
 			srv.Stop()
 			t.Errorf("%s: started", name)
 		}
+	}
+}
+
+func TestAccess(t *testing.T) {
+	need(t, false)
+	if !HasPOP3() {
+		t.Skip("dovecot-pop3d is not installed")
+	}
+	s := access.Suite{Dir: shortDir(t), Sizes: []int{60}, Batch: 20, Singles: 5, Sessions: 3, Rounds: 1, Duration: time.Millisecond, Pause: time.Millisecond,
+		Peers: []bench.Peer{Peer(Options{Fsync: "always", Processes: 1}), Peer(Options{Fsync: "optimized", Processes: 1})}}
+	rep, err := s.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	modes := make(map[string]int)
+	for _, r := range rep.Rows {
+		modes[r.Mode]++
+		if r.WallMS <= 0 || r.Times < 1 {
+			t.Errorf("%+v", r)
+		}
+	}
+	if modes["fsync=optimized"] != 8 || modes["fsync=always"] < 40 {
+		t.Errorf("rows: %v", modes)
+	}
+	if len(rep.Idle) != 1 || rep.Idle[0].ResidentKiB <= 0 {
+		t.Errorf("idle sessions: %+v", rep.Idle)
 	}
 }

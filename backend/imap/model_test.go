@@ -1,0 +1,413 @@
+package imap
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"pgregory.net/rapid"
+
+	"waypost/backend/imap/syntax"
+	"waypost/backend/mailbox"
+)
+
+// copied is what a client that resynchronizes keeps of a message.
+type copied struct {
+	flags  string
+	modSeq uint64
+}
+
+// copyOf is a client's copy of a folder, made from untagged responses alone, by UID: a client of
+// QRESYNC (RFC 7162) or UIDONLY (RFC 9586), which may go away and come back.
+type copyOf struct {
+	r        *rig
+	b        mailbox.Box
+	c        *client
+	uidOnly  bool
+	notified bool // messages come unasked (RFC 5465)
+	away     bool
+
+	uidValidity uint32
+	highest     uint64
+	exists      int
+	msgs        map[uint32]copied
+	numbers     []uint32 // UIDs by message number; 0: not known. Not with UIDONLY.
+}
+
+// connect dials and selects; a client that was there before resynchronizes.
+func (p *copyOf) connect(t tb) {
+	p.c = p.r.dial(p.b)
+	p.c.t = t
+	if p.uidOnly {
+		p.c.ok("ENABLE QRESYNC UIDONLY")
+	} else {
+		p.c.ok("ENABLE QRESYNC")
+	}
+	switch {
+	case p.notified && p.uidOnly:
+		p.c.ok("NOTIFY SET (selected (MessageNew (FLAGS MODSEQ) MessageExpunge FlagChange))")
+	case p.notified:
+		p.c.ok("NOTIFY SET (selected-delayed (MessageNew (UID FLAGS MODSEQ) MessageExpunge FlagChange))")
+	}
+	p.exists, p.numbers, p.away = 0, nil, false
+	if p.uidValidity == 0 {
+		p.take(t, p.c.ok("SELECT INBOX"))
+	} else {
+		p.take(t, p.c.ok("SELECT INBOX (QRESYNC (%d %d))", p.uidValidity, p.highest))
+	}
+}
+
+// leave goes away, as clients do: in order, or not.
+func (p *copyOf) leave(t tb, logout bool) {
+	if logout {
+		p.take(t, p.c.ok("NOOP"))
+		p.learn(t)
+		p.c.cmd("LOGOUT")
+	}
+	p.c.nc.Close()
+	p.away = true
+}
+
+func (p *copyOf) take(t tb, lines []string) {
+	t.Helper()
+	for _, l := range lines {
+		p.one(t, l)
+	}
+}
+
+func (p *copyOf) one(t tb, l string) {
+	t.Helper()
+	words := strings.Fields(l)
+	if set, ok := strings.CutPrefix(l, "* VANISHED "); ok {
+		set, earlier := strings.CutPrefix(set, "(EARLIER) ")
+		p.vanish(t, set, earlier)
+		return
+	}
+	if strings.HasPrefix(l, "* OK [CLOSED]") {
+		// Up to here responses were about the selection before (RFC 7162, Section 3.2.11).
+		p.exists, p.numbers = 0, nil
+	}
+	if v, ok := strings.CutPrefix(l, "* OK [UIDVALIDITY "); ok {
+		fmt.Sscanf(v, "%d", &p.uidValidity)
+	}
+	if len(words) < 3 {
+		return
+	}
+	n, err := strconv.Atoi(words[1])
+	if err != nil {
+		return
+	}
+	switch words[2] {
+	case "EXPUNGE":
+		t.Fatalf("EXPUNGE with QRESYNC: %q", l)
+	case "EXISTS":
+		if n < p.exists {
+			t.Fatalf("%q after %d", l, p.exists)
+		}
+		p.exists = n
+		if !p.uidOnly {
+			p.numbers = append(p.numbers, make([]uint32, n-len(p.numbers))...)
+		}
+	case "FETCH", "UIDFETCH":
+		if (words[2] == "UIDFETCH") != p.uidOnly {
+			t.Fatalf("uidonly %v: %q", p.uidOnly, l)
+		}
+		p.fetched(t, uint32(n), l)
+	}
+}
+
+func (p *copyOf) fetched(t tb, n uint32, l string) {
+	t.Helper()
+	uid := n
+	if !p.uidOnly {
+		_, rest, ok := strings.Cut(l, "UID ")
+		if _, err := fmt.Sscanf(rest, "%d", &uid); !ok || err != nil {
+			t.Fatalf("no UID in %q", l) // RFC 7162, Section 3.2.4
+		}
+		if int(n) > len(p.numbers) || p.numbers[n-1] != 0 && p.numbers[n-1] != uid {
+			t.Fatalf("%q, but the numbers are %v", l, p.numbers)
+		}
+		p.numbers[n-1] = uid
+	}
+	_, list, ok := strings.Cut(l, "FLAGS (")
+	if !ok {
+		return
+	}
+	list, _, _ = strings.Cut(list, ")")
+	m := copied{flags: strings.TrimSpace(strings.ReplaceAll(list, `\Recent`, ""))}
+	_, rest, ok := strings.Cut(l, "MODSEQ (")
+	if _, err := fmt.Sscanf(rest, "%d", &m.modSeq); !ok || err != nil {
+		t.Fatalf("no MODSEQ in %q", l)
+	}
+	p.msgs[uid] = m
+}
+
+func (p *copyOf) vanish(t tb, set string, earlier bool) {
+	t.Helper()
+	for part := range strings.SplitSeq(set, ",") {
+		first, last, more := strings.Cut(part, ":")
+		lo, err := strconv.Atoi(first)
+		hi := lo
+		if more && err == nil {
+			hi, err = strconv.Atoi(last)
+		}
+		if err != nil || lo > hi {
+			t.Fatalf("VANISHED %q", set)
+		}
+		for uid := uint32(lo); uid <= uint32(hi); uid++ {
+			delete(p.msgs, uid)
+			if earlier && slices.Contains(p.numbers, uid) {
+				t.Fatalf("VANISHED (EARLIER) %d, which has a number: %v", uid, p.numbers)
+			}
+			if i := slices.Index(p.numbers, uid); i >= 0 {
+				p.numbers = slices.Delete(p.numbers, i, i+1)
+			} else if i := p.unknown(uid); i >= 0 && !earlier {
+				p.numbers = slices.Delete(p.numbers, i, i+1)
+			} else if !earlier && !p.uidOnly {
+				t.Fatalf("VANISHED %d of %v", uid, p.numbers)
+			}
+			if !earlier {
+				p.exists--
+			}
+		}
+	}
+}
+
+// unknown finds the place of a UID whose number the client has not learned yet: UIDs rise.
+func (p *copyOf) unknown(uid uint32) int {
+	at := -1
+	for i, is := range p.numbers {
+		switch {
+		case is > uid:
+			return at
+		case is != 0:
+			at = -1
+		case at < 0:
+			at = i
+		}
+	}
+	return at
+}
+
+// learn asks for what is new to the client: all above what it has.
+func (p *copyOf) learn(t tb) {
+	t.Helper()
+	if len(p.msgs) == p.exists && !slices.Contains(p.numbers, 0) {
+		return
+	}
+	p.take(t, p.c.ok("UID FETCH 1:* (FLAGS MODSEQ)"))
+}
+
+// settle compares the copy with the truth, after a NOOP.
+func (p *copyOf) settle(t tb, folder mailbox.Folder) {
+	t.Helper()
+	if p.away {
+		p.connect(t)
+	}
+	p.take(t, p.c.ok("NOOP"))
+	// What came by a resynchronization is known without a question, numbers apart.
+	if !p.uidOnly {
+		p.take(t, p.c.ok("UID FETCH 1:* (UID)"))
+	}
+	p.learn(t)
+	snap, err := folder.Snapshot()
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	if snap.Messages.Len() != p.exists || len(p.msgs) != p.exists {
+		t.Fatalf("%d messages, EXISTS %d, copy %v", snap.Messages.Len(), p.exists, p.msgs)
+	}
+	for i, m := range snap.Messages.All() {
+		if got := p.msgs[uint32(m.UID)]; got.flags != words(m.Flags) || got.modSeq != m.ModSeq {
+			t.Fatalf("message %d: %q %d, copy %+v", m.UID, words(m.Flags), m.ModSeq, got)
+		}
+		if !p.uidOnly && p.numbers[i] != uint32(m.UID) {
+			t.Fatalf("message %d is %d, copy %v", i+1, m.UID, p.numbers)
+		}
+	}
+	// From here on a resynchronization will start.
+	p.highest = snap.HighestModSeq
+}
+
+// act has the client do something.
+func (p *copyOf) act(t *rapid.T, action string) {
+	uids := make([]uint32, 0, len(p.msgs))
+	for uid := range p.msgs {
+		uids = append(uids, uid)
+	}
+	slices.Sort(uids)
+	if len(uids) == 0 {
+		action = "append"
+	}
+	pick := func() uint32 { return rapid.SampledFrom(uids).Draw(t, "uid") }
+	flag := rapid.SampledFrom([]string{`\Seen`, `\Deleted`, "kw"}).Draw(t, "flag")
+	op := rapid.SampledFrom([]string{"+FLAGS", "-FLAGS", "FLAGS"}).Draw(t, "op")
+	switch action {
+	case "append":
+		p.take(t, p.c.ok("APPEND INBOX {1+}\r\nx"))
+	case "store":
+		p.take(t, p.c.ok("UID STORE %d %s (%s)", pick(), op, flag))
+	case "conditional":
+		uid := pick()
+		lines, st := p.c.cmd("UID STORE %d (UNCHANGEDSINCE %d) %s (%s)", uid, p.msgs[uid].modSeq, op, flag)
+		p.take(t, lines)
+		if !strings.HasPrefix(st, "OK") {
+			t.Fatalf("%s", st)
+		}
+	case "expunge":
+		p.take(t, p.c.ok("EXPUNGE"))
+	case "fetch":
+		p.take(t, p.c.ok("UID FETCH %d (FLAGS MODSEQ)", pick()))
+	case "changed":
+		p.take(t, p.c.ok("UID FETCH 1:* (FLAGS) (CHANGEDSINCE %d VANISHED)", p.highest))
+	case "idle":
+		p.c.send("i IDLE\r\nDONE\r\n")
+		lines, st := p.c.until("i")
+		if !strings.HasPrefix(st, "OK") {
+			t.Fatalf("%s", st)
+		}
+		p.take(t, lines)
+	}
+}
+
+// TestCopiesModel lets clients that resynchronize, the one with message numbers and the other
+// without, work on one folder, go away and come back, in any order: what they know from
+// untagged responses is the truth (RFC 7162, Section 3.2; RFC 9586; RFC 5465).
+func TestCopiesModel(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		r := newRig(t, Limits{})
+		b := r.box(1)
+		folder, err := b.Folder("INBOX")
+		if err != nil {
+			rt.Fatalf("%v", err)
+		}
+		if rapid.Bool().Draw(rt, "filled") {
+			r.fill(b, 40)
+		}
+		var copies []*copyOf
+		for i := range 4 {
+			p := &copyOf{r: r, b: b, uidOnly: i%2 == 1, notified: i >= 2, msgs: make(map[uint32]copied)}
+			p.connect(rt)
+			defer func() { p.c.nc.Close() }()
+			p.settle(rt, folder)
+			copies = append(copies, p)
+		}
+		for range rapid.IntRange(1, 20).Draw(rt, "steps") {
+			p := copies[rapid.IntRange(0, len(copies)-1).Draw(rt, "session")]
+			action := rapid.SampledFrom([]string{"append", "store", "conditional", "expunge", "fetch", "changed", "idle",
+				"settle", "deliver", "remove", "logout", "break", "reselect"}).Draw(rt, "action")
+			switch action {
+			case "settle":
+				p.settle(rt, folder)
+			case "deliver":
+				r.deliver(b, "INBOX", letter)
+			case "remove":
+				snap, err := folder.Snapshot()
+				if err == nil && snap.Messages.Len() > 0 {
+					i := rapid.IntRange(0, snap.Messages.Len()-1).Draw(rt, "i")
+					_, err = folder.Expunge([]mailbox.UID{snap.Messages.At(i).UID})
+				}
+				if err != nil {
+					rt.Fatalf("%v", err)
+				}
+			case "logout", "break":
+				if !p.away {
+					p.leave(rt, action == "logout")
+				}
+			case "reselect":
+				if !p.away {
+					p.take(rt, p.c.ok("SELECT INBOX (QRESYNC (%d %d))", p.uidValidity, p.highest))
+				}
+			default:
+				if p.away {
+					p.connect(rt)
+				}
+				p.act(rt, action)
+			}
+		}
+		for _, p := range copies {
+			p.settle(rt, folder)
+		}
+	})
+}
+
+// fuzzStates bring a session into a state in which it is sent anything.
+func fuzzStates() map[string]func(*client) {
+	return map[string]func(*client){
+		"authenticated": func(*client) {},
+		"selected": func(c *client) {
+			c.ok("SELECT INBOX")
+		},
+		"all": func(c *client) {
+			c.ok("ENABLE QRESYNC UTF8=ACCEPT IMAP4rev2")
+			c.ok("SELECT INBOX")
+			c.ok("NOTIFY SET (selected (MessageNew (BODY[]) MessageExpunge FlagChange)) (personal (MailboxName MessageNew MessageExpunge))")
+		},
+		"idle": func(c *client) {
+			c.ok("SELECT INBOX")
+			c.send("i IDLE\r\n")
+			c.line()
+		},
+		"append": func(c *client) {
+			c.send("i APPEND INBOX {20}\r\n")
+			c.line()
+		},
+	}
+}
+
+// FuzzSession sends any bytes in any state: the session answers or ends, and never runs what
+// was sent as a literal.
+func FuzzSession(f *testing.F) {
+	states := []string{"new", "authenticated", "selected", "all", "idle", "append"}
+	for i := range states {
+		for _, seed := range []string{
+			"a NOOP\r\n", "DONE\r\n", "a LOGIN u p\r\n", "a AUTHENTICATE PLAIN\r\n*\r\n", "a FETCH 1:* (FLAGS BODY[])\r\n",
+			"a APPEND INBOX (\\Seen) {3+}\r\nabc {2+}\r\nde\r\n", "a NOTIFY SET (selected (MessageNew (UID) MessageExpunge))\r\n",
+			"a UID SEARCH RETURN (ALL) OR NOT SEEN TEXT {3+}\r\nabc\r\n", "a STORE 1 +FLAGS (\\Deleted)\r\nb EXPUNGE\r\n",
+			"a SELECT INBOX (QRESYNC (1 1 1:5 (1 1)))\r\n", "a LIST (SUBSCRIBED) \"\" (% *) RETURN (STATUS (MESSAGES))\r\n",
+			"a SETMETADATA \"\" (/private/x {1+}\r\nx)\r\n", "a X {13+}\r\nz CREATE bad\r\n\r\n", "\r\n", "a", "a NOOP {99999999999}\r\n",
+			"a UID REPLACE 1 INBOX {1+}\r\nx\r\n", "a APPEND INBOX CATENATE (URL \"/INBOX/;UID=1\" TEXT {1+}\r\nx)\r\n", "12345678901234567890\r\n",
+			"a STARTTLS\r\n", "a ENABLE UIDONLY\r\n", "a THREAD REFS UTF-8 ALL\r\nb SORT (DATE) UTF-8 ALL\r\n", "a IDLE\r\nDONE\r\nb CLOSE\r\n",
+		} {
+			f.Add(uint8(i), []byte(seed))
+		}
+	}
+	f.Fuzz(func(t *testing.T, in uint8, input []byte) {
+		state := states[int(in)%len(states)]
+		r := newRig(t, Limits{AppendBytes: 1000, Syntax: syntax.Limits{Drain: 2000}})
+		b := r.box(1)
+		r.deliver(b, "INBOX", letter)
+		r.srv.opt.PlainLogin = true
+		r.srv.opt.Login = func(context.Context, Credentials) (Session, error) { return Session{}, ErrLogin }
+		session := Session{Box: b, Store: r.store}
+		if state == "new" {
+			session.Box = nil
+		}
+		nc, done := r.serve(t.Context(), session)
+		c := newRaw(t, nc, done)
+		c.line()
+		if enter := fuzzStates()[state]; enter != nil {
+			enter(c)
+		}
+		// A literal of a command that nobody knows: its bytes must not run, whatever was before
+		// it.
+		go func() {
+			// The session may have ended; that is its answer.
+			_, _ = nc.Write(slices.Concat(input, []byte("\r\nq BOGUS {20+}\r\nz CREATE runaway-x\r\n\r\n")))
+			_ = nc.(interface{ CloseWrite() error }).CloseWrite()
+		}()
+		if err := c.ended(); err != nil {
+			t.Errorf("%v", err)
+		}
+		infos, err := b.Folders()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state != "append" && !strings.Contains(string(input), "{") && slices.ContainsFunc(infos, func(i mailbox.FolderInfo) bool { return i.Name == "runaway-x" }) {
+			t.Errorf("a literal's bytes were run")
+		}
+	})
+}

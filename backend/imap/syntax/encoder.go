@@ -1,0 +1,254 @@
+package syntax
+
+import (
+	"io"
+	"strconv"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"waypost/backend/mutf7"
+)
+
+// ChunkSize is how much an Encoder collects before it writes, in bytes: two TLS records of 16
+// KiB, less room for the head of a frame in each.
+const ChunkSize = 32<<10 - 34
+
+// Encoder writes responses. What is written is collected and goes to the sink in large
+// pieces: when a chunk is full, and at Flush. An idle Encoder holds no buffer. Errors of the
+// sink stay (Err); methods after one do nothing. It is not safe for concurrent use.
+type Encoder struct {
+	// UTF8: quoted strings may have UTF-8, and mailbox names are UTF-8 (RFC 6855; RFC
+	// 9051, Section 5.1).
+	UTF8 bool
+
+	sink io.Writer
+	pool *sync.Pool // of *[]byte, ChunkSize long
+	buf  []byte
+	held *[]byte
+	err  error
+}
+
+// Buffers makes a pool that Encoders share.
+func Buffers() *sync.Pool {
+	return &sync.Pool{New: func() any { b := make([]byte, ChunkSize); return &b }}
+}
+
+// NewEncoder makes an Encoder that writes to sink, with buffers of a pool made by Buffers.
+func NewEncoder(sink io.Writer, pool *sync.Pool) *Encoder {
+	return &Encoder{sink: sink, pool: pool}
+}
+
+// Err is the first error of the sink.
+func (e *Encoder) Err() error { return e.err }
+
+// Buffered is how many bytes wait for Flush.
+func (e *Encoder) Buffered() int { return len(e.buf) }
+
+// Flush sends what is collected and gives the buffer back.
+func (e *Encoder) Flush() error {
+	e.send()
+	e.Discard()
+	return e.err
+}
+
+// Discard gives the buffer back unsent.
+func (e *Encoder) Discard() {
+	if e.held != nil {
+		e.pool.Put(e.held)
+		e.held, e.buf = nil, nil
+	}
+}
+
+func (e *Encoder) send() {
+	if len(e.buf) > 0 && e.err == nil {
+		_, e.err = e.sink.Write(e.buf)
+	}
+	e.buf = e.buf[:0]
+}
+
+// room sees to it that n bytes fit, n being far below ChunkSize.
+func (e *Encoder) room(n int) {
+	if e.held == nil {
+		e.held = e.pool.Get().(*[]byte)
+		e.buf = (*e.held)[:0]
+	}
+	if cap(e.buf)-len(e.buf) < n {
+		e.send()
+	}
+}
+
+// Write implements io.Writer: bytes as they are, those of a literal.
+func (e *Encoder) Write(p []byte) (int, error) {
+	n := len(p)
+	for len(p) > 0 && e.err == nil {
+		e.room(1)
+		k := min(cap(e.buf)-len(e.buf), len(p))
+		e.buf = append(e.buf, p[:k]...)
+		p = p[k:]
+	}
+	return n, e.err
+}
+
+// Raw writes s as it is.
+func (e *Encoder) Raw(s string) *Encoder {
+	for len(s) > 0 && e.err == nil {
+		e.room(1)
+		k := min(cap(e.buf)-len(e.buf), len(s))
+		e.buf = append(e.buf, s[:k]...)
+		s = s[k:]
+	}
+	return e
+}
+
+// Byte writes c.
+func (e *Encoder) Byte(c byte) *Encoder {
+	e.room(1)
+	e.buf = append(e.buf, c)
+	return e
+}
+
+// SP writes a space.
+func (e *Encoder) SP() *Encoder { return e.Byte(' ') }
+
+// CRLF ends a response.
+func (e *Encoder) CRLF() *Encoder { return e.Raw("\r\n") }
+
+// Number writes n.
+func (e *Encoder) Number(n uint64) *Encoder {
+	e.room(20)
+	e.buf = strconv.AppendUint(e.buf, n, 10)
+	return e
+}
+
+// String writes s as a quoted string, or as a literal where it cannot be one.
+func (e *Encoder) String(s string) *Encoder {
+	escapes, plain := 0, len(s) <= 4096
+	for i := 0; i < len(s) && plain; i++ {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			escapes++
+		case c == '\r' || c == '\n' || c == 0:
+			plain = false
+		case c >= 0x80:
+			plain = e.UTF8 && utf8.ValidString(s)
+			if plain {
+				return e.quote(s)
+			}
+		}
+	}
+	if !plain {
+		return e.LiteralHeader(int64(len(s)), false).Raw(s)
+	}
+	if escapes == 0 {
+		return e.Byte('"').Raw(s).Byte('"')
+	}
+	return e.quote(s)
+}
+
+func (e *Encoder) quote(s string) *Encoder {
+	for i := range len(s) {
+		if c := s[i]; c == '\r' || c == '\n' || c == 0 {
+			return e.LiteralHeader(int64(len(s)), false).Raw(s)
+		}
+	}
+	e.Byte('"')
+	for i := range len(s) {
+		if c := s[i]; c == '"' || c == '\\' {
+			e.Byte('\\')
+		}
+		e.Byte(s[i])
+	}
+	return e.Byte('"')
+}
+
+// NString is String, or NIL where ok is false.
+func (e *Encoder) NString(s string, ok bool) *Encoder {
+	if !ok {
+		return e.Raw("NIL")
+	}
+	return e.String(s)
+}
+
+// AString writes s as an atom if it can be one that every client takes for it, else
+// as String does.
+func (e *Encoder) AString(s string) *Encoder {
+	if s == "" || upper([]byte(s)) == "NIL" {
+		return e.String(s)
+	}
+	for i := range len(s) {
+		if !atomChars[s[i]] {
+			return e.String(s)
+		}
+	}
+	return e.Raw(s)
+}
+
+// Mailbox writes a mailbox's name, given as UTF-8.
+func (e *Encoder) Mailbox(name string) *Encoder {
+	if !e.UTF8 {
+		if coded, err := mutf7.Encode(name); err == nil {
+			name = coded
+		}
+	}
+	return e.AString(name)
+}
+
+// Prefix writes the beginning of mailbox names, given as UTF-8, as a string (RFC 2342).
+func (e *Encoder) Prefix(name string) *Encoder {
+	if !e.UTF8 {
+		if coded, err := mutf7.Encode(name); err == nil {
+			name = coded
+		}
+	}
+	return e.String(name)
+}
+
+// LiteralHeader announces n bytes, which the caller writes then (RFC 9051, Section
+// 4.3); binary ones may have NULs (RFC 3516).
+func (e *Encoder) LiteralHeader(n int64, binary bool) *Encoder {
+	if binary {
+		e.Byte('~')
+	}
+	return e.Byte('{').Number(uint64(n)).Raw("}\r\n")
+}
+
+// List writes n members in parentheses.
+func (e *Encoder) List(n int, item func(i int)) *Encoder {
+	e.Byte('(')
+	for i := range n {
+		if i > 0 {
+			e.SP()
+		}
+		item(i)
+	}
+	return e.Byte(')')
+}
+
+// Atoms writes words in parentheses: flags, attributes.
+func (e *Encoder) Atoms(words []string) *Encoder {
+	return e.List(len(words), func(i int) { e.Raw(words[i]) })
+}
+
+// Ranges writes a set of numbers, which is not empty.
+func (e *Encoder) Ranges(all []Range) *Encoder { return e.Raw(FormatRanges(all)) }
+
+// DateTime writes an INTERNALDATE.
+func (e *Encoder) DateTime(t time.Time) *Encoder {
+	e.room(40)
+	e.buf = t.AppendFormat(e.buf, `"_2-Jan-2006 15:04:05 -0700"`)
+	return e
+}
+
+// Compact makes ranges of numbers that rise.
+func Compact[N ~uint32](numbers []N) []Range {
+	var out []Range
+	for _, n := range numbers {
+		if k := len(out); k > 0 && out[k-1].Stop+1 == uint32(n) {
+			out[k-1].Stop++
+			continue
+		}
+		out = append(out, Range{uint32(n), uint32(n)})
+	}
+	return out
+}

@@ -1,0 +1,96 @@
+package cli
+
+import (
+	"errors"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"waypost/internal/bench"
+	"waypost/internal/bench/access"
+	"waypost/internal/bench/dovecot"
+)
+
+func (a *app) benchIMAPCmd() *cobra.Command {
+	var f benchFlags
+	var s access.Suite
+	c := &cobra.Command{
+		Use:   "imap",
+		Short: "Measure sessions of IMAP and POP3, beside Dovecot's",
+		Long: `Measure what readers wait for, and what that costs, in large mailboxes: logins,
+SELECT, FETCH, SEARCH, STORE, APPEND, COPY, MOVE, EXPUNGE, a client that comes
+back, POP3, and the memory of an idle session; beside the Dovecot that is
+installed, on copies of the same Maildirs. Waypost is a proxy and a backend,
+and the CPU of both counts. Every answer is checked.
+
+It takes about two hours, and --quick five minutes; let nothing else run
+meanwhile. As root it has the system forget what it read from disks, again and
+again, which slows down whatever else this machine does; for other users "cold"
+is missing, and there is "restarted" instead. Everything is removed at the end.`,
+		Example: `  waypost bench imap --quick
+  waypost bench imap --dir /srv/mail --markdown
+  waypost bench imap --messages 10000 --peer waypost --profile /tmp/cpu`,
+		Args: exactly(),
+	}
+	f.add(c)
+	c.Flags().IntSliceVar(&s.Sizes, "messages", []int{10_000, 100_000}, "`number` of messages in the mailbox; may be repeated")
+	c.Flags().IntVar(&s.Batch, "batch", 1000, "how many messages STORE, APPEND, COPY, MOVE, EXPUNGE and RETR are about")
+	c.Flags().IntVar(&s.Singles, "operations", 200, "how many single APPENDs and STOREs are measured")
+	c.Flags().IntVar(&s.Sessions, "sessions", 1000, "how many idle sessions to open for their memory; 0: none")
+	c.Flags().IntVar(&s.Rounds, "rounds", 2, "how often each runs with each mailbox")
+	c.Flags().DurationVar(&s.Duration, "duration", 5*time.Second, "how long what can be repeated is measured")
+	out := a.printing(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if f.quick {
+			quickIMAP(c, &s)
+		}
+		peers, err := f.parse(0)
+		if err != nil {
+			return err
+		}
+		s.Peers, s.Forget, s.Profile, s.Progress = a.withPOP3(peers), access.DropCaches, f.profile, a.progress()
+		if err := s.Check(); err != nil {
+			return &usageError{err}
+		}
+		return a.inFolder(&f, func(dir string) error {
+			s.Dir = dir
+			rep, err := s.Run(c.Context())
+			if len(rep.Rows) == 0 {
+				return err
+			}
+			return errors.Join(out.tables(rep, f.markdown, rep.Table, rep.Markdown), err)
+		})
+	}
+	return c
+}
+
+// quickIMAP shortens what no flag says.
+func quickIMAP(c *cobra.Command, s *access.Suite) {
+	unless := func(flag string, do func()) {
+		if !c.Flags().Changed(flag) {
+			do()
+		}
+	}
+	unless("messages", func() { s.Sizes = []int{2000} })
+	unless("batch", func() { s.Batch = 500 })
+	unless("operations", func() { s.Singles = 50 })
+	unless("sessions", func() { s.Sessions = 100 })
+	unless("rounds", func() { s.Rounds = 1 })
+	unless("duration", func() { s.Duration = time.Second })
+}
+
+// withPOP3 leaves out what has no sessions: the bare limit, and a Dovecot that is not there.
+func (a *app) withPOP3(peers []bench.Peer) []bench.Peer {
+	pop3 := dovecot.HasPOP3()
+	var rest []bench.Peer
+	for _, p := range a.withDovecot(peers, false) {
+		if p.Name == "dovecot" && !pop3 {
+			a.warn("%v (dovecot-pop3d): measuring without it", dovecot.ErrMissing)
+			continue
+		}
+		if p.Start != nil {
+			rest = append(rest, p)
+		}
+	}
+	return rest
+}

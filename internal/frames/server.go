@@ -1,0 +1,112 @@
+package frames
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"waypost/internal/wire"
+)
+
+// Handler serves a session on its own goroutine. It answers the Hello with
+// Stream.Welcome; the Stream is closed when it returns.
+type Handler = func(ctx context.Context, s *Stream, h *wire.Hello)
+
+// ErrDrained is what Serve gives after Options.Draining and the last session.
+var ErrDrained = errors.New("drained")
+
+// Serve answers the Hello of frames that came on conn, whatever was read behind it
+// being in r, and serves sessions until the connection ends, or ctx does, which ends
+// it. It returns why, once all handlers have returned. Closing conn is left to the
+// caller, too.
+func Serve(ctx context.Context, conn net.Conn, r io.Reader, opt Options, handle Handler) error {
+	v := &server{link: newLink(conn, r, opt, false), ctx: ctx, serve: handle}
+	if err := wire.Write(conn, wire.Welcome{Status: wire.StatusOK, Version: wire.VersionFrames}); err != nil {
+		return fmt.Errorf("welcome: %w", err)
+	}
+	unhook := context.AfterFunc(ctx, func() { v.fail(context.Cause(ctx)) })
+	defer unhook()
+	var draining sync.WaitGroup
+	draining.Go(v.drain)
+	v.fail(reason(v.link.read(v.handle)))
+	draining.Wait()
+	v.handlers.Wait()
+	return v.err
+}
+
+type server struct {
+	*link
+	ctx      context.Context
+	serve    Handler
+	handlers sync.WaitGroup // none is added once retired
+}
+
+// drain ends the connection with its last session when it must.
+func (v *server) drain() {
+	select {
+	case <-v.finished:
+		return
+	case <-v.opt.Draining:
+	}
+	v.retire()
+	_ = v.send(TypeGoAway, 0, nil, nil) // a lost connection has ended, too
+	v.handlers.Wait()
+	v.fail(ErrDrained)
+}
+
+func (v *server) handle(h Header, payload []byte) error {
+	switch h.Type {
+	case TypePing:
+		return v.send(TypePong, 0, nil, nil)
+	case TypeOpen:
+		return v.open(h.Stream, payload)
+	}
+	return fmt.Errorf("%s is of a later version: %w", h.Type, ErrProtocol)
+}
+
+// open begins a session. One that comes when no more are opened is closed: the proxy
+// is to go elsewhere.
+func (v *server) open(id uint32, payload []byte) error {
+	hello, err := decodeHello(payload)
+	if err != nil {
+		return fmt.Errorf("OPEN: %w", errors.Join(ErrProtocol, err))
+	}
+	v.mu.Lock()
+	if id <= v.last {
+		v.mu.Unlock()
+		return fmt.Errorf("OPEN of stream %d after %d: %w", id, v.last, ErrProtocol)
+	}
+	if v.retired || len(v.streams) >= v.opt.MaxStreams {
+		v.last = id
+		v.mu.Unlock()
+		return v.send(TypeClose, id, nil, nil)
+	}
+	s := v.add(id)
+	v.handlers.Add(1)
+	v.mu.Unlock()
+	go v.session(s, hello)
+	return nil
+}
+
+// session is a stream's goroutine. Its locals lie on the stack of every session that waits.
+func (v *server) session(s *Stream, hello *wire.Hello) {
+	defer v.handlers.Done()
+	defer s.Close()
+	v.serve(v.ctx, s, hello)
+}
+
+// Welcome answers the Hello, at a backend. After another status than ok the session is
+// over.
+func (s *Stream) Welcome(w wire.Welcome) error {
+	text, err := encodeWelcome(w)
+	if err == nil && len(text) > maxLine {
+		err = wire.ErrLine
+	}
+	if err != nil {
+		return fmt.Errorf("welcome: %w", err)
+	}
+	return s.link.put(TypeWelcome, s.id, nil, text, s.hold.Swap(false))
+}
