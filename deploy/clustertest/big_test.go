@@ -79,7 +79,9 @@ func TestBigMessage(t *testing.T) {
 	t.Logf("out by POP3: %s", time.Since(start).Round(time.Second))
 	for name, peak := range c.memory(t) {
 		t.Logf("%-4s peak %4d MB, was %4d MB", name, peak>>20, before[name]>>20)
-		if peak-before[name] > mayGrow {
+		// No message passes through etcd: its growth is its history of
+		// leases and statuses, which goes by time (and -race multiplies it).
+		if peak-before[name] > mayGrow && name != "e1" {
 			t.Errorf("%s grew by %d MB", name, (peak-before[name])>>20)
 		}
 	}
