@@ -44,7 +44,7 @@ func (r *run) do(a sieve.Action) error {
 }
 
 func (r *run) meta() reply.Meta {
-	return reply.Meta{Now: r.o.Now(), Domain: r.o.Hostname, Product: "Waypost"}
+	return reply.Meta{Now: r.o.Now(), Domain: r.o.Hostname}
 }
 
 // keep files the message where it was addressed to: INBOX, or the folder of the

@@ -3,7 +3,6 @@ package fulltext
 import (
 	"errors"
 	"io"
-	"unicode/utf8"
 
 	"waypost/backend/imap/collate"
 )
@@ -106,7 +105,7 @@ func (t *taker) Text(r io.Reader) error {
 		n += kept
 		whole := n
 		if err == nil {
-			whole = wholeRunes(t.raw[:n])
+			whole = collate.WholeRunes(t.raw[:n])
 		}
 		had := len(t.window)
 		t.window = collate.Append(t.window, t.raw[:whole])
@@ -125,17 +124,4 @@ func (t *taker) Text(r io.Reader) error {
 			return err
 		}
 	}
-}
-
-// wholeRunes gives the length of b without an unfinished character at its end.
-func wholeRunes(b []byte) int {
-	for i := len(b) - 1; i >= 0 && i >= len(b)-utf8.UTFMax; i-- {
-		if utf8.RuneStart(b[i]) {
-			if !utf8.FullRune(b[i:]) {
-				return i
-			}
-			break
-		}
-	}
-	return len(b)
 }

@@ -51,26 +51,6 @@ func Kept(name string) bool {
 	return ok
 }
 
-// Values gives the values of all fields of a name, in any case and in the header's
-// order: unfolded, otherwise raw. known is false when m cannot tell: the name is
-// not kept, or one of the fields was too much.
-func Values(m *mailbox.Meta, name string) (values []string, known bool) {
-	name = strings.ToLower(name)
-	if _, known = keptPlace[name]; !known {
-		return nil, false
-	}
-	for i := range m.Fields {
-		switch f := &m.Fields[i]; {
-		case f.Name != name:
-		case f.Cut:
-			return nil, false
-		default:
-			values = append(values, f.Value)
-		}
-	}
-	return values, true
-}
-
 // HeaderFields gives what BODY[HEADER.FIELDS (names)] answers (RFC 9051, Section
 // 6.4.5.1), byte for byte as in the message, with the empty line that ends it;
 // the names in any case. known is false when m cannot tell.

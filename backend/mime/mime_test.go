@@ -233,14 +233,6 @@ func TestText(t *testing.T) {
 			t.Errorf("%d: %q %v", i, got, err)
 		}
 	}
-	m := NewMatcher([]string{"ÉCLAIR", "", "needle", "absent"})
-	far := strings.Repeat("x", 32<<10-3) + "éclair" + strings.Repeat("é", 40000) + "NeEdLe"
-	if err := m.Scan(iotest.OneByteReader(strings.NewReader(far))); err != nil {
-		t.Fatal(err)
-	}
-	if !reflect.DeepEqual(m.Found(), []bool{true, true, true, false}) {
-		t.Errorf("found %v", m.Found())
-	}
 }
 
 func TestParseDate(t *testing.T) {
@@ -300,8 +292,7 @@ func check(t *testing.T, msg []byte) {
 		t.Fatal(err)
 	}
 	root.Walk(func(p *Part) {
-		m := NewMatcher([]string{"needle"})
-		if err := m.Scan(p.Text(bytes.NewReader(msg[p.Body.Start:p.Body.End]))); err != nil {
+		if _, err := io.Copy(io.Discard, p.Text(bytes.NewReader(msg[p.Body.Start:p.Body.End]))); err != nil {
 			t.Fatal(err)
 		}
 	})

@@ -2,11 +2,9 @@ package mime
 
 import (
 	"bufio"
-	"bytes"
 	"io"
 	stdmime "mime"
 	"strings"
-	"unicode/utf8"
 
 	"golang.org/x/text/encoding/htmlindex"
 )
@@ -226,84 +224,4 @@ func hex(c byte) int {
 		return int(c-'a') + 10
 	}
 	return -1
-}
-
-// Matcher looks for several strings in streams of UTF-8, whatever the case of
-// their letters.
-type Matcher struct {
-	needles [][]byte
-	found   []bool
-	left    int
-	longest int
-}
-
-// NewMatcher makes a matcher; an empty needle is found in everything.
-func NewMatcher(needles []string) *Matcher {
-	m := &Matcher{found: make([]bool, len(needles))}
-	for i, n := range needles {
-		m.needles = append(m.needles, bytes.ToLower([]byte(n)))
-		m.longest = max(m.longest, len(m.needles[i]))
-		if n == "" {
-			m.found[i] = true
-		} else {
-			m.left++
-		}
-	}
-	return m
-}
-
-// Found tells of each needle whether it was found.
-func (m *Matcher) Found() []bool { return m.found }
-
-// Done reports that there is nothing left to find.
-func (m *Matcher) Done() bool { return m.left == 0 }
-
-// Scan looks through r until its end or until all is found.
-func (m *Matcher) Scan(r io.Reader) error {
-	var window []byte // lower case; its begin is what the last round ended with
-	raw := make([]byte, 32<<10)
-	kept := 0 // bytes of an unfinished character at the begin of raw
-	for !m.Done() {
-		n, err := r.Read(raw[kept:])
-		n += kept
-		whole := n
-		if err == nil {
-			whole = wholeRunes(raw[:n])
-		}
-		window = append(window, bytes.ToLower(raw[:whole])...)
-		m.look(window)
-		if cut := len(window) - m.longest; cut > 0 {
-			window = append(window[:0], window[cut:]...)
-		}
-		kept = copy(raw, raw[whole:n])
-		if err == io.EOF {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (m *Matcher) look(text []byte) {
-	for i, n := range m.needles {
-		if !m.found[i] && bytes.Contains(text, n) {
-			m.found[i] = true
-			m.left--
-		}
-	}
-}
-
-// wholeRunes gives the length of b without an unfinished character at its end.
-func wholeRunes(b []byte) int {
-	for i := len(b) - 1; i >= 0 && i >= len(b)-utf8.UTFMax; i-- {
-		if utf8.RuneStart(b[i]) {
-			if !utf8.FullRune(b[i:]) {
-				return i
-			}
-			break
-		}
-	}
-	return len(b)
 }

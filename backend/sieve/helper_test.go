@@ -1,8 +1,10 @@
 package sieve
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -160,7 +162,7 @@ func describe(r Result) string {
 
 func run(t testing.TB, src, msg string, env *Environment) (Result, error) {
 	t.Helper()
-	return Run(t.Context(), []*Script{mustCompile(t, src)}, NewBytesMessage(crlf(msg)), env, Limits{})
+	return Run(t.Context(), []*Script{mustCompile(t, src)}, bytesMessage(crlf(msg)), env, Limits{})
 }
 
 // truth runs a test and tells what came of it: "true", "false" or the error.
@@ -198,3 +200,14 @@ func TestExtensions(t *testing.T) {
 		mustCompile(t, `require "`+e+`";`)
 	}
 }
+
+// bytesMessage makes a Message of bytes with CRLF line ends.
+func bytesMessage(b []byte) Message {
+	return NewMessage(int64(len(b)), func() (io.ReadSeekCloser, error) {
+		return nopCloser{bytes.NewReader(b)}, nil
+	})
+}
+
+type nopCloser struct{ *bytes.Reader }
+
+func (nopCloser) Close() error { return nil }

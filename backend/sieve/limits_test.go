@@ -90,7 +90,7 @@ func TestContext(t *testing.T) {
 	env := testEnv()
 	env.MailboxExists = func(context.Context, string) (bool, error) { cancel(); return true, nil }
 	script := mustCompile(t, `require "mailbox"; if mailboxexists "x" {}`+strings.Repeat("if true {}", 5000)+"discard;")
-	r, err := Run(ctx, []*Script{script}, NewBytesMessage(crlf(letter)), env, Limits{})
+	r, err := Run(ctx, []*Script{script}, bytesMessage(crlf(letter)), env, Limits{})
 	if !errors.Is(err, context.Canceled) || describe(r) != "keep; failed" {
 		t.Errorf("%s %v", describe(r), err)
 	}
@@ -128,7 +128,7 @@ func TestCorpus(t *testing.T) {
 	script := mustCompile(t, everything)
 	flags := map[string]int{}
 	for _, m := range msgs {
-		msg := NewBytesMessage(m.Body)
+		msg := bytesMessage(m.Body)
 		r, err := Run(t.Context(), []*Script{script}, msg, testEnv(), Limits{})
 		if err != nil {
 			t.Errorf("%s: %v", m.Name, err)
@@ -165,7 +165,7 @@ func FuzzCompile(f *testing.F) {
 		if err != nil {
 			return
 		}
-		r, err := Run(t.Context(), []*Script{script, script}, NewBytesMessage(crlf(parts)), testEnv(), Limits{Steps: 100_000})
+		r, err := Run(t.Context(), []*Script{script, script}, bytesMessage(crlf(parts)), testEnv(), Limits{Steps: 100_000})
 		if (err != nil) != r.Failed || len(r.Actions) == 0 {
 			t.Errorf("%v %+v", err, r)
 		}
@@ -184,7 +184,7 @@ func FuzzMessage(f *testing.F) {
 	f.Fuzz(func(t *testing.T, msg []byte, from string) {
 		env := testEnv()
 		env.From = from
-		r, err := Run(t.Context(), []*Script{script}, NewBytesMessage(msg), env, Limits{})
+		r, err := Run(t.Context(), []*Script{script}, bytesMessage(msg), env, Limits{})
 		if errors.Is(err, ErrLimit) {
 			return
 		}
@@ -225,7 +225,7 @@ func BenchmarkTwentyRules(b *testing.B) {
 	env := testEnv()
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Run(b.Context(), scripts, NewBytesMessage(body), env, Limits{}); err != nil {
+		if _, err := Run(b.Context(), scripts, bytesMessage(body), env, Limits{}); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -234,7 +234,7 @@ func BenchmarkTwentyRules(b *testing.B) {
 // BenchmarkSecondRecipient shares the message, and so its parsed header.
 func BenchmarkSecondRecipient(b *testing.B) {
 	scripts := []*Script{mustCompile(b, twentyRules())}
-	msg, env := NewBytesMessage(crlf(letter)), testEnv()
+	msg, env := bytesMessage(crlf(letter)), testEnv()
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := Run(b.Context(), scripts, msg, env, Limits{}); err != nil {

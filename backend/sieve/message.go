@@ -1,7 +1,6 @@
 package sieve
 
 import (
-	"bytes"
 	"fmt"
 	"io"
 	"sync"
@@ -24,17 +23,6 @@ type Message interface {
 func NewMessage(size int64, open func() (io.ReadSeekCloser, error)) Message {
 	return &opened{size: size, open: open}
 }
-
-// NewBytesMessage makes a Message of bytes with CRLF line ends.
-func NewBytesMessage(b []byte) Message {
-	return NewMessage(int64(len(b)), func() (io.ReadSeekCloser, error) {
-		return nopCloser{bytes.NewReader(b)}, nil
-	})
-}
-
-type nopCloser struct{ *bytes.Reader }
-
-func (nopCloser) Close() error { return nil }
 
 type opened struct {
 	size int64

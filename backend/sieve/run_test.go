@@ -18,7 +18,7 @@ func sequence(t *testing.T, env *Environment, scripts ...string) (Result, error)
 	for _, s := range scripts {
 		list = append(list, mustCompile(t, s))
 	}
-	return Run(t.Context(), list, NewBytesMessage(crlf(letter)), env, Limits{})
+	return Run(t.Context(), list, bytesMessage(crlf(letter)), env, Limits{})
 }
 
 func TestSequence(t *testing.T) {
@@ -298,13 +298,13 @@ func (brokenMessage) Open() (io.ReadSeekCloser, error) { return nil, errors.New(
 
 func TestErrorsOfEnvironment(t *testing.T) {
 	r, err := Run(t.Context(), []*Script{mustCompile(t, `require "body"; if body :contains "x" { discard; }`)},
-		brokenMessage{NewBytesMessage(crlf(letter))}, testEnv(), Limits{})
+		brokenMessage{bytesMessage(crlf(letter))}, testEnv(), Limits{})
 	if describe(r) != "keep; failed" || err == nil || !strings.Contains(err.Error(), "disk") {
 		t.Errorf("%s %v", describe(r), err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if r, err := Run(ctx, nil, NewBytesMessage(nil), nil, Limits{}); describe(r) != "keep; failed" || !errors.Is(err, context.Canceled) {
+	if r, err := Run(ctx, nil, bytesMessage(nil), nil, Limits{}); describe(r) != "keep; failed" || !errors.Is(err, context.Canceled) {
 		t.Errorf("%s %v", describe(r), err)
 	}
 	broken := NewMessage(1, func() (io.ReadSeekCloser, error) { return nil, fs.ErrPermission })
@@ -316,7 +316,7 @@ func TestErrorsOfEnvironment(t *testing.T) {
 // A script and a message are shared by all who use them at once.
 func TestConcurrent(t *testing.T) {
 	scripts := []*Script{mustCompile(t, everything)}
-	msg := NewBytesMessage(crlf(parts))
+	msg := bytesMessage(crlf(parts))
 	results := make(chan string)
 	for range 8 {
 		go func() {

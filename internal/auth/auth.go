@@ -106,16 +106,6 @@ func Supported(stored string) error {
 	return err
 }
 
-// MemoryCost returns how many bytes of working memory Verify needs for stored,
-// and 0 where Verify would refuse it.
-func MemoryCost(stored string) int64 {
-	s, err := parse(stored)
-	if err != nil {
-		return 0
-	}
-	return s.memory()
-}
-
 func parse(stored string) (secret, error) {
 	switch {
 	case len(stored) > maxStoredBytes:

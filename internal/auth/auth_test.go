@@ -22,8 +22,8 @@ func TestVerifyVectors(t *testing.T) {
 			if ok, err := Verify(t.Context(), v.stored, "x"+v.password); err != nil || ok {
 				t.Errorf("wrong password: %v, %v", ok, err)
 			}
-			if MemoryCost(v.stored) <= 0 {
-				t.Errorf("MemoryCost is %d", MemoryCost(v.stored))
+			if s, err := parse(v.stored); err != nil || s.memory() <= 0 {
+				t.Errorf("memory is not known: %v", err)
 			}
 		})
 	}
@@ -40,8 +40,8 @@ func TestHashRoundTrip(t *testing.T) {
 	if ok, err := Verify(t.Context(), stored, longPassword); err != nil || !ok {
 		t.Errorf("Verify: %v, %v", ok, err)
 	}
-	if got := MemoryCost(stored); got != 19456<<10 {
-		t.Errorf("MemoryCost is %d", got)
+	if s, err := parse(stored); err != nil || s.memory() != 19456<<10 {
+		t.Errorf("memory of %s: %v", stored, err)
 	}
 	again, err := Hash(longPassword)
 	if err != nil || again == stored {
@@ -156,9 +156,6 @@ func TestSupportedRefuses(t *testing.T) {
 		if ok, err := Verify(t.Context(), test.stored, "secret"); ok || !errors.Is(err, test.want) {
 			t.Errorf("Verify(%.60q) is %v, %v, want %v", test.stored, ok, err, test.want)
 		}
-		if got := MemoryCost(test.stored); got != 0 {
-			t.Errorf("MemoryCost(%.60q) is %d", test.stored, got)
-		}
 	}
 }
 
@@ -169,10 +166,9 @@ func FuzzParse(f *testing.F) {
 	f.Add("{PLAIN}")
 	f.Add("$argon2id$v=19$m=1,t=1,p=1$$")
 	f.Fuzz(func(t *testing.T, stored string) {
-		err := Supported(stored)
-		cost := MemoryCost(stored)
-		if err == nil && (cost <= 0 || cost > MaxMemoryBytes) || err != nil && cost != 0 {
-			t.Errorf("Supported is %v and MemoryCost %d", err, cost)
+		parsed, err := parse(stored)
+		if err == nil && (parsed.memory() <= 0 || parsed.memory() > MaxMemoryBytes) {
+			t.Errorf("it takes %d bytes of memory", parsed.memory())
 		}
 		if err != nil && !errors.Is(err, ErrUnknownScheme) && !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrTooCostly) {
 			t.Errorf("unexpected kind of error: %v", err)

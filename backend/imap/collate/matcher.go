@@ -71,7 +71,7 @@ func (m *Matcher) Scan(r io.Reader) error {
 		n += kept
 		whole := n
 		if err == nil {
-			whole = wholeRunes(m.raw[:n])
+			whole = WholeRunes(m.raw[:n])
 		}
 		m.window = Append(m.window, m.raw[:whole])
 		m.look()
@@ -98,8 +98,8 @@ func (m *Matcher) look() {
 	}
 }
 
-// wholeRunes gives the length of b without an unfinished character at its end.
-func wholeRunes(b []byte) int {
+// WholeRunes gives the length of b without an unfinished character at its end.
+func WholeRunes(b []byte) int {
 	for i := len(b) - 1; i >= 0 && i >= len(b)-utf8.UTFMax; i-- {
 		if utf8.RuneStart(b[i]) {
 			if !utf8.FullRune(b[i:]) {

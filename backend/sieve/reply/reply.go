@@ -1,7 +1,6 @@
 // Package reply writes the messages that Sieve actions ask for: vacation
-// replies (RFC 5230, Section 5), mailto notifications (RFC 5436, Section 2.7)
-// and, where a message cannot be refused in its session, the notice of a reject
-// (RFC 5429, Section 2.1.2).
+// replies (RFC 5230, Section 5) and mailto notifications (RFC 5436, Section 2.7). A
+// reject needs none: it is said in the sender's session.
 //
 // It owns nothing and keeps no state. Each function gives a whole message (RFC
 // 5322) with CRLF line ends, 7-bit unless an address or the entity of
@@ -32,8 +31,6 @@ type Meta struct {
 	Now time.Time
 	// Domain stands behind the @ of the Message-ID: this host's name.
 	Domain string
-	// Product names the software in an MDN's Reporting-UA.
-	Product string
 }
 
 // ErrNullSender: whoever has no return path gets no reply (RFC 5321, Section
@@ -98,69 +95,6 @@ func BuildNotify(n *sieve.Notify, meta Meta) ([]byte, error) {
 	m.plain("MIME-Version", "1.0")
 	m.body(n.Body)
 	return m.Bytes(), nil
-}
-
-// Rejected is the message a reject refuses.
-type Rejected struct {
-	// Sender is its envelope sender, Recipient the user it is refused for,
-	// OriginalRecipient the address it was sent to, if that is another.
-	Sender, Recipient, OriginalRecipient string
-	// Header is its header as it came.
-	Header *sieve.Header
-}
-
-// BuildReject writes the MDN (RFC 8098) that tells a sender of a reject; its
-// envelope sender is null.
-func BuildReject(r *sieve.Reject, what Rejected, meta Meta) ([]byte, error) {
-	if what.Sender == "" {
-		return nil, ErrNullSender
-	}
-	var m message
-	boundary := "=_" + rand.Text()
-	m.start(meta)
-	m.plain("From", "Mail Delivery Subsystem <MAILER-DAEMON@"+clean(meta.Domain)+">")
-	m.address("To", what.Sender)
-	m.plain("Subject", "Automatically rejected mail")
-	m.plain("Auto-Submitted", "auto-replied (rejected)")
-	m.plain("MIME-Version", "1.0")
-	m.plain("Content-Type", "multipart/report; report-type=disposition-notification;\r\n boundary=\""+boundary+"\"")
-	m.WriteString("\r\n--" + boundary + "\r\n")
-	m.body("Your message was refused by its recipient's mail filter. The reason given:\n\n" + r.Reason + "\n")
-	m.WriteString("\r\n--" + boundary + "\r\nContent-Type: message/disposition-notification\r\n\r\n")
-	m.plain("Reporting-UA", clean(meta.Domain)+"; "+clean(meta.Product))
-	m.recipient("Original-Recipient", what.OriginalRecipient)
-	m.recipient("Final-Recipient", what.Recipient)
-	if what.Header != nil {
-		for _, f := range what.Header.Fields() {
-			if strings.EqualFold(f.Name, "Message-ID") {
-				m.plain("Original-Message-ID", clean(f.Value))
-				break
-			}
-		}
-	}
-	m.plain("Disposition", "automatic-action/MDN-sent-automatically; deleted")
-	m.WriteString("\r\n--" + boundary + "\r\nContent-Type: text/rfc822-headers\r\n")
-	m.original(what.Header)
-	m.WriteString("\r\n--" + boundary + "--\r\n")
-	return m.Bytes(), nil
-}
-
-// maxOriginal bounds how much of a refused message's header goes back.
-const maxOriginal = 64 << 10
-
-func (m *message) original(h *sieve.Header) {
-	var header []byte
-	if h != nil {
-		header = h.Bytes()
-		header = header[:min(len(header), maxOriginal)]
-	}
-	m.encoded(string(header))
-}
-
-func (m *message) recipient(name, address string) {
-	if address != "" {
-		m.plain(name, "rfc822; "+clean(address))
-	}
 }
 
 func (m *message) start(meta Meta) {

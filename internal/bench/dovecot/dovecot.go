@@ -55,16 +55,6 @@ func Find() (string, error) {
 	return "", ErrMissing
 }
 
-// Version is what the installed server calls itself.
-func Version(ctx context.Context) (string, error) {
-	path, err := Find()
-	if err != nil {
-		return "", err
-	}
-	out, err := exec.CommandContext(ctx, path, "--version").Output()
-	return strings.TrimSpace(string(out)), err
-}
-
 // HasSieve tells whether Pigeonhole is there.
 func HasSieve() bool {
 	m, err := filepath.Glob("/usr/lib/dovecot/modules/lib*_sieve_plugin.so")
