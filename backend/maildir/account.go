@@ -155,7 +155,7 @@ type Account struct {
 	countAgain time.Time
 	tally      tally
 	limit      mailbox.Limit // as the quota log knows it
-	poll       *poller       // while somebody waits for changes
+	poll       *feed.Poller  // while somebody waits for changes
 }
 
 // Open opens the user's tree. It never makes one: a missing tree is an error
@@ -264,7 +264,7 @@ func (a *Account) Close() error {
 	p := a.poll
 	a.mu.Unlock()
 	if p != nil {
-		p.stop()
+		p.Stop()
 	}
 	a.counters.Wait()
 	if a.ids != nil {

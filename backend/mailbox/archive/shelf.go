@@ -1,12 +1,10 @@
 package archive
 
 import (
-	"context"
 	"crypto/sha256"
 	"fmt"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"waypost/backend/mailbox"
 	"waypost/backend/mailbox/feed"
@@ -36,7 +34,7 @@ type shelf struct {
 	folders map[string]*folder
 	clock   uint64 // of uses, and of versions
 	feed    feed.Feed
-	poll    *poller
+	poll    *feed.Poller
 	over    bool
 }
 
@@ -112,8 +110,7 @@ func (s *shelf) close() {
 	s.feed.Wake()
 	s.mu.Unlock()
 	if p != nil {
-		p.cancel()
-		<-p.ended
+		p.Stop()
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -123,37 +120,11 @@ func (s *shelf) close() {
 	}
 }
 
-// poller is the goroutine that looks at folders somebody waits for. It ends by itself
-// when nobody waits any more.
-type poller struct {
-	cancel context.CancelFunc
-	ended  chan struct{}
-}
-
 // watch starts the poller if there is none. mu is held.
 func (s *shelf) watch() {
-	if s.poll != nil || s.over {
-		return
+	if s.poll == nil && !s.over {
+		s.poll = feed.Poll(s.set.o.Interval, s.look)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	p := &poller{cancel: cancel, ended: make(chan struct{})}
-	s.poll = p
-	go func() {
-		defer close(p.ended)
-		defer cancel()
-		tick := time.NewTicker(s.set.o.Interval)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			if !s.look() {
-				return
-			}
-		}
-	}()
 }
 
 // look asks the archive for the states of folders in memory. It reports false, and
