@@ -239,6 +239,9 @@ func (j *Journal) open() error {
 			return err
 		}
 	}
+	if err := j.read.sync(); err != nil {
+		return err
+	}
 	j.seq = max(found.highest, m.from.seq) + 1
 	j.number, j.next = max(end.number, m.last+1), max(end.first, m.checkpoint+1)
 	j.durable, j.applied = j.next-1, m.checkpoint

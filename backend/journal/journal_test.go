@@ -453,3 +453,32 @@ func TestBeforeCheckpoint(t *testing.T) {
 		t.Fatal(runs, err)
 	}
 }
+
+// TestReplayedIsDurable: records that a killed process had written and not flushed, and that
+// Open finds, are not lost in a power cut while files are made of them.
+func TestReplayedIsDurable(t *testing.T) {
+	for seed := range uint64(20) {
+		disk := newFS(t, seed)
+		j := mustStart(t, options(disk))
+		mustAppend(t, j, "a", []byte("first")).Applied()
+		var killed *crashfs.FS
+		disk.Fail(func(op crashfs.Op) error {
+			if op.Kind == crashfs.Datasync && killed == nil {
+				killed = disk.Kill()
+			}
+			return nil
+		})
+		if err := j.Append("a", 1, nil, []byte("second")).Wait(); err == nil {
+			t.Fatal("a record was flushed on a disk that is down")
+		}
+		abandon(disk, j)
+		j = mustOpen(t, options(killed))
+		found := replayAll(t, j)
+		after := crash(killed, j, seed)
+		j = mustOpen(t, options(after))
+		if again := replayAll(t, j); len(found) == 0 || len(again) != len(found) {
+			t.Fatalf("seed %d: %d records were replayed, %d are left", seed, len(found), len(again))
+		}
+		abandon(after, j)
+	}
+}

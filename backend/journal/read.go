@@ -253,6 +253,23 @@ func (r *reader) damage(at, later position, found bool) error {
 	return damaged(r.fileAt(at), at.off, why)
 }
 
+// sync makes durable what was read. The process that wrote it may have been killed before it
+// did: a power cut during the replay would then leave files of which no record tells any more,
+// and whose contents are not what it says.
+func (r *reader) sync() error {
+	var last *segment
+	for _, b := range r.batches {
+		if b.seg == last {
+			continue
+		}
+		last = b.seg
+		if err := last.file.Datasync(); err != nil {
+			return fmt.Errorf("journal: flush %s: %w", last.path, err)
+		}
+	}
+	return nil
+}
+
 // Replay visits all records that no checkpoint has passed, in the order of their
 // LSNs. An error of visit ends it and is returned, wrapped; Replay may then be
 // called again, from the beginning.
