@@ -91,6 +91,8 @@ type Server struct {
 	janitor *janitor
 	metrics *metrics
 
+	// views is the run whose views of folders are believed: see viewsRun.
+	views string
 	// counted are the mailboxes opened since an unclean stop; nil after a clean one.
 	counted struct {
 		mu   sync.Mutex

@@ -102,7 +102,12 @@ func repairJournal(d disk, salvage bool, log *slog.Logger, did *JournalRepair) e
 	if err != nil {
 		return fmt.Errorf("journal: %w", err)
 	}
-	err = v.repair(salvage, did)
+	if !v.journal.Clean() {
+		_, err = d.viewsRun(false)
+	}
+	if err == nil {
+		err = v.repair(salvage, did)
+	}
 	if err == nil {
 		err = v.journal.Start()
 	}

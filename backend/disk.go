@@ -20,6 +20,7 @@ import (
 //
 //	VERSION          the layout's version
 //	disk.json        the disk's name and its start count (R9)
+//	views            which views of folders are believed (viewsRun)
 //	journal/         what is not yet in the trees for sure (package journal)
 //	outbox/          messages on their way out (package outbox)
 //	fences/xx/USER   the fences

@@ -28,6 +28,9 @@ func (b *Server) openJournal() error {
 		return fmt.Errorf("journal: %w", err)
 	}
 	b.journal = j
+	if b.views, err = b.disk.viewsRun(j.Clean()); err != nil {
+		return err
+	}
 	if !j.Clean() {
 		b.counted.done = make(map[director.User]bool)
 	}

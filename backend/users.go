@@ -221,6 +221,7 @@ func (u *user) account() (*maildir.Account, error) {
 		Warnings:               u.b.cfg.QuotaWarnings,
 		Warn:                   u.b.warner(u.name),
 		Cache:                  u.b.folders,
+		Views:                  u.b.views,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the mailbox of %s: %w", u.name, err)

@@ -23,6 +23,7 @@ const (
 	// indexName is the file of package index; it is derived, and so may be removed
 	// by whoever closes the mailbox first.
 	indexName  = "waypost-index"
+	viewName   = "waypost-index.view"
 	brokenName = uidlist.FileName + ".broken"
 	// manyStale is how many lines without a file are believed to be expunges that
 	// the history has forgotten.
@@ -265,7 +266,7 @@ func (s *scanner) beside(f *folder) error {
 // Courier keeps there.
 func usual(n string) bool {
 	switch n {
-	case uidlist.FileName, brokenName, keywordsName, state.FileName, indexName, quotaName, "subscriptions", "maildirfolder":
+	case uidlist.FileName, brokenName, keywordsName, state.FileName, indexName, viewName, quotaName, "subscriptions", "maildirfolder":
 		return true
 	}
 	for _, prefix := range []string{"dovecot", ".dovecot", "courier", quotaTemp, vfs.TempPrefix} {

@@ -87,6 +87,9 @@ type Options struct {
 	// MaxFolders bounds the folders beside INBOX that may come to be; 0 stands
 	// for DefaultMaxFolders. Those there already are served, however many.
 	MaxFolders int
+	// Views names the run of processes, each of which began after a clean end of the one
+	// before, in which views of folders are believed (see viewName); "": none are kept.
+	Views string
 	// Cache, if not nil, keeps folders in memory when the last Box is closed.
 	Cache *Cache
 }
@@ -108,10 +111,12 @@ type Account struct {
 	closed bool
 	boxes  int
 	// served is the epoch of the last Box: folders kept from another are not used.
-	served  director.Epoch
-	folders map[string]*folder // by directory
-	version uint64             // of the last change in any folder
-	feed    feed.Feed          // what changed, for who asks about all folders
+	served director.Epoch
+	// viewLeast is from how many messages on folders have views.
+	viewLeast int
+	folders   map[string]*folder // by directory
+	version   uint64             // of the last change in any folder
+	feed      feed.Feed          // what changed, for who asks about all folders
 	// uses are the special uses of folders, by directory, as far as asked for.
 	uses map[string]string
 	// ids and memories are read at the first delivery.
@@ -166,7 +171,7 @@ func Open(o Options) (*Account, error) {
 		o.MaxFolders = DefaultMaxFolders
 	}
 	a := &Account{
-		o: o, fs: o.FS, maildir: filepath.Join(o.Root, maildirName),
+		o: o, fs: o.FS, viewLeast: viewLeast, maildir: filepath.Join(o.Root, maildirName),
 		names:   name.NewGenerator(o.Host, os.Getpid(), o.Now),
 		folders: map[string]*folder{}, arriving: map[string]*commit{}, learning: map[string]int{}, linked: map[string]bool{},
 		seen: map[string]time.Time{}, unsynced: map[string]bool{}, unwritten: map[*folder]bool{}, unsure: map[string]bool{}, uses: map[string]string{}, limit: o.Limit(), recount: o.Recount,

@@ -15,6 +15,9 @@
 //	                                        the letters, email ids, special use,
 //	                                        metadata, ACL; INBOX's has the account's
 //	                                        metadata, too
+//	…/waypost-index.view                    what memory knew of the folder when it was
+//	                                        let go: derived, so that who comes back
+//	                                        need not list it
 //	<root>/Maildir/{maildirsize,subscriptions,dovecot-uidvalidity*}
 //	<root>/Maildir/..waypost-*              folders being made or deleted
 //

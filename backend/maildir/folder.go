@@ -113,8 +113,9 @@ type folder struct {
 	seen scanned // what the last scan, and own changes since, left
 	// foreign is when a scan last found what others had changed.
 	foreign time.Time
-	// version changes with all that a Snapshot shows.
-	version uint64
+	// version changes with all that a Snapshot shows; viewed is that of the view on the
+	// disk.
+	version, viewed uint64
 	// wait is closed at the next change; nil while nobody waits.
 	wait chan struct{}
 	// noted: the feed has been told that others have changed the folder. known:
@@ -243,6 +244,17 @@ func (f *folder) load() error {
 	if err := f.a.completeFolder(f.rel); err != nil {
 		return err
 	}
+	recent := f.recentBases()
+	switch err := f.loadView(recent); {
+	case err == nil:
+		f.isLoaded()
+		if len(f.fresh) == 0 {
+			f.viewed = f.version
+		}
+		return nil
+	case !errors.Is(err, errView):
+		return err
+	}
 	list, entries, err := uidlist.Load(f.a.fs, f.path())
 	switch {
 	case err == nil && f.a.unsure[f.path(uidlist.FileName)]:
@@ -271,7 +283,6 @@ func (f *folder) load() error {
 	if f.state, err = state.Load(f.a.fs, stateOf(f.path(), header), f.a.o.Now(), false); err != nil {
 		return err
 	}
-	recent := f.recentBases()
 	known := make(map[string]uidlist.Entry, len(entries))
 	for _, e := range entries {
 		known[e.Base] = e
@@ -284,10 +295,14 @@ func (f *folder) load() error {
 	if err := f.rescan(known, recent); err != nil {
 		return err
 	}
+	f.isLoaded()
+	return nil
+}
+
+func (f *folder) isLoaded() {
 	f.loaded = true
 	f.newVersion()
 	f.known = true
-	return nil
 }
 
 // stateOf says which folder's state it is.
@@ -320,6 +335,7 @@ func (f *folder) recentBases() map[string]bool {
 
 // close gives back what the folder holds of the disk, and wakes who waits.
 func (f *folder) close() {
+	f.saveView()
 	if f.meta != nil {
 		err := f.compactIndex()
 		if err = errors.Join(err, f.meta.Close()); err != nil {

@@ -139,7 +139,7 @@ func (s *setup) options() Options {
 	o := Options{
 		FS: s.fs, Journal: s.journal, User: testUser,
 		Root: s.root, Guard: s.guard, Limit: func() mailbox.Limit { return s.limit },
-		Log: s.log(), Now: time.Now, Host: "test", Recount: !s.journal.Clean(),
+		Log: s.log(), Now: time.Now, Host: "test", Recount: !s.journal.Clean(), Views: "test",
 	}
 	if s.opts != nil {
 		s.opts(&o)
@@ -151,6 +151,7 @@ func (s *setup) open() {
 	s.t.Helper()
 	a, err := Open(s.options())
 	must(s.t, err)
+	a.viewLeast = 0 // so that all tests meet views
 	s.a = a
 	s.b = a.Box(testUser, 0, nil)
 	// Some tests reach into it without its lock.

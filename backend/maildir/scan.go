@@ -89,17 +89,22 @@ func (f *folder) outdated() bool {
 	if err != nil || now != f.seen.stamps {
 		return true
 	}
-	if !f.seen.unconfirmed {
+	return f.seen.overdue(f.foreign, f.a.o.Now())
+}
+
+// overdue tells whether it is time to look for what may hide behind the modification
+// times. foreign is when a scan last found what others had changed.
+func (s *scanned) overdue(foreign, clock time.Time) bool {
+	if !s.unconfirmed {
 		return false
 	}
-	clock := f.a.o.Now()
-	age := clock.Sub(f.seen.at)
-	quiet := clock.Sub(f.seen.since) >= granularity || age >= maxUnconfirmed
+	age := clock.Sub(s.at)
+	quiet := clock.Sub(s.since) >= granularity || age >= maxUnconfirmed
 	factor := time.Duration(ownRestFactor)
-	if f.seen.recent || clock.Sub(f.foreign) < foreignMemory {
+	if s.recent || clock.Sub(foreign) < foreignMemory {
 		factor = restFactor
 	}
-	return quiet && age >= max(granularity, factor*f.seen.took)
+	return quiet && age >= max(granularity, factor*s.took)
 }
 
 // rescan compares the folder's files with the memory. known are the entries of
@@ -475,10 +480,7 @@ func (a *Account) measure(path string) (count lineend.Counter, err error) {
 
 // readWords reads the keywords file if it is another than before.
 func (f *folder) readWords() error {
-	now, err := f.a.stampOf(f.path(keywordsName))
-	if errors.Is(err, fs.ErrNotExist) {
-		now, err = stamp{}, nil
-	}
+	now, err := f.wordsStamp()
 	if err != nil || now == f.wordsFile {
 		return err
 	}

@@ -35,6 +35,7 @@ type world struct {
 	outage *atomic.Pointer[outage]
 
 	contents, ids int
+	run           string // of views
 }
 
 type worldUser struct {
@@ -93,6 +94,9 @@ func (w *world) boot() (err error) {
 		return err
 	}
 	w.stager.inline = w.inline
+	if w.run == "" || !w.journal.Clean() {
+		w.run = fmt.Sprint(w.contents, " ", w.ids, " ", len(w.run), time.Now().UnixNano())
+	}
 	for _, u := range w.users {
 		clear(u.guids)
 		if err := w.open(u); err != nil {
@@ -113,9 +117,10 @@ func (w *world) open(u *worldUser) (err error) {
 	a, err := Open(Options{
 		FS: w.fs(), Journal: w.journal, User: u.name, Root: rootOf(worldBase, u.name), Guard: g,
 		Limit: func() mailbox.Limit { return mailbox.Limit{} }, Log: w.log, Now: time.Now, Host: "h", Outbox: w.outbox,
-		Recount: !w.journal.Clean(),
+		Recount: !w.journal.Clean(), Views: w.run,
 	})
 	if err == nil {
+		a.viewLeast = 0
 		u.account, u.box = a, a.Box(u.name, worldEpoch, nil)
 	}
 	return err

@@ -86,6 +86,25 @@ func replace(fsys FS, name string, perm fs.FileMode, write func(io.Writer) error
 	return fsys.SyncDir(dir)
 }
 
+// ReplaceUnsynced is ReplaceFile for what need not last: after a crash there may be
+// anything under the name, or nothing.
+func ReplaceUnsynced(fsys FS, name string, data []byte, perm fs.FileMode) error {
+	f, tmp, err := createTemp(fsys, filepath.Dir(name), perm)
+	if err == nil {
+		_, err = f.Write(data)
+		if err = errors.Join(err, f.Close()); err == nil {
+			err = fsys.Rename(tmp, name)
+		}
+		if err != nil {
+			_ = fsys.Remove(tmp) // it may have been renamed all the same
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", name, err)
+	}
+	return nil
+}
+
 // CreateFile is ReplaceFile for a file that must not exist yet: if there is one it
 // is left alone and the error is fs.ErrExist.
 func CreateFile(fsys FS, name string, data []byte, perm fs.FileMode) error {

@@ -1,0 +1,248 @@
+package maildir
+
+import (
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"waypost/backend/mailbox"
+	"waypost/backend/maildir/packed"
+	"waypost/internal/vfs"
+)
+
+// known is all that a folder's memory tells, but which messages are recent.
+type known struct {
+	validity uint32
+	next     mailbox.UID
+	high     uint64
+	id       string
+	messages []mailbox.Message
+	expunged []mailbox.UIDRange
+	dates    []int64
+	status   mailbox.Status
+}
+
+func (s *setup) known(folder string) string {
+	s.t.Helper()
+	f := s.folder(folder)
+	st, err := f.Status()
+	must(s.t, err)
+	snap := s.snapshot(f)
+	k := known{validity: snap.UIDValidity, next: snap.UIDNext, high: snap.HighestModSeq, id: snap.ID, status: st}
+	k.status.Recent = 0 // taken by whoever looks first
+	for _, m := range snap.Messages.All() {
+		k.messages = append(k.messages, *m)
+		saved, err := f.SaveDate(m.UID)
+		must(s.t, err)
+		k.dates = append(k.dates, saved.Unix())
+	}
+	expunged, _, err := f.ExpungedSince(0)
+	must(s.t, err)
+	k.expunged = expunged
+	return fmt.Sprintf("%+v", k)
+}
+
+// byView tells whether the folder was loaded by its view.
+func (s *setup) byView(rel string) bool {
+	f := s.a.folders[rel]
+	return f != nil && f.viewed != 0 && f.loaded
+}
+
+// reopenWith opens the mailbox anew, under another run of views.
+func (s *setup) reopenWith(views string) {
+	s.t.Helper()
+	s.opts = func(o *Options) { o.Views = views }
+	s.reopen()
+}
+
+// TestView: who comes back finds the folder without reading it, and as it would be read.
+func TestView(t *testing.T) {
+	s := newSetup(t, nil)
+	for i := range 20 {
+		s.append("INBOX", text(i), words("$Label", fmt.Sprint("k", i%3)))
+	}
+	s.deliver("id", text(20), "INBOX")
+	s.known("INBOX")
+	s.reopen()
+	if s.known("INBOX"); !s.byView("") {
+		t.Fatal("the view is not used")
+	}
+	s.deliver("id2", text(21), "INBOX")
+	s.b.Close()
+	must(t, s.a.Close())
+	s.open()
+	by := s.known("INBOX")
+	s.reopenWith("")
+	same(t, "as read", s.known("INBOX"), by)
+}
+
+// listings counts how often folders are listed.
+type listings struct {
+	vfs.FS
+	of map[string]int
+}
+
+func (l listings) ReadDir(dir string, visit func(fs.DirEntry) error) error {
+	l.of[filepath.Base(dir)]++
+	return l.FS.ReadDir(dir, visit)
+}
+
+// TestViewListsNewOnly: a delivery while nobody has the mailbox open changes new only, and
+// cur need not be listed.
+func TestViewListsNewOnly(t *testing.T) {
+	s := newSetup(t, nil)
+	for i := range 5 {
+		s.append("INBOX", text(i), mailbox.Flags{})
+	}
+	s.known("INBOX")
+	s.b.Close()
+	must(t, s.a.Close())
+	must(t, os.WriteFile(s.path("new", "1795351466.M1P1Q1.other,S=12,W=14"), []byte("A: b\n\nbody\n\n"), 0o600))
+	count := listings{vfs.OS, map[string]int{}}
+	s.opts = func(o *Options) { o.FS = count }
+	s.open()
+	clear(count.of)
+	if snap := s.snapshot(s.folder("INBOX")); snap.Messages.Len() != 6 || snap.UIDNext != 7 {
+		t.Errorf("%d messages, UIDNEXT %d", snap.Messages.Len(), snap.UIDNext)
+	}
+	if count.of["cur"] != 0 || count.of["new"] != 1 {
+		t.Errorf("listed: %v", count.of)
+	}
+}
+
+// TestViewsEqualReading: after any history, and whatever changed since, a folder that is
+// loaded by its view, or not, is as it is when it is read.
+func TestViewsEqualReading(t *testing.T) {
+	checks(t, "40")
+	used := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newSetup(t, nil)
+		defer s.shut()
+		n := 0
+		for range rapid.IntRange(1, 12).Draw(rt, "rounds") {
+			for range rapid.IntRange(0, 6).Draw(rt, "steps") {
+				f := s.folder("INBOX")
+				all := uids(s.snapshot(f))
+				n++
+				switch what := rapid.SampledFrom([]string{"append", "deliver", "flag", "word", "expunge", "hand"}).Draw(rt, "what"); {
+				case what == "append":
+					s.append("INBOX", text(n), system(mailbox.Seen))
+				case what == "deliver":
+					s.deliver(fmt.Sprint("id", n), text(n), "INBOX")
+				case what == "hand":
+					must(t, os.WriteFile(s.path("new", fmt.Sprintf("1795351466.M%dP1Q1.other", n)), []byte("A: b\n\nbody\n\n"), 0o600))
+				case len(all) == 0:
+				case what == "flag", what == "word":
+					change := mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: system(mailbox.Deleted)}
+					if what == "word" {
+						change.Flags = words(fmt.Sprint("w", n%40))
+					}
+					_, err := f.SetFlags(all[:1+n%len(all)], change)
+					must(t, err)
+				default:
+					_, err := f.Expunge(all[n%len(all):][:1])
+					must(t, err)
+				}
+			}
+			s.reopen()
+			if rapid.Bool().Draw(rt, "deliver unseen") {
+				n++
+				s.deliver(fmt.Sprint("id", n), text(n), "INBOX")
+			}
+			got := s.known("INBOX")
+			if s.byView("") {
+				used++
+			}
+			s.reopenWith("")
+			if want := s.known("INBOX"); got != want {
+				rt.Fatalf("by the view:\n%s\nread:\n%s", got, want)
+			}
+			s.reopenWith("test")
+		}
+	})
+	if used == 0 {
+		t.Error("no view was ever used")
+	}
+	t.Logf("%d loads by a view", used)
+}
+
+// TestViewNotBelieved: what was changed meanwhile, is damaged, or comes from before a crash, is
+// not used.
+func TestViewNotBelieved(t *testing.T) {
+	view := func(s *setup) string { return s.path(viewName) }
+	for name, spoil := range map[string]func(t *testing.T, s *setup){
+		"another run": func(_ *testing.T, s *setup) { s.opts = func(o *Options) { o.Views = "later" } },
+		"cut":         func(t *testing.T, s *setup) { must(t, os.Truncate(view(s), 100)) },
+		"empty":       func(t *testing.T, s *setup) { must(t, os.Truncate(view(s), 0)) },
+		"a bit": func(t *testing.T, s *setup) {
+			b, err := os.ReadFile(view(s))
+			must(t, err)
+			b[len(b)/2] ^= 4
+			must(t, os.WriteFile(view(s), b, 0o600))
+		},
+		"cur": func(t *testing.T, s *setup) {
+			must(t, os.WriteFile(s.path("cur", "1.M1P1Q1.other:2,S"), []byte("A: b\n\n"), 0o600))
+		},
+		"removed": func(t *testing.T, s *setup) { must(t, os.Remove(s.path("cur", s.files("cur")[0]))) },
+		"uidlist": func(t *testing.T, s *setup) { touch(t, s.path("dovecot-uidlist")) },
+		"state":   func(t *testing.T, s *setup) { touch(t, s.path("waypost-state")) },
+		"words":   func(t *testing.T, s *setup) { must(t, os.WriteFile(s.path(keywordsName), []byte("0 other\n"), 0o600)) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSetup(t, nil)
+			for i := range 5 {
+				s.append("INBOX", text(i), words("$Label"))
+			}
+			s.known("INBOX")
+			s.b.Close()
+			must(t, s.a.Close())
+			spoil(t, s)
+			s.open()
+			got := s.known("INBOX")
+			if s.byView("") {
+				t.Error("the view was used")
+			}
+			s.reopenWith("")
+			same(t, "as read", s.known("INBOX"), got)
+		})
+	}
+}
+
+func touch(t *testing.T, path string) {
+	t.Helper()
+	must(t, os.Chtimes(path, time.Time{}, time.Now().Add(-time.Hour)))
+}
+
+// FuzzView: whatever a view says, with a checksum that is right, loading never panics.
+func FuzzView(f *testing.F) {
+	s := newSetup(f, nil)
+	for i := range 3 {
+		s.append("INBOX", text(i), words("$Label"))
+	}
+	s.snapshot(s.folder("INBOX"))
+	s.b.Close()
+	must(f, s.a.Close())
+	whole, err := os.ReadFile(s.path(viewName))
+	must(f, err)
+	f.Add(whole[len(viewMagic) : len(whole)-4])
+	f.Add([]byte("\x04test"))
+	s.open()
+	f.Fuzz(func(t *testing.T, body []byte) {
+		b := append([]byte(viewMagic), body...)
+		b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, viewTable))
+		must(t, os.WriteFile(s.path(viewName), b, 0o600))
+		g := &folder{a: s.a, name: "INBOX", meaning: map[string]mailbox.Flags{}}
+		_ = g.loadView(nil) // any error is fine
+		r := packed.Reader{Rest: string(body)}
+		g.empty()
+		g.list = s.a.folderAt("", "INBOX").list
+		_ = g.takeView(&r, nil, nil)
+	})
+}
