@@ -9,20 +9,19 @@ import (
 	"github.com/emersion/go-smtp"
 
 	"waypost/director"
-	"waypost/internal/telemetry"
 	"waypost/mx/spool"
 )
 
-// Take is one message without SMTP around it: the decisions at RCPT and at the
+// Take is one message without SMTP around it, id its delivery id, unique for
+// ever: the decisions at RCPT and at the
 // end of DATA, and the spool behind them, are those of a session. message has
 // CRLF line ends. What it returns is the answer to the sender: code 250 only
 // when the message is durable.
-func (srv *Server) Take(ctx context.Context, sender, rcpt string, message io.Reader) *smtp.SMTPError {
+func (srv *Server) Take(ctx context.Context, id, sender, rcpt string, message io.Reader) *smtp.SMTPError {
 	if !srv.beginMessage() {
 		return replyShutdown
 	}
 	defer srv.messages.Done()
-	id := telemetry.NewID()
 	t := &transaction{
 		srv: srv, id: id, log: srv.log.With("delivery", id), sender: sender,
 		from:  client{netip.AddrPortFrom(netip.IPv6Loopback(), 25), "localhost"},
