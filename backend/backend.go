@@ -103,7 +103,7 @@ type Server struct {
 
 	maildrops pop3.Locks
 	sessions  sessions
-	busy      busyUsers
+	busy      fence.BusyUsers
 	looks     *lookQueue
 
 	digests  digests
@@ -130,7 +130,6 @@ func New(cfg Config, d Deps) (*Server, error) {
 	b.folders = maildir.NewCache(cfg.FolderCacheBytes)
 	b.texts = fulltext.New(fulltext.Options{Log: d.Log, Room: b.textsRoom})
 	b.users = users{open: make(map[director.User]*user), fences: make(map[director.User]fence.Fence), maxIdle: cfg.OpenUsers}
-	b.busy.users = make(map[director.User]busyUser)
 	b.sessions = sessions{open: make(map[*session]struct{}), max: cfg.MaxSessions}
 	b.janitor = newJanitor(b)
 	b.notices.todo = make(chan notice, maxNotices)

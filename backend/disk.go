@@ -14,6 +14,7 @@ import (
 	"waypost/backend/fence"
 	"waypost/director"
 	"waypost/internal/durable"
+	"waypost/internal/vfs"
 )
 
 // disk knows where everything of a backend lies:
@@ -93,24 +94,21 @@ func (d disk) trash(u director.User, e director.Epoch) string {
 	return filepath.Join(d.trashRoot(), fmt.Sprintf("%s@%d", u, e))
 }
 
-func exists(path string) (bool, error) {
-	_, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+// trees are a user's.
+func (d disk) trees(u director.User) fence.Trees {
+	return fence.Trees{
+		FS: vfs.OS, Live: d.live(u), Staging: d.staging(u), Manifest: d.manifest(u),
+		Trash: func(e director.Epoch) string { return d.trash(u, e) },
 	}
-	return err == nil, err
+}
+
+func exists(path string) (bool, error) {
+	return fence.Exists(vfs.OS, path)
 }
 
 // claim renames from to to, durably; nothing happens when from is gone already.
 func claim(from, to string) error {
-	ok, err := exists(from)
-	if err != nil || !ok {
-		return err
-	}
-	if err := durable.MkdirAll(filepath.Dir(to), 0o700); err != nil {
-		return err
-	}
-	return durable.Rename(from, to)
+	return fence.Claim(vfs.OS, from, to)
 }
 
 // incarnation reads what was written at the last start; zero on a new disk.

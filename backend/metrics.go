@@ -57,7 +57,7 @@ func newMetrics(reg prometheus.Registerer, b *Server) (*metrics, error) {
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "free_bytes", Help: "Free bytes on the mail disk."},
 			func() float64 { _, free, _ := b.disk.room(); return float64(free) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "busy_users", Help: "Users of this home that are being moved."},
-			func() float64 { return float64(len(b.busy.snapshot())) }),
+			func() float64 { return float64(len(b.busy.Snapshot())) }),
 	}
 	for _, c := range gauges {
 		if err := reg.Register(c); err != nil {

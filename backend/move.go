@@ -122,8 +122,7 @@ func (b *Server) stage(ctx context.Context, _ cluster.Peer, req control.MoveRequ
 		if err != nil {
 			return control.FenceReply{}, err
 		}
-		if rec == nil || rec.Home == b.cfg.ID ||
-			!(rec.State == director.Active && rec.Epoch+1 == req.Epoch || rec.State == director.Busy && rec.Epoch == req.Epoch && rec.Peer == b.cfg.ID) {
+		if !fence.MayStage(b.cfg.ID, rec, req.Epoch) {
 			return control.FenceReply{}, refuse(control.CodeEpoch, "epoch %d does not fit the record %v", req.Epoch, rec)
 		}
 		if err := b.roomFor(0); err != nil {
@@ -154,12 +153,12 @@ func (u *user) incoming(epoch director.Epoch) (control.FenceReply, error) {
 	reply := func() control.FenceReply {
 		return control.FenceReply{State: string(u.fence.State), Epoch: u.fence.Epoch}
 	}
-	switch f := u.fence; {
-	case (f.State == fence.Incoming || f.State == fence.Sealed) && f.Epoch == epoch:
+	next, ok := fence.Stage(u.fence, epoch)
+	switch {
+	case !ok:
+		return reply(), refuse(control.CodeFence, "fence is %s", u.fence)
+	case next == u.fence:
 		return reply(), nil
-	case (f.State == fence.Missing || f.State == fence.Gone || f.State == fence.Incoming) && f.Epoch <= epoch:
-	default:
-		return reply(), refuse(control.CodeFence, "fence is %s", f)
 	}
 	if live, err := exists(u.b.disk.live(u.name)); err != nil || live {
 		return reply(), refuse(control.CodeFence, "there is a tree without a fence at %s (%v): move it away first", u.b.disk.live(u.name), err)
@@ -172,7 +171,7 @@ func (u *user) incoming(epoch director.Epoch) (control.FenceReply, error) {
 	if err := sftp.RemoveHalves(u.b.disk.staging(u.name)); err != nil {
 		return reply(), err
 	}
-	err := u.setFence(fence.Fence{State: fence.Incoming, Epoch: epoch})
+	err := u.setFence(next)
 	return reply(), err
 }
 
@@ -292,7 +291,7 @@ func (b *Server) freeze(ctx context.Context, _ cluster.Peer, req control.MoveReq
 		if err != nil {
 			return control.ManifestSummary{}, err
 		}
-		if rec == nil || rec.Home != b.cfg.ID || rec.State != director.Busy || rec.Epoch != req.Epoch {
+		if !fence.MayFreeze(b.cfg.ID, rec, req.Epoch) {
 			return control.ManifestSummary{}, refuse(control.CodeEpoch, "epoch %d does not fit the record %v", req.Epoch, rec)
 		}
 		if err := u.freezeAt(req.Epoch); err != nil {
@@ -311,15 +310,14 @@ func (b *Server) freeze(ctx context.Context, _ cluster.Peer, req control.MoveReq
 func (u *user) freezeAt(epoch director.Epoch) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	f := u.fence
+	next, ok := fence.Freeze(u.fence, epoch)
 	switch {
-	case f.State == fence.Frozen && f.Epoch == epoch:
+	case !ok:
+		return refuse(control.CodeFence, "fence is %s, the freeze is for epoch %d", u.fence, epoch)
+	case next == u.fence:
 		return nil
-	case (f.State == fence.Serving || f.State == fence.Frozen) && f.Epoch < epoch:
-	default:
-		return refuse(control.CodeFence, "fence is %s, the freeze is for epoch %d", f, epoch)
 	}
-	if f.State == fence.Serving {
+	if u.fence.State == fence.Serving {
 		u.mend()
 		if err := u.flush(); err != nil {
 			return err
@@ -333,7 +331,7 @@ func (u *user) freezeAt(epoch director.Epoch) error {
 	if err := os.RemoveAll(u.b.disk.manifest(u.name)); err != nil {
 		return err
 	}
-	return u.setFence(fence.Fence{State: fence.Frozen, Epoch: epoch})
+	return u.setFence(next)
 }
 
 // frozenManifest gives the manifest of the frozen tree, made once and kept on
@@ -382,8 +380,8 @@ func (b *Server) seal(ctx context.Context, _ cluster.Peer, req control.SealReque
 		defer cancel()
 		f := u.beginPull(cancel)
 		defer u.endPull()
-		again := f.State == fence.Sealed && f.Epoch == req.Epoch && f.Digest == req.Digest
-		if !again && (f.State != fence.Incoming || f.Epoch != req.Epoch) {
+		again, ok := fence.MaySeal(f, req.Epoch, req.Digest)
+		if !ok {
 			return control.ManifestSummary{}, refuse(control.CodeFence, "fence is %s, the seal is for epoch %d", f, req.Epoch)
 		}
 		m, err := b.digests.of(u.name).staged.Scan(ctx, b.disk.staging(u.name))

@@ -49,7 +49,7 @@ func (b *Server) reconcileAll(ctx context.Context) error {
 		var p *director.Record
 		if ok {
 			p = &rec
-			b.busy.note(name, rec, b.cfg.ID)
+			b.busy.Note(name, rec, b.cfg.ID)
 		}
 		f := b.fenceOf(name)
 		if f.State != fence.Incoming && fence.Reconcile(b.cfg.ID, f, p).Action == fence.Keep {
@@ -90,7 +90,7 @@ func (b *Server) observe(c director.Change) {
 		return
 	}
 	u := director.User(name)
-	b.busy.note(u, r, b.cfg.ID)
+	b.busy.Note(u, r, b.cfg.ID)
 	if fence.Reconcile(b.cfg.ID, b.fenceOf(u), &r).Action != fence.Keep {
 		b.looks.add(u)
 	}
@@ -185,52 +185,6 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// busyUsers are the records that are busy with this backend as home (R7). Time
-// is local and monotonic; it decides when to try, never whether it is right:
-// that is the guarded transaction's.
-type busyUsers struct {
-	mu    sync.Mutex
-	users map[director.User]busyUser
-}
-
-type busyUser struct {
-	rec   director.Record
-	since time.Time
-	owned time.Time // when an owner was last seen, or since
-}
-
-func (q *busyUsers) note(u director.User, r director.Record, me director.BackendID) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if r.State != director.Busy || r.Home != me {
-		delete(q.users, u)
-		return
-	}
-	if q.users[u].rec != r {
-		now := time.Now()
-		q.users[u] = busyUser{rec: r, since: now, owned: now}
-	}
-}
-
-func (q *busyUsers) snapshot() map[director.User]busyUser {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	out := make(map[director.User]busyUser, len(q.users))
-	for u, v := range q.users {
-		out[u] = v
-	}
-	return out
-}
-
-func (q *busyUsers) sawOwner(u director.User, r director.Record) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if v, ok := q.users[u]; ok && v.rec == r {
-		v.owned = time.Now()
-		q.users[u] = v
-	}
-}
-
 // watchBusy takes users back whose move is over the limit or has no owner.
 func (b *Server) watchBusy(ctx context.Context) {
 	t := time.NewTicker(time.Second)
@@ -243,7 +197,7 @@ func (b *Server) watchBusy(ctx context.Context) {
 		}
 		var g errgroup.Group
 		g.SetLimit(lookers)
-		for u, v := range b.busy.snapshot() {
+		for u, v := range b.busy.Snapshot() {
 			g.Go(func() error {
 				if err := b.checkBusy(ctx, u, v); err != nil && ctx.Err() == nil {
 					b.log.Warn("busy user not taken back yet", "user", u, "error", err)
@@ -255,34 +209,14 @@ func (b *Server) watchBusy(ctx context.Context) {
 	}
 }
 
-func (b *Server) checkBusy(ctx context.Context, u director.User, v busyUser) error {
-	why := ""
-	if time.Since(v.since) > b.cfg.BusyLimit {
-		why = "over the busy limit"
-	} else {
-		owned, err := b.dir.Owned(ctx, u)
-		if err != nil {
-			return err
-		}
-		if owned {
-			b.busy.sawOwner(u, v.rec)
-			return nil
-		}
-		if time.Since(v.owned) <= b.cfg.OwnerGrace {
-			return nil
-		}
-		why = "no live mover"
+func (b *Server) checkBusy(ctx context.Context, u director.User, v fence.BusyUser) error {
+	why, rec, look, err := b.busy.TakeBack(ctx, b.dir, u, v, b.cfg.BusyLimit, b.cfg.OwnerGrace)
+	if look {
+		b.looks.add(u)
 	}
-	rec, err := b.dir.Rollback(ctx, u, v.rec)
-	if errors.Is(err, director.ErrConflict) {
-		b.looks.add(u) // somebody was first: obey what is there now
-		return nil
+	if err == nil && why != "" {
+		b.log.Warn("took a busy user back", "user", u, "why", why, "record", rec.String())
+		b.metrics.takenBack.Inc()
 	}
-	if err != nil {
-		return err
-	}
-	b.log.Warn("took a busy user back", "user", u, "why", why, "record", rec.String())
-	b.metrics.takenBack.Inc()
-	b.looks.add(u)
-	return nil
+	return err
 }

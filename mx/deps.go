@@ -60,6 +60,8 @@ type Deps struct {
 	Log           *slog.Logger
 	// Metrics gets the waypost_mx_ metrics; nil: nowhere.
 	Metrics prometheus.Registerer
+	// Random is spool.Options.Random.
+	Random func(n int64) int64
 }
 
 // ClusterDialer reaches Waypost backends by mutual TLS as Identity, and foreign

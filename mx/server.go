@@ -56,6 +56,12 @@ func New(cfg Config, deps Deps) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
+	return Assemble(cfg, deps)
+}
+
+// Assemble is New without the check that there is something to listen on: an
+// mx that a simulation gives its messages by Take.
+func Assemble(cfg Config, deps Deps) (*Server, error) {
 	cfg = cfg.withDefaults()
 	if deps.Directory == nil || deps.Dialer == nil || deps.Log == nil || len(cfg.Submission) > 0 && deps.Authenticator == nil {
 		return nil, errors.New("mx: a dependency is missing")
@@ -84,7 +90,7 @@ func (srv *Server) open(deps Deps) (err error) {
 	}
 	srv.spool, err = spool.Open(srv.cfg.SpoolDir, spool.Options{
 		Log: srv.log, MemoryBytes: srv.cfg.MemoryBytes, MaxEntries: srv.cfg.SpoolMaxEntries, Concurrency: srv.cfg.SpoolConcurrency,
-		MinBackoff: srv.cfg.SpoolMinBackoff, MaxBackoff: srv.cfg.SpoolMaxBackoff,
+		MinBackoff: srv.cfg.SpoolMinBackoff, MaxBackoff: srv.cfg.SpoolMaxBackoff, Random: deps.Random,
 	})
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -28,6 +29,9 @@ type Deps struct {
 	// Sieve is what the backends' Sieve can do, as ManageSieve clients are told
 	// before they log in.
 	Sieve managesieve.Capabilities
+	// Jitter spreads what many sessions would do at once; nil: at random between
+	// d/2 and 3d/2.
+	Jitter func(d time.Duration) time.Duration
 }
 
 // Directory is what a proxy asks of the directory; *cache.Client is one.

@@ -60,9 +60,14 @@ func (s *Server) open(ctx context.Context, q request) (*upstream, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.LoginWait)
 	defer cancel()
 	o := opening{Server: s, q: q, lastStill: time.Now()}
+	o.try = o.attempt
+	return o.settle(ctx)
+}
+
+func (o *opening) settle(ctx context.Context) (*upstream, error) {
 	up, err := o.run(ctx)
 	if o.held {
-		s.metrics.held.Dec()
+		o.metrics.held.Dec()
 	}
 	return up, err
 }
@@ -70,7 +75,9 @@ func (s *Server) open(ctx context.Context, q request) (*upstream, error) {
 // opening is the state of one open.
 type opening struct {
 	*Server
-	q         request
+	q request
+	// try is one attempt on a home: attempt.
+	try       func(context.Context, director.Record) (*upstream, error)
 	lastStill time.Time
 	held      bool
 	// refusals counts those at this (home, epoch); confirmed is set once the
@@ -102,7 +109,7 @@ func (o *opening) run(ctx context.Context) (*upstream, error) {
 		}
 		o.began = time.Now()
 		var up *upstream
-		up, err = o.attempt(ctx, rec)
+		up, err = o.try(ctx, rec)
 		switch {
 		case err == nil:
 			return up, nil
@@ -230,7 +237,7 @@ func (o *opening) afterSilence(ctx context.Context, rec director.Record, why err
 	if left <= 0 || ctx.Err() != nil {
 		return rec, fmt.Errorf("%w: backend %s: %w", prelogin.ErrTemporary, rec.Home, why)
 	}
-	next, err := o.waitChange(ctx, rec, min(left, jitter(retryEvery)))
+	next, err := o.waitChange(ctx, rec, min(left, o.jitter(retryEvery)))
 	if err == nil {
 		return next, nil
 	}
@@ -252,7 +259,7 @@ func (o *opening) hold(ctx context.Context, rec director.Record) (director.Recor
 		pause = refusedEvery
 	}
 	for {
-		next, err := o.waitChange(ctx, rec, jitter(pause))
+		next, err := o.waitChange(ctx, rec, o.jitter(pause))
 		if err == nil {
 			return next, nil
 		}
@@ -292,7 +299,12 @@ func (o *opening) tellStill() error {
 }
 
 // jitter spreads what many sessions would do at once: between d/2 and 3d/2.
-func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+func (s *Server) jitter(d time.Duration) time.Duration {
+	if s.deps.Jitter != nil {
+		return s.deps.Jitter(d)
+	}
+	return d/2 + rand.N(d)
+}
 
 // statusError makes a Welcome that is not ok an answer of an attempt.
 func statusError(w wire.Welcome) error {

@@ -95,6 +95,7 @@ type Backend interface {
 
 // Deps is what a mover is given. Identity, Directory, Log and Metrics are required.
 type Deps struct {
+	// Identity nil makes no listener: a simulation calls Work alone, and gives Dial.
 	Identity  *cluster.Identity
 	Directory *director.Directory
 	Log       *slog.Logger
@@ -104,6 +105,8 @@ type Deps struct {
 	// At is called, where it is not nil, before each step that changes
 	// something elsewhere: fault tests die there.
 	At func(u director.User, point string)
+	// Jitter spreads pauses; nil: at random over the upper half.
+	Jitter func(time.Duration) time.Duration
 }
 
 // Server is a mover. New, then Serve once.
@@ -115,7 +118,8 @@ type Server struct {
 	metrics *metrics
 	dial    func(ctx context.Context, id director.BackendID) (Backend, string, error)
 	at      func(director.User, string)
-	mux     *cluster.Mux
+	jitter  func(time.Duration) time.Duration
+	mux     *cluster.Mux // nil: Work alone is called
 
 	mu      sync.Mutex
 	running map[director.User]bool
@@ -140,8 +144,14 @@ func New(cfg Config, d Deps) (*Server, error) {
 	if s.at == nil {
 		s.at = func(director.User, string) {}
 	}
+	if s.jitter = d.Jitter; s.jitter == nil {
+		s.jitter = jitter
+	}
 	if s.metrics, err = newMetrics(d.Metrics, s); err != nil {
 		return nil, err
+	}
+	if d.Identity == nil {
+		return s, nil
 	}
 	if s.mux, err = d.Identity.Listen(cfg.Listen, d.Log); err != nil {
 		return nil, fmt.Errorf("rebalance %s: %w", cfg.ID, err)
@@ -168,10 +178,15 @@ func (s *Server) Serve(ctx context.Context) error {
 	})
 	defer s.mux.Close()
 	s.log.Info("mover serves", "address", s.Addr())
+	return s.Work(ctx)
+}
+
+// Work is Serve without the listener.
+func (s *Server) Work(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if err := s.own(ctx); err != nil && ctx.Err() == nil {
 			s.log.Warn("waiting for the directory", "error", err)
-			pause(ctx, jitter(time.Second))
+			pause(ctx, s.jitter(time.Second))
 		}
 	}
 	return nil
@@ -230,7 +245,7 @@ func (s *Server) own(ctx context.Context) error {
 		case <-lease.Done():
 			return errors.New("the lease was lost")
 		case <-s.wake:
-		case <-time.After(jitter(rescan)):
+		case <-time.After(s.jitter(rescan)):
 		}
 	}
 }
@@ -258,7 +273,7 @@ func (s *Server) later(u director.User) {
 	defer s.mu.Unlock()
 	r := s.again[u]
 	r.wait = min(max(2*r.wait, time.Second), 30*time.Second)
-	r.at = time.Now().Add(jitter(r.wait))
+	r.at = time.Now().Add(s.jitter(r.wait))
 	s.again[u] = r
 }
 
@@ -309,7 +324,7 @@ func (s *Server) watchJournals(ctx context.Context) {
 	for ctx.Err() == nil {
 		rev, err := s.dir.Store().List(ctx, director.PrefixMoveOwner, func(director.Entry) error { return nil })
 		if err != nil {
-			pause(ctx, jitter(time.Second))
+			pause(ctx, s.jitter(time.Second))
 			continue
 		}
 		// "move" is the common prefix of journals and owners.

@@ -15,7 +15,7 @@ import (
 // ctx ends, or when the directory is away; then any mover goes on later.
 func (s *Server) run(ctx context.Context, u director.User) error {
 	log := s.log.With("user", u)
-	tries := newPatience(s.cfg.CopyPatience)
+	tries := newPatience(s.cfg.CopyPatience, s.jitter)
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -112,7 +112,7 @@ func (s *Server) failed(ctx context.Context, step Step, mv director.Move, rec di
 		}
 	case StepFreeze, StepSeal, StepFlip:
 		if !hopeless(err) && time.Since(mv.BusySince) < s.cfg.BusyBudget {
-			pause(ctx, jitter(200*time.Millisecond))
+			pause(ctx, s.jitter(200*time.Millisecond))
 			return nil
 		}
 	}
@@ -320,14 +320,17 @@ func (s *Server) tell(ctx context.Context, id director.BackendID, u director.Use
 
 // patience bounds retries in time, counted from the last progress.
 type patience struct {
-	limit time.Duration
-	since time.Time
-	n     int
+	limit  time.Duration
+	jitter func(time.Duration) time.Duration
+	since  time.Time
+	n      int
 	// differed counts seals that were refused because staging was not equal.
 	differed int
 }
 
-func newPatience(limit time.Duration) *patience { return &patience{limit: limit, since: time.Now()} }
+func newPatience(limit time.Duration, jitter func(time.Duration) time.Duration) *patience {
+	return &patience{limit: limit, jitter: jitter, since: time.Now()}
+}
 
 func (p *patience) progress()  { p.since, p.n = time.Now(), 0 }
 func (p *patience) more() bool { return time.Since(p.since) < p.limit }
@@ -335,5 +338,5 @@ func (p *patience) more() bool { return time.Since(p.since) < p.limit }
 // wait grows from a quarter of a second to 15 s.
 func (p *patience) wait() time.Duration {
 	p.n++
-	return jitter(min(250*time.Millisecond<<min(p.n, 6), 15*time.Second))
+	return p.jitter(min(250*time.Millisecond<<min(p.n, 6), 15*time.Second))
 }

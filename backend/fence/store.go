@@ -6,24 +6,30 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
-	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"waypost/director"
-	"waypost/internal/durable"
+	"waypost/internal/vfs"
 )
 
 // Dir keeps fences as one small file a user, in 256 folders. The caller
 // serialises Puts of one user.
-type Dir struct{ root string }
+type Dir struct {
+	fs   vfs.FS
+	root string
+}
 
 // OpenDir opens, and makes where missing, the folder of fences.
-func OpenDir(root string) (*Dir, error) {
-	if err := durable.MkdirAll(root, 0o700); err != nil {
+func OpenDir(root string) (*Dir, error) { return OpenDirOn(vfs.OS, root) }
+
+// OpenDirOn is OpenDir on a file system of the caller's choice.
+func OpenDirOn(fsys vfs.FS, root string) (*Dir, error) {
+	if err := vfs.MkdirAll(fsys, root, 0o700); err != nil {
 		return nil, fmt.Errorf("fences: %w", err)
 	}
-	return &Dir{root}, nil
+	return &Dir{fsys, root}, nil
 }
 
 // Shard is the folder, of 256, that a user's things lie in.
@@ -44,10 +50,10 @@ func (d *Dir) Put(u director.User, f Fence) error {
 		return fmt.Errorf("fence of %s: %w", u, err)
 	}
 	p := d.path(u)
-	if err := durable.MkdirAll(filepath.Dir(p), 0o700); err != nil {
+	if err := vfs.MkdirAll(d.fs, filepath.Dir(p), 0o700); err != nil {
 		return fmt.Errorf("fence of %s: %w", u, err)
 	}
-	if err := durable.WriteFile(p, append(b, '\n'), 0o600); err != nil {
+	if err := vfs.ReplaceFile(d.fs, p, append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("fence of %s: %w", u, err)
 	}
 	return nil
@@ -56,7 +62,7 @@ func (d *Dir) Put(u director.User, f Fence) error {
 // Get reads a user's fence. A missing file is a Missing fence; an unreadable
 // one is an error, and never taken for missing.
 func (d *Dir) Get(u director.User) (Fence, error) {
-	b, err := os.ReadFile(d.path(u))
+	b, err := vfs.ReadFile(d.fs, d.path(u))
 	if errors.Is(err, fs.ErrNotExist) {
 		return Fence{}, nil
 	}
@@ -88,18 +94,18 @@ func parse(b []byte) (Fence, error) {
 
 // All calls fn for every user with a fence, readable or not.
 func (d *Dir) All(fn func(u director.User, f Fence, err error) error) error {
-	shards, err := os.ReadDir(d.root)
+	shards, err := d.names(d.root)
 	if err != nil {
-		return fmt.Errorf("fences: %w", err)
+		return err
 	}
 	for _, s := range shards {
-		files, err := os.ReadDir(filepath.Join(d.root, s.Name()))
+		names, err := d.names(filepath.Join(d.root, s))
 		if err != nil {
-			return fmt.Errorf("fences: %w", err)
+			return err
 		}
-		for _, e := range files {
-			u, err := director.ParseUser(e.Name())
-			if err != nil || string(u) != e.Name() || strings.HasPrefix(e.Name(), ".") {
+		for _, name := range names {
+			u, err := director.ParseUser(name)
+			if err != nil || string(u) != name || strings.HasPrefix(name, ".") {
 				continue // litter of an interrupted Put
 			}
 			f, err := d.Get(u)
@@ -109,4 +115,17 @@ func (d *Dir) All(fn func(u director.User, f Fence, err error) error) error {
 		}
 	}
 	return nil
+}
+
+func (d *Dir) names(dir string) ([]string, error) {
+	var names []string
+	err := d.fs.ReadDir(dir, func(e fs.DirEntry) error {
+		names = append(names, e.Name())
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("fences: %w", err)
+	}
+	slices.Sort(names)
+	return names, nil
 }

@@ -3,7 +3,6 @@ package spool
 import (
 	"container/heap"
 	"context"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -213,10 +212,10 @@ func (s *Spool) backoff(attempts int) time.Duration {
 	if shift := attempts - 1; shift < 20 && s.o.MinBackoff<<shift < d {
 		d = s.o.MinBackoff << shift
 	}
-	return d*4/5 + time.Duration(rand.Int64N(int64(d)*2/5+1))
+	return d*4/5 + time.Duration(s.o.Random(int64(d)*2/5+1))
 }
 
-func (s *Spool) jitter() time.Duration { return time.Duration(rand.Int64N(int64(s.o.WakeJitter) + 1)) }
+func (s *Spool) jitter() time.Duration { return time.Duration(s.o.Random(int64(s.o.WakeJitter) + 1)) }
 
 // Wake has a user's entries tried now: the directory says something new of it.
 func (s *Spool) Wake(u director.User) {

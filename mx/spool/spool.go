@@ -26,6 +26,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -121,6 +122,8 @@ type Options struct {
 	// HoldAfter is the age at which entries wait for the operator. Default 30
 	// days, for as long as backends remember delivery ids.
 	HoldAfter time.Duration
+	// Random gives a number below n, to spread attempts; nil: math/rand's.
+	Random func(n int64) int64
 }
 
 func (o *Options) defaults() {
@@ -133,6 +136,9 @@ func (o *Options) defaults() {
 		if *n <= 0 {
 			*n = v
 		}
+	}
+	if o.Random == nil {
+		o.Random = rand.Int64N
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

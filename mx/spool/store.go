@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"slices"
 	"time"
 
@@ -54,7 +53,7 @@ func (s *Spool) recover() error {
 	// Spread over up to a backoff: the backends may be starting as well.
 	spread := min(s.o.MinBackoff, time.Duration(len(queued))*10*time.Millisecond)
 	for _, e := range queued {
-		s.insert(&item{env: e, index: -1}, time.Duration(rand.Int64N(int64(spread)+1)))
+		s.insert(&item{env: e, index: -1}, time.Duration(s.o.Random(int64(spread)+1)))
 	}
 	for _, e := range dead {
 		s.dead[e.ID] = &item{env: e, index: -1}

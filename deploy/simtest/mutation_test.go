@@ -1,0 +1,44 @@
+package simtest
+
+import (
+	"strings"
+	"testing"
+)
+
+// TestMutations switches one rule off at a time: the checks must notice, or
+// they check nothing. within is how many schedules they may take; what is a
+// part of some complaint that shows the harm, and not merely its shadow.
+func TestMutations(t *testing.T) {
+	root := spoolRoot(t)
+	for _, m := range []struct {
+		off    string
+		within int
+		what   []string
+	}{
+		{"serve without epoch check", 100, []string{"I1", "I2", "linearizable"}},
+		{"no check at commit", 400, []string{"I1", "I2", "linearizable"}},
+		{"seal without proof", 400, []string{"I2", "I4", "linearizable"}},
+		{"ids not moved", 400, []string{"I3"}},
+		{"fence before rename", 600, []string{"I2", "fence", "read"}},
+		{"no take-back", 400, []string{"I6"}},
+		{"accept an id twice", 1500, []string{"I3"}},
+	} {
+		t.Run(m.off, func(t *testing.T) {
+			for seed := uint64(1); seed <= uint64(m.within); seed++ {
+				o := run(t, root, seed, m.off, false)
+				for _, bad := range o.bad {
+					for _, what := range m.what {
+						if strings.Contains(bad, what) {
+							t.Logf("caught by seed %d: %s", seed, bad)
+							return
+						}
+					}
+				}
+				if len(o.bad) > 0 {
+					t.Logf("seed %d: %s", seed, strings.Join(o.bad, "; "))
+				}
+			}
+			t.Errorf("not caught by %d schedules", m.within)
+		})
+	}
+}

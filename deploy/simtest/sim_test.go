@@ -1,0 +1,153 @@
+package simtest
+
+import (
+	"bufio"
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/synctest"
+)
+
+var (
+	seeds = flag.Int("seeds", 0, "how many schedules TestSchedules runs; 0: some thousand")
+	first = flag.Uint64("first", 1, "the first seed of TestSchedules")
+	one   = flag.Uint64("seed", 0, "run this one schedule alone, and log its trace")
+)
+
+// outcome is what became of a schedule.
+type outcome struct {
+	bad   []string
+	hash  uint64
+	picks int
+	seen  map[string]int
+	lines []string
+}
+
+// spoolRoot is in memory where there is such a place: a spool syncs.
+func spoolRoot(t testing.TB) string {
+	dir, err := os.MkdirTemp("/dev/shm", "waypost-sim")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// run makes one schedule, with a rule switched off or none.
+func run(t *testing.T, root string, seed uint64, off string, keep bool) (o outcome) {
+	t.Helper()
+	dir := filepath.Join(root, fmt.Sprint(seed))
+	defer func() { _ = os.RemoveAll(dir) }()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		s := newSched(seed, keep)
+		w, err := newWorld(s, dir, off)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.schedule(); err != nil {
+			t.Fatal(err)
+		}
+		s.run(w.quiet)
+		if len(w.bad) == 0 {
+			w.judge()
+		}
+		o = outcome{w.bad, s.hash.Sum64(), s.picks, w.seen, s.lines}
+		w.stop()
+		s.finish()
+		w.running.Wait()
+		_ = w.memory.Close() // has no snapshot to write
+		_ = w.store.Close()  // never fails
+	})
+	return o
+}
+
+// TestSchedules is the hunt.
+func TestSchedules(t *testing.T) {
+	root := spoolRoot(t)
+	if *one != 0 {
+		o := run(t, root, *one, "", true)
+		t.Logf("%s\nbad: %s\nseen: %v", strings.Join(o.lines, "\n"), strings.Join(o.bad, "\n"), o.seen)
+		if len(o.bad) > 0 {
+			t.Fail()
+		}
+		return
+	}
+	n := *seeds
+	if n == 0 {
+		n = defaultSeeds
+	}
+	seen, picks := map[string]int{}, 0
+	for seed := *first; seed < *first+uint64(n); seed++ {
+		o := run(t, root, seed, "", false)
+		picks += o.picks
+		for what, n := range o.seen {
+			seen[what] += n
+		}
+		if len(o.bad) > 0 {
+			t.Errorf("seed %d: %s", seed, strings.Join(o.bad, "\n"))
+		}
+	}
+	t.Logf("%d schedules, %d turns", n, picks)
+	for _, what := range slices.Sorted(maps.Keys(seen)) {
+		t.Logf("%8d %s", seen[what], what)
+	}
+}
+
+// TestKeptSeeds runs those that once failed.
+func TestKeptSeeds(t *testing.T) {
+	root := spoolRoot(t)
+	f, err := os.Open("testdata/seeds")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		field, _, _ := strings.Cut(lines.Text(), " ")
+		if field == "" || field == "#" {
+			continue
+		}
+		seed, err := strconv.ParseUint(field, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if o := run(t, root, seed, "", false); len(o.bad) > 0 {
+			t.Errorf("seed %d: %s", seed, strings.Join(o.bad, "\n"))
+		}
+	}
+}
+
+// TestSameSeedSameTrace: a seed that failed fails again.
+func TestSameSeedSameTrace(t *testing.T) {
+	root := spoolRoot(t)
+	hashes := map[uint64]bool{}
+	for seed := uint64(1); seed <= 20; seed++ {
+		a, b := run(t, root, seed, "", true), run(t, root, seed, "", true)
+		if a.hash != b.hash {
+			t.Errorf("seed %d: %s", seed, firstDifference(a.lines, b.lines))
+		}
+		hashes[a.hash] = true
+	}
+	if len(hashes) < 20 {
+		t.Errorf("20 seeds gave %d traces", len(hashes))
+	}
+}
+
+func firstDifference(a, b []string) string {
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			return fmt.Sprintf("turn %d is %q and %q, after\n%s", i, a[i], b[i], strings.Join(a[max(0, i-12):i], "\n"))
+		}
+	}
+	return fmt.Sprintf("%d and %d turns", len(a), len(b))
+}
+
+const defaultSeeds = 1000
