@@ -190,7 +190,7 @@ var ErrPlanStopped = errors.New("the plan does not run")
 // the plan's state, so that nothing begins after a pause was answered, and with
 // the user's receipt, so that a second owner of the plan begins nothing again. It
 // gives the move, ended or not, if it has begun before. finishing lets a move begin
-// while the plan is being aborted: the rest of a group that has gone in part.
+// while the plan is paused or being aborted: the rest of a group that has begun.
 // ErrIllegal, ErrNotFound and ErrConflict say that this user cannot be moved so.
 func (d *Directory) PlannedMove(ctx context.Context, planID string, e PlanEntry, id string, finishing bool, now time.Time) (Move, error) {
 	var m Move
@@ -252,7 +252,7 @@ func planRuns(head Entry, id string, finishing bool) error {
 		return err
 	case p.ID != id:
 		return fmt.Errorf("there is another one: %w", ErrPlanStopped)
-	case p.State == PlanRunning, finishing && p.State == PlanAborting:
+	case p.State == PlanRunning, finishing && (p.State == PlanPaused || p.State == PlanAborting):
 		return nil
 	}
 	return fmt.Errorf("it is %s: %w", p.State, ErrPlanStopped)

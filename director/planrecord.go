@@ -51,6 +51,8 @@ type Plan struct {
 	Low      int           `json:"low"`
 	LowTally PlanTally     `json:"low_tally"`
 	Failures []PlanFailure `json:"failures,omitempty"`
+	// ETA is when the last move is expected to end.
+	ETA time.Time `json:"eta,omitzero"`
 	// Owner is the mover at it, for people.
 	Owner   string    `json:"owner,omitempty"`
 	Updated time.Time `json:"updated,omitzero"`

@@ -116,6 +116,7 @@ type Server struct {
 	dial    func(ctx context.Context, id director.BackendID) (Backend, string, error)
 	at      func(director.User, string)
 	mux     *cluster.Mux
+	planner *planner
 
 	mu      sync.Mutex
 	running map[director.User]bool
@@ -143,6 +144,9 @@ func New(cfg Config, d Deps) (*Server, error) {
 	if s.metrics, err = newMetrics(d.Metrics, s); err != nil {
 		return nil, err
 	}
+	if s.planner, err = newPlanner(s, d.Metrics); err != nil {
+		return nil, err
+	}
 	if s.mux, err = d.Identity.Listen(cfg.Listen, d.Log); err != nil {
 		return nil, fmt.Errorf("rebalance %s: %w", cfg.ID, err)
 	}
@@ -167,6 +171,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 	})
 	defer s.mux.Close()
+	wg.Go(func() { s.planner.run(serveCtx) })
 	s.log.Info("mover serves", "address", s.Addr())
 	for ctx.Err() == nil {
 		if err := s.own(ctx); err != nil && ctx.Err() == nil {
