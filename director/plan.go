@@ -87,7 +87,7 @@ func (s PlanState) After(v PlanVerb) (PlanState, error) {
 		return to, nil
 	}
 	switch {
-	case v == VerbApply && (s == PlanRunning || s == PlanPaused), v == VerbPause && s == PlanPaused,
+	case v == VerbApply && s == PlanRunning, v == VerbPause && s == PlanPaused,
 		v == VerbResume && s == PlanRunning, v == VerbAbort && (s == PlanAborting || s == PlanAborted):
 		return s, nil
 	}
