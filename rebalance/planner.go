@@ -54,6 +54,9 @@ func newPlanner(s *Server, reg prometheus.Registerer) (*planner, error) {
 			return nil, fmt.Errorf("rebalance %s: %w", s.cfg.ID, err)
 		}
 	}
+	for _, result := range []string{"made", "failed", "done", "aborted"} {
+		p.metrics.plans.WithLabelValues(result) // a series that begins with the event is seen too late
+	}
 	return p, nil
 }
 
