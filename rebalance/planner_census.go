@@ -67,13 +67,15 @@ type gathered struct {
 	groups map[string]int
 	held   map[director.User]bool
 	moving map[director.User]director.Move
+	// asOf is since when a backend's totals do not know of moves.
+	asOf map[director.BackendID]time.Time
 }
 
 // gather reads directory and backends.
 func (p *planner) gather(ctx context.Context, pol director.PlanPolicy) (*gathered, error) {
 	g := &gathered{p: p, blind: map[director.BackendID]bool{}, byHome: map[director.BackendID][]director.User{},
 		group: map[director.User]string{}, tags: map[director.User][]string{}, groups: map[string]int{},
-		held: map[director.User]bool{}, moving: map[director.User]director.Move{}}
+		held: map[director.User]bool{}, moving: map[director.User]director.Move{}, asOf: map[director.BackendID]time.Time{}}
 	for _, read := range []func(context.Context) error{
 		g.readBackends,
 		func(ctx context.Context) error { return g.readMoves(ctx, pol) },
@@ -111,7 +113,7 @@ func (g *gathered) readBackends(ctx context.Context) error {
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, censusAtOnce)
-	var mu sync.Mutex // guards blind
+	var mu sync.Mutex // guards blind and asOf
 	for i := range g.backends {
 		b := &g.backends[i]
 		if b.State == director.BackendOffline {
@@ -136,6 +138,11 @@ func (g *gathered) readBackends(ctx context.Context) error {
 				if b.Capacity == 0 {
 					b.Capacity = t.CapacityBytes
 				}
+				if t.AsOf > 0 {
+					mu.Lock()
+					g.asOf[b.ID] = time.UnixMilli(t.AsOf)
+					mu.Unlock()
+				}
 			}
 		})
 	}
@@ -149,10 +156,14 @@ func (g *gathered) readMoves(ctx context.Context, pol director.PlanPolicy) error
 	cool := g.p.now().Add(-time.Duration(pol.CoolDownSeconds) * time.Second)
 	_, err := store.List(ctx, director.PrefixReceipt, func(e director.Entry) error {
 		m, err := director.DecodeMove(e.Value)
-		if err == nil && m.Phase == director.PhaseDone && m.Finished.After(cool) {
+		if err != nil || m.Phase != director.PhaseDone {
+			return err
+		}
+		if m.Finished.After(cool) {
 			g.held[m.User] = true
 		}
-		return err
+		g.correct(m)
+		return nil
 	})
 	if err != nil {
 		return err
@@ -174,6 +185,27 @@ func (g *gathered) readMoves(ctx context.Context, pol director.PlanPolicy) error
 		}
 	}
 	return err
+}
+
+// correct books a move that the totals of its backends do not know of yet; else the
+// next plan would make the same moves again.
+func (g *gathered) correct(m director.Move) {
+	for i := range g.backends {
+		b := &g.backends[i]
+		sign := int64(0)
+		switch b.ID {
+		case m.Source:
+			sign = -1
+		case m.Target:
+			sign = 1
+		default:
+			continue
+		}
+		if since, old := g.asOf[b.ID]; old && m.Finished.After(since) {
+			b.Use.Bytes = max(0, b.Use.Bytes+sign*m.Bytes)
+			b.Use.Messages = max(0, b.Use.Messages+sign*m.Messages)
+		}
+	}
 }
 
 // readAccounts finds those with tags or a group. Nearly all have neither, and are

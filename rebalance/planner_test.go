@@ -32,6 +32,9 @@ type planWorld struct {
 	// begun counts the journals that were written, by user.
 	begun map[director.User]int
 	ids   map[string]bool
+	// stale, where not nil, is what backends tell as their totals since staleAt.
+	stale   map[director.BackendID]census.Totals
+	staleAt time.Time
 }
 
 type fataler interface {
@@ -137,6 +140,10 @@ func (b teller) Census(ctx context.Context, req census.Request) (census.Reply, e
 			r.More = true
 		}
 	}
+	if old, ok := b.w.stale[b.id]; ok {
+		old.Users, old.AsOf = r.Totals.Users, b.w.staleAt.UnixMilli()
+		r.Totals = old
+	}
 	return r, nil
 }
 
@@ -207,7 +214,7 @@ func (w *planWorld) step(t fataler, m director.Move) {
 		}
 		to, m.Phase = &r, director.PhaseFlipped
 	case StepFinish:
-		m.Phase, m.Finished = director.PhaseDone, w.clock
+		m.Phase, m.Finished, m.Bytes = director.PhaseDone, w.clock, w.size[m.User]
 	}
 	if err := w.dir.Advance(w.ctx, m, rec.Value, to); err != nil {
 		t.Fatal(err)
@@ -551,6 +558,25 @@ func TestContinuousMode(t *testing.T) {
 	w.users(t, 20, "d", "b2")
 	w.clock = w.clock.Add(2 * time.Minute)
 	if h := w.lead(t, p); h.ID != "mine" || h.State != director.PlanProposed {
+		t.Errorf("%+v", h)
+	}
+}
+
+// Totals that were added up before the last plan's moves do not make the next plan
+// move as many again.
+func TestPlanWithOldTotals(t *testing.T) {
+	w := newPlanWorld(t.Context(), t, "b1", "b2")
+	w.users(t, 20, "u", "b1")
+	w.stale = map[director.BackendID]census.Totals{"b1": {Bytes: 2000, CapacityBytes: 1 << 30}, "b2": {CapacityBytes: 1 << 30}}
+	w.staleAt, w.clock = w.clock, w.clock.Add(time.Minute)
+	p := w.planner(t, "r1")
+	w.request(t, "p1", director.PlanPolicy{CoolDownSeconds: 1}, true)
+	if h := w.toEnd(t, p); h.Done < 9 || h.Done > 10 {
+		t.Fatalf("%+v", h)
+	}
+	w.clock = w.clock.Add(time.Minute)
+	w.request(t, "p2", director.PlanPolicy{CoolDownSeconds: 1}, true)
+	if h := w.toEnd(t, p); h.Moves != 0 || !strings.Contains(h.Reason, "within") {
 		t.Errorf("%+v", h)
 	}
 }

@@ -31,7 +31,9 @@ type Reply struct {
 	More   bool   `json:"more,omitempty"`
 }
 
-// Totals is what the backend holds, some minutes old at most.
+// Totals is what the backend holds. Users and Sessions are those of now; the others
+// were added up from AsOf on, some minutes ago: whoever asks adds to them, and takes
+// off, what has moved since.
 type Totals struct {
 	Users         int64 `json:"users"`
 	Bytes         int64 `json:"bytes"`
@@ -40,6 +42,8 @@ type Totals struct {
 	Sessions      int64 `json:"sessions"`
 	// DeliveriesPerDay is the mean of the last days.
 	DeliveriesPerDay float64 `json:"deliveries_per_day"`
+	// AsOf is in Unix milliseconds; 0 means now.
+	AsOf int64 `json:"as_of_ms,omitempty"`
 }
 
 // User is what one user holds and does.
