@@ -37,8 +37,10 @@ type Account struct {
 	Group string `json:"group,omitempty"`
 	// FullText: the home keeps an index of the texts of the user's messages, if its
 	// settings let it.
-	FullText bool      `json:"full_text,omitempty"`
-	Created  time.Time `json:"created"`
+	FullText bool `json:"full_text,omitempty"`
+	// Tags limit where plans move the user: to backends that have all of them.
+	Tags    []string  `json:"tags,omitempty"`
+	Created time.Time `json:"created"`
 }
 
 // Kinds of automatic replies.
@@ -95,6 +97,9 @@ func (a Account) Validate() error {
 		if err := ValidGroup(a.Group); err != nil {
 			return err
 		}
+	}
+	if err := ValidTags(a.Tags); err != nil {
+		return err
 	}
 	if len(a.Forward) > MaxForwards {
 		return fmt.Errorf("%d forwards, more than %d: use an alias: %w", len(a.Forward), MaxForwards, ErrInvalid)
@@ -191,6 +196,8 @@ type Backend struct {
 	Weight int `json:"weight"`
 	// CapacityBytes is what may be filled with mail; 0: the disk's size.
 	CapacityBytes int64 `json:"capacity_bytes,omitempty"`
+	// Tags are what it offers to users with tags: a place, a kind of disk.
+	Tags []string `json:"tags,omitempty"`
 	// Node is the host:port of a waypost backend's node listener.
 	Node string `json:"node,omitempty"`
 	// Dovecot is set for KindDovecot.

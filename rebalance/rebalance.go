@@ -120,6 +120,7 @@ type Server struct {
 	at      func(director.User, string)
 	jitter  func(time.Duration) time.Duration
 	mux     *cluster.Mux // nil: Work alone is called
+	planner *planner
 
 	mu      sync.Mutex
 	running map[director.User]bool
@@ -153,6 +154,9 @@ func New(cfg Config, d Deps) (*Server, error) {
 	if d.Identity == nil {
 		return s, nil
 	}
+	if s.planner, err = newPlanner(s, d.Metrics); err != nil {
+		return nil, err
+	}
 	if s.mux, err = d.Identity.Listen(cfg.Listen, d.Log); err != nil {
 		return nil, fmt.Errorf("rebalance %s: %w", cfg.ID, err)
 	}
@@ -177,6 +181,7 @@ func (s *Server) Serve(ctx context.Context) error {
 		}
 	})
 	defer s.mux.Close()
+	wg.Go(func() { s.planner.run(serveCtx) })
 	s.log.Info("mover serves", "address", s.Addr())
 	return s.Work(ctx)
 }

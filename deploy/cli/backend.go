@@ -26,15 +26,15 @@ nodes. With a command, tell of the backends or change them.` + roleFiles,
 
   # Operating them.
   waypost backend list
-  waypost backend drain b3`,
+  waypost backend drain b3 --wait`,
 	}, cluster.RoleBackend)
 	c.AddCommand(a.backendListCmd(),
-		a.backendStateCmd("drain", director.BackendDraining, "Give a backend no new users", `Give a backend no new users and no moves to it. It goes on serving those it has;
-move them away with "waypost move".`),
-		a.backendStateCmd("activate", director.BackendActive, "Give a backend new users again", `Undo drain and offline: the backend gets new users and moves.`),
+		a.backendDrainCmd(),
+		a.backendStateCmd("activate", director.BackendActive, "Give a backend new users again", `Undo drain and offline: the backend gets new users and moves. Users who have moved
+away stay there; "waypost rebalance abort" ends a plan that still moves others.`),
 		a.backendStateCmd("offline", director.BackendOffline, "Say that a backend is known to be away", `Say that a backend is known to be away, for a repair. Its users' mail waits in the
 spools, their logins fail with a temporary error.`),
-		a.backendSetCmd(), a.backendAddDovecotCmd(), a.backendRemoveCmd())
+		a.backendSetCmd(), a.backendTagCmd(), a.backendAddDovecotCmd(), a.backendRemoveCmd())
 	return c
 }
 

@@ -117,7 +117,7 @@ func TestCommands(t *testing.T) {
 		{line: "address list --domain example.test", on: "GET /v1/addresses?domain=example.test", answer: `[{"address":"x@example.test","members":["a@example.test"]}]`, stdout: "x@example.test  a@example.test"},
 		{line: "address delete x@example.test", on: "DELETE /v1/addresses/x@example.test", answer: `{"done":true}`, stdout: "deleted x@example.test\n"},
 		{line: "backend list", on: "GET /v1/backends", answer: "[" + b1JSON + "," + b2JSON + "]", stdout: "b2  dovecot  draining  ?"},
-		{line: "backend drain b1", on: "PATCH /v1/backends/b1", answer: b1JSON, body: `{"state":"draining"}`, stdout: "b1 is"},
+		{line: "backend drain b1 --no-move", on: "PATCH /v1/backends/b1", answer: b1JSON, body: `{"state":"draining"}`, stdout: "b1 is"},
 		{line: "backend activate b1", on: "PATCH /v1/backends/b1", answer: b1JSON, body: `{"state":"active"}`, stdout: "b1 is active"},
 		{line: "backend offline b1", on: "PATCH /v1/backends/b1", answer: b1JSON, body: `{"state":"offline"}`, stdout: "b1 is"},
 		{line: "backend set b1 --weight 0 --capacity-bytes 4096", on: "PATCH /v1/backends/b1", answer: b1JSON, body: `{"weight":0,"capacity_bytes":4096}`, stdout: "b1 is"},
@@ -136,8 +136,8 @@ func TestCommands(t *testing.T) {
 		{line: "spool retry e1 --node mx1", on: "POST /v1/spool/retry", answer: `{"entries":1}`, body: `{"node":"mx1","id":"e1"}`, stdout: "1 tried now\n"},
 		{line: "spool retry --user alice@example.test", on: "POST /v1/spool/retry", answer: `{"entries":1}`, body: `{"user":"alice@example.test"}`, stdout: "1 tried now\n"},
 		{line: "spool drop e1 --yes", on: "POST /v1/spool/drop", answer: `{"entries":1}`, body: `{"id":"e1"}`, stdout: "1 dropped\n"},
-		{line: "rebalance status", on: "GET /v1/moves", answer: `[` + moveJSON("copying", "") + `]`, stdout: "copying"},
-		{line: "rebalance status --all", on: "GET /v1/moves?all=1", answer: `[` + moveJSON("undone", "the disk is full") + `]`, stdout: "the disk is full"},
+		{line: "rebalance status --json", on: "GET /v1/moves", answer: `[` + moveJSON("copying", "") + `]`, stdout: "copying"},
+		{line: "rebalance status --all --json", on: "GET /v1/moves?all=1", answer: `[` + moveJSON("undone", "the disk is full") + `]`, stdout: "the disk is full"},
 		{line: "move alice@example.test --to b2 --no-wait", on: "POST /v1/moves", answer: moveJSON("planned", ""), body: `{"user":"alice@example.test","to":"b2"}`, stdout: "planned, b1 to b2"},
 	} {
 		f.forget()

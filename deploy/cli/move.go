@@ -249,7 +249,7 @@ With a command, tell of moves.` + roleFiles,
   # What is being moved.
   waypost rebalance status`,
 	}, cluster.RoleRebalance)
-	c.AddCommand(a.rebalanceStatusCmd())
+	c.AddCommand(a.planCmds()...)
 	return c
 }
 

@@ -24,7 +24,7 @@ on its home, one of the backends.`,
   waypost user show alice@example.test --json
   waypost user list --domain example.test`,
 	}
-	c.AddCommand(a.userAddCmd(), a.userImportCmd(), a.userPasswdCmd(), a.userSetCmd(), a.userForwardCmd(), a.userReplyCmd(), a.userGroupCmd(), a.userShowCmd(), a.userListCmd(),
+	c.AddCommand(a.userAddCmd(), a.userImportCmd(), a.userPasswdCmd(), a.userSetCmd(), a.userForwardCmd(), a.userReplyCmd(), a.userGroupCmd(), a.userTagCmd(), a.userShowCmd(), a.userListCmd(),
 		a.userDisableCmd(), a.userEnableCmd(), a.userDeleteCmd())
 	return parent(c)
 }

@@ -33,6 +33,14 @@
 //	GET    /v1/moves                ?all=1 → []Move
 //	POST   /v1/moves                CreateMove → Move
 //	GET    /v1/moves/{user}         → Move; ?watch=1 → stream of Move
+//	POST   /v1/plan                 RequestPlan → Plan
+//	GET    /v1/plan                 ?full=1 → Plan
+//	GET    /v1/plan/moves           → stream of PlanMove
+//	POST   /v1/plan/{verb}          SteerPlan → Plan; apply, pause, resume, abort
+//	GET    /v1/plan/auto            → PlanAuto
+//	PUT    /v1/plan/auto            PlanAuto → PlanAuto
+//	GET    /v1/users/{user}/tags    → Tags; PUT: Tags → Tags
+//	GET    /v1/backends/{id}/tags   → Tags; PUT: Tags → Tags
 //	GET    /v1/lookup               ?user= → Lookup
 //	GET    /                        a page for browsers
 //

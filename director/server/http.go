@@ -83,6 +83,9 @@ func (s *Server) routes() http.Handler {
 	} {
 		mux.Handle(pattern, s.endpoint(pattern, fn))
 	}
+	for pattern, fn := range s.planRoutes() {
+		mux.Handle(pattern, s.endpoint(pattern, fn))
+	}
 	return mux
 }
 
