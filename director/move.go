@@ -75,7 +75,7 @@ func (d *Directory) PlanMove(ctx context.Context, u User, target BackendID, id s
 // by now; the caller then reads both and decides anew.
 func (d *Directory) Advance(ctx context.Context, next Move, from Record, to *Record) error {
 	next.Version = valueVersion
-	err := d.change(ctx, []string{LocationKey(next.User), MoveKey(next.User), ReceiptKey(next.User)}, func(es []Entry) ([]Op, error) {
+	err := d.change(ctx, []string{LocationKey(next.User), MoveKey(next.User), ReceiptKey(next.User), ProofKey(next.User)}, func(es []Entry) ([]Op, error) {
 		nb := encode(next)
 		if next.Phase.Finished() && es[1].Rev == 0 && string(es[2].Value) == string(nb) {
 			return nil, nil // our own change, seen after an unknown result
@@ -104,6 +104,15 @@ func (d *Directory) Advance(ctx context.Context, next Move, from Record, to *Rec
 		if next.Phase.Finished() {
 			// The journal becomes the receipt.
 			ops = []Op{{Key: es[1].Key, Delete: true}, {Key: es[2].Key, Value: nb}}
+		}
+		if next.Phase == PhaseDone {
+			var p Proofs
+			if es[3].Rev != 0 {
+				if p, err = DecodeProofs(es[3].Value); err != nil {
+					return nil, err
+				}
+			}
+			ops = append(ops, Op{Key: es[3].Key, Value: encode(p.withProof(next))})
 		}
 		if to != nil {
 			ops = append(ops, Op{Key: es[0].Key, Value: to.Encode()})
