@@ -152,7 +152,10 @@ func (u *user) dropStaging(deleted bool) error {
 			return u.discard(deleted)
 		}
 	}
-	return os.RemoveAll(staging)
+	if deleted {
+		return os.RemoveAll(staging)
+	}
+	return u.park(staging)
 }
 
 // adopt makes sealed staging the live tree. After a crash between rename and
