@@ -32,7 +32,7 @@ type paceOf struct {
 const (
 	// minPace keeps a connection alive: a packet of 64 KiB that waits for its turn
 	// does so by the pace it was sent with, and is not hurried by a faster one.
-	minPace = 256 << 10
+	minPace = 64 << 10
 	// maxPaces bounds the users whose pace is remembered without a connection.
 	maxPaces = 4096
 )

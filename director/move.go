@@ -125,6 +125,24 @@ func (d *Directory) Advance(ctx context.Context, next Move, from Record, to *Rec
 	return nil
 }
 
+// NoteWaiting says in a journal why its move waits, by whoever knows: it changes
+// nothing when the journal is not as in m any more.
+func (d *Directory) NoteWaiting(ctx context.Context, m Move, why string) error {
+	m.Version = valueVersion
+	was := string(encode(m))
+	m.Waiting = why
+	err := d.change(ctx, []string{MoveKey(m.User)}, func(es []Entry) ([]Op, error) {
+		if string(es[0].Value) != was {
+			return nil, nil
+		}
+		return []Op{{Key: es[0].Key, Value: encode(m)}}, nil
+	})
+	if err != nil {
+		return fmt.Errorf("move %s: %w", m.User, err)
+	}
+	return nil
+}
+
 // Claim makes the lease's holder the owner of u's move; false when it has a
 // live owner already. owner is a node's name, for people.
 func (d *Directory) Claim(ctx context.Context, u User, owner string, l LeaseID) (bool, error) {

@@ -21,12 +21,19 @@ import (
 // to; 0 never. died is closed then.
 func (w *world) mover(t *testing.T, id string, dieAt int32) (died <-chan struct{}, points *atomic.Int32) {
 	t.Helper()
+	return w.moverWith(t, Config{ID: id, BusyBudget: 5 * time.Second, CopyPatience: 5 * time.Second}, new(atomic.Int32), dieAt)
+}
+
+// moverWith starts one that counts the points it comes to in n, and dies at the
+// dieAt-th of all that count there.
+func (w *world) moverWith(t *testing.T, cfg Config, n *atomic.Int32, dieAt int32) (died <-chan struct{}, points *atomic.Int32) {
+	t.Helper()
 	store := &mortal{Store: w.store}
 	ctx, cancel := context.WithCancel(context.Background())
 	gone := make(chan struct{})
-	var n atomic.Int32
-	s, err := New(Config{ID: id, Listen: "127.0.0.1:0", BusyBudget: 5 * time.Second, CopyPatience: 5 * time.Second}, Deps{
-		Identity: identity(t, id), Directory: director.New(store), Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+	cfg.Listen = "127.0.0.1:0"
+	s, err := New(cfg, Deps{
+		Identity: identity(t, cfg.ID), Directory: director.New(store), Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 		Dial: func(_ context.Context, id director.BackendID) (Backend, string, error) {
 			if store.dead.Load() {
 				return nil, "", errDown
@@ -48,7 +55,7 @@ func (w *world) mover(t *testing.T, id string, dieAt int32) (died <-chan struct{
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = s.Serve(ctx) }()
 	t.Cleanup(func() { cancel(); <-ended })
-	return gone, &n
+	return gone, n
 }
 
 func identity(t *testing.T, id string) *cluster.Identity {
