@@ -122,15 +122,10 @@ func (s *Server) share(m director.Move) int64 {
 	return s.census.share(m, s.limits)
 }
 
-// watchLimits keeps the limits current until ctx ends, and wakes the loop when they
-// change: moves that were held back may begin.
-func (s *Server) watchLimits(ctx context.Context) {
-	for ctx.Err() == nil {
-		from, err := s.readLimits(ctx)
-		if err != nil {
-			pause(ctx, jitter(time.Second))
-			continue
-		}
+// watchLimits keeps the limits, known as of a revision, current until ctx ends, and
+// wakes the loop when they change: moves that were held back may begin.
+func (s *Server) watchLimits(ctx context.Context, from int64) {
+	for ; ctx.Err() == nil; from = s.readLimitsAgain(ctx) {
 		for batch := range s.dir.Store().Watch(ctx, director.KeyLimits, from+1) {
 			for _, c := range batch.Changes {
 				if c.Key != director.KeyLimits {
@@ -148,6 +143,17 @@ func (s *Server) watchLimits(ctx context.Context) {
 				s.setLimits(l)
 			}
 		}
+	}
+}
+
+// readLimitsAgain is readLimits until it succeeds or ctx ends.
+func (s *Server) readLimitsAgain(ctx context.Context) int64 {
+	for {
+		from, err := s.readLimits(ctx)
+		if err == nil || ctx.Err() != nil {
+			return from
+		}
+		pause(ctx, jitter(time.Second))
 	}
 }
 

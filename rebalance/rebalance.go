@@ -151,7 +151,11 @@ func (s *Server) own(ctx context.Context) error {
 		}
 	}()
 	wg.Go(func() { s.watchJournals(ctx) })
-	wg.Go(func() { s.watchLimits(ctx) })
+	known, err := s.readLimits(ctx)
+	if err != nil {
+		return err
+	}
+	wg.Go(func() { s.watchLimits(ctx, known) })
 	slots := make(chan struct{}, s.cfg.Concurrency)
 	for {
 		moves, err := s.toDo(ctx)
