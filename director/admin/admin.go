@@ -33,6 +33,10 @@
 //	GET    /v1/moves                ?all=1 → []Move
 //	POST   /v1/moves                CreateMove → Move
 //	GET    /v1/moves/{user}         → Move; ?watch=1 → stream of Move
+//	GET    /v1/moves/{user}/verify  → stream of VerifyLine
+//	POST   /v1/moves/{user}/undo    → Move
+//	GET    /v1/limits               → Limits
+//	PATCH  /v1/limits               SetLimit → Limits
 //	GET    /v1/lookup               ?user= → Lookup
 //	GET    /                        a page for browsers
 //
