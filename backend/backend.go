@@ -107,6 +107,9 @@ type Server struct {
 	looks     *lookQueue
 
 	digests  digests
+	load     *loadMeter
+	paces    paces
+	receipts receipts
 	archives *archive.Set
 	shares   *sharing.Shares
 	// mailBytes is what the mailboxes hold, as last added up.
@@ -137,12 +140,15 @@ func New(cfg Config, d Deps) (*Server, error) {
 		return nil, err
 	}
 	b.digests.by = make(map[director.User]*userDigests)
+	b.paces.all = make(map[director.User]*paceOf)
+	b.receipts.bases = make(map[director.User]receiptBase)
 	if err := b.openArchives(); err != nil {
 		return nil, err
 	}
 	if b.disk, b.lock, err = openDisk(cfg.Data); err != nil {
 		return nil, err
 	}
+	b.load = newLoadMeter(cfg.Data)
 	if err := b.open(d.Metrics); err != nil {
 		if b.journal != nil {
 			err = errors.Join(err, b.journal.Close())
@@ -207,9 +213,12 @@ func (b *Server) routes() {
 	)
 	calls.Handle(control.PathLook, control.Handle(b.lookCall, mover, admin, dir, cluster.RoleBackend))
 	calls.Handle(control.PathPrepare, control.Handle(b.prepare, dir))
-	calls.Handle(control.PathStage, control.Handle(b.stage, mover))
+	calls.Handle(control.PathStage, control.Handle(b.stageSeeded, mover))
 	calls.Handle(control.PathFreeze, control.Handle(b.freeze, mover))
-	calls.Handle(control.PathSeal, control.Handle(b.seal, mover))
+	calls.Handle(control.PathSeal, control.Handle(b.sealKept, mover))
+	calls.Handle(control.PathLoad, control.Handle(b.loadCall, mover, admin, dir))
+	calls.Handle(control.PathPace, control.Handle(b.setPace, mover))
+	calls.HandleFunc(control.PathVerify, b.verifyCall)
 	calls.Handle(control.PathPull, http.HandlerFunc(b.pullCall))
 	calls.Handle(control.PathAdopt, http.HandlerFunc(b.adoptCall))
 	calls.Handle(control.PathManifest, control.Handle(b.manifestCall, cluster.RoleBackend))
@@ -221,8 +230,8 @@ func (b *Server) routes() {
 	calls.HandleFunc(control.PathRepair, checks.repair)
 	b.mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{mover, admin, dir, cluster.RoleBackend}, calls)
 
-	files := &sftp.Server{Open: b.openTree, Log: b.log}
-	b.mux.Handle(cluster.ProtoSFTP, []cluster.Role{cluster.RoleBackend}, files.Serve)
+	files := &sftp.Server{Open: b.openPaced, Log: b.log}
+	b.mux.Handle(cluster.ProtoSFTP, []cluster.Role{cluster.RoleBackend}, b.servePaced(files.Serve))
 	b.mux.Handle(cluster.ProtoSession, []cluster.Role{cluster.RoleProxy}, b.serveSession)
 	b.mux.Handle(cluster.ProtoLMTP, []cluster.Role{cluster.RoleMX, cluster.RoleBackend}, func(ctx context.Context, c *tls.Conn, from cluster.Peer) {
 		b.lmtp.Serve(ctx, c, from.String())
@@ -241,7 +250,7 @@ func (b *Server) pullCall(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out := control.NewProgressWriter(w)
-	done, err := b.pull(r.Context(), req, out.Report)
+	done, err := b.pullKept(r.Context(), req, out.Report)
 	out.End(done, err)
 }
 

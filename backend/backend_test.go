@@ -202,6 +202,7 @@ func TestExtraMessage(t *testing.T) {
 		}
 		return nil
 	})
+	r.finish(m, after)
 	eventually(t, "the old tree is purged", func() error {
 		es, err := os.ReadDir(r.nodes["b1"].disk.trashRoot())
 		if err == nil && len(es) > 0 {

@@ -29,6 +29,8 @@ import (
 //	staging/xx/USER/ trees being pulled, or sealed
 //	manifests/xx/USER  what a frozen tree held, until it is in the trash
 //	trash/USER@EPOCH/  trees let go: tree/ and manifest
+//	receipts/xx/USER@EPOCH  what moves brought here (receipt.go)
+//	parked/USER@EPOCH  staging of moves that were put off, for the next try
 //	incoming/        messages that have no place yet
 //
 // xx is the user's shard. All lie on one file system, so that a rename moves
@@ -37,7 +39,7 @@ type disk struct{ root string }
 
 const layoutVersion = "1"
 
-var layoutFolders = []string{"fences", "users", "staging", "manifests", "trash", "incoming", "journal", "outbox"}
+var layoutFolders = []string{"fences", "users", "staging", "manifests", "trash", "receipts", "parked", "incoming", "journal", "outbox"}
 
 // openDisk makes the layout where it is missing, refuses another version, and
 // locks the disk against a second process.

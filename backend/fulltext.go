@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"waypost/backend/fence"
 	"waypost/backend/fulltext"
@@ -76,9 +77,12 @@ func textIndex(box mailbox.Box) mailbox.TextIndex {
 	return nil
 }
 
-// Deliver implements mailbox.Box: what comes is indexed later.
+// Deliver implements mailbox.Box: what comes is indexed later, and how long it took
+// is told to movers.
 func (h *handle) Deliver(ctx context.Context, d mailbox.Delivery) error {
+	begun := time.Now()
 	err := h.Box.Deliver(ctx, d)
+	h.b.load.deliveries.since(begun)
 	if err != nil || h.texts == nil {
 		return err
 	}

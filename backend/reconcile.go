@@ -95,7 +95,9 @@ func (u *user) perform(d fence.Decision, deleted bool) error {
 		}
 		defer u.b.janitor.wake()
 	case fence.Drop:
-		if err := disk.trees(u.name).Drop(u.fence, deleted); err != nil {
+		trees := disk.trees(u.name)
+		trees.Park = u.park
+		if err := trees.Drop(u.fence, deleted); err != nil {
 			return err
 		}
 	}

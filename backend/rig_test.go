@@ -228,6 +228,7 @@ func (r *rig) toSealed(to director.BackendID, id string) (director.Move, directo
 	r.must(r.pull(m, true))
 	_, err = call[control.ManifestSummary](r, r.mover, to, control.PathSeal, control.SealRequest{User: alice, Epoch: req.Epoch, Digest: sum.Digest})
 	r.must(err)
+	m.Receipt, m.Messages, m.Bytes = sum.Digest, sum.Messages, sum.Bytes
 	return m, busy
 }
 
@@ -242,7 +243,7 @@ func (r *rig) flip(m director.Move, busy director.Record) director.Record {
 
 func (r *rig) finish(m director.Move, rec director.Record) {
 	r.t.Helper()
-	m.Phase = director.PhaseDone
+	m.Phase, m.Finished = director.PhaseDone, time.Now()
 	r.must(r.dir.Advance(context.Background(), m, rec, nil))
 }
 

@@ -23,12 +23,14 @@ import (
 
 // janitor looks after trees that were let go: it compares each with the
 // manifest the move was proven with, delivers what is extra to the new home,
-// and purges it after the grace period, with a fresh read of the record and
-// the new home serving. Litter in incoming is the stager's.
+// and purges it after the grace period, with a fresh read of the record, the new
+// home serving, and the directory's receipt equal to that manifest. Litter in
+// incoming is the stager's.
 type janitor struct {
 	b      *Server
 	signal chan struct{}
 	swept  time.Time // when litter was last looked for
+	tidied time.Time // when receipts and parked staging were last looked through
 }
 
 func newJanitor(b *Server) *janitor { return &janitor{b: b, signal: make(chan struct{}, 1)} }
@@ -48,6 +50,10 @@ func (j *janitor) run(ctx context.Context) {
 	for {
 		if err := j.round(ctx); err != nil && ctx.Err() == nil {
 			j.b.log.Error("trash", "error", err)
+		}
+		if time.Since(j.tidied) >= tidyEvery {
+			j.tidied = time.Now()
+			j.tidy(ctx)
 		}
 		if time.Since(j.swept) >= litterEvery {
 			j.swept = time.Now()
@@ -213,7 +219,8 @@ func (j *janitor) anotherPerson(ctx context.Context, dir string, name director.U
 // leave half a tree that looks like a whole one.
 const purgePrefix = ".purge-"
 
-// purge removes a tree for good.
+// purge removes a tree for good: only where the user is served, or deleted, and
+// only with the proof that what is in it arrived.
 func (j *janitor) purge(ctx context.Context, dir string, name director.User, rec director.Record) error {
 	switch {
 	case rec.State == director.Deleted:
@@ -227,6 +234,9 @@ func (j *janitor) purge(ctx context.Context, dir string, name director.User, rec
 		if err := j.newHomeServes(ctx, name, rec); err != nil {
 			return err
 		}
+	}
+	if err := j.proven(ctx, dir, name, rec); err != nil {
+		return err
 	}
 	doomed := filepath.Join(filepath.Dir(dir), purgePrefix+filepath.Base(dir))
 	if err := durable.Rename(dir, doomed); err != nil {

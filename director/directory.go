@@ -199,12 +199,12 @@ func (d *Directory) CreateUser(ctx context.Context, u User, rec Record, acct Acc
 	return nil
 }
 
-// DeleteUser leaves the tombstone and removes account and receipt.
+// DeleteUser leaves the tombstone and removes account, receipt and proofs.
 // Refused with ErrConflict while a move is on its way.
 func (d *Directory) DeleteUser(ctx context.Context, u User) (Record, error) {
 	var final Record
 	var first *Record
-	err := d.change(ctx, []string{LocationKey(u), AccountKey(u), MoveKey(u), ReceiptKey(u)}, func(es []Entry) ([]Op, error) {
+	err := d.change(ctx, []string{LocationKey(u), AccountKey(u), MoveKey(u), ReceiptKey(u), ProofKey(u)}, func(es []Entry) ([]Op, error) {
 		if es[0].Rev == 0 {
 			return nil, ErrNotFound
 		}
@@ -229,7 +229,7 @@ func (d *Directory) DeleteUser(ctx context.Context, u User) (Record, error) {
 		if final, err = r.Delete(); err != nil {
 			return nil, err
 		}
-		return []Op{{Key: es[0].Key, Value: final.Encode()}, {Key: es[1].Key, Delete: true}, {Key: es[3].Key, Delete: true}}, nil
+		return []Op{{Key: es[0].Key, Value: final.Encode()}, {Key: es[1].Key, Delete: true}, {Key: es[3].Key, Delete: true}, {Key: es[4].Key, Delete: true}}, nil
 	})
 	if err != nil {
 		return Record{}, fmt.Errorf("delete user %s: %w", u, err)

@@ -13,8 +13,12 @@ const (
 	PrefixMoveOwner = "move-owner/"
 	// PrefixReceipt has the finished journals: what movers go through stays
 	// small, however many users have been moved.
-	PrefixReceipt     = "receipt/"
+	PrefixReceipt = "receipt/"
+	// PrefixProof has what remains of moves that were done (Proofs).
+	PrefixProof       = "proof/"
 	PrefixIncarnation = "incarnation/"
+	// KeyLimits bounds moves (Limits).
+	KeyLimits = "limits"
 	// KeyEra is the key whose value changes when a directory was restored (R10).
 	KeyEra = keyEra
 )
@@ -30,6 +34,7 @@ func LocationKey(u User) string  { return PrefixLocation + string(u) }
 func AccountKey(u User) string   { return PrefixAccount + string(u) }
 func MoveKey(u User) string      { return PrefixMove + string(u) }
 func ReceiptKey(u User) string   { return PrefixReceipt + string(u) }
+func ProofKey(u User) string     { return PrefixProof + string(u) }
 func MoveOwnerKey(u User) string { return PrefixMoveOwner + string(u) }
 
 func DomainKey(d string) string              { return PrefixDomain + d }

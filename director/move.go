@@ -75,7 +75,7 @@ func (d *Directory) PlanMove(ctx context.Context, u User, target BackendID, id s
 // by now; the caller then reads both and decides anew.
 func (d *Directory) Advance(ctx context.Context, next Move, from Record, to *Record) error {
 	next.Version = valueVersion
-	err := d.change(ctx, []string{LocationKey(next.User), MoveKey(next.User), ReceiptKey(next.User)}, func(es []Entry) ([]Op, error) {
+	err := d.change(ctx, []string{LocationKey(next.User), MoveKey(next.User), ReceiptKey(next.User), ProofKey(next.User)}, func(es []Entry) ([]Op, error) {
 		nb := encode(next)
 		if next.Phase.Finished() && es[1].Rev == 0 && string(es[2].Value) == string(nb) {
 			return nil, nil // our own change, seen after an unknown result
@@ -105,6 +105,15 @@ func (d *Directory) Advance(ctx context.Context, next Move, from Record, to *Rec
 			// The journal becomes the receipt.
 			ops = []Op{{Key: es[1].Key, Delete: true}, {Key: es[2].Key, Value: nb}}
 		}
+		if next.Phase == PhaseDone {
+			var p Proofs
+			if es[3].Rev != 0 {
+				if p, err = DecodeProofs(es[3].Value); err != nil {
+					return nil, err
+				}
+			}
+			ops = append(ops, Op{Key: es[3].Key, Value: encode(p.withProof(next))})
+		}
 		if to != nil {
 			ops = append(ops, Op{Key: es[0].Key, Value: to.Encode()})
 		}
@@ -112,6 +121,24 @@ func (d *Directory) Advance(ctx context.Context, next Move, from Record, to *Rec
 	})
 	if err != nil {
 		return fmt.Errorf("move %s: %w", next.User, err)
+	}
+	return nil
+}
+
+// NoteWaiting says in a journal why its move waits, by whoever knows: it changes
+// nothing when the journal is not as in m any more.
+func (d *Directory) NoteWaiting(ctx context.Context, m Move, why string) error {
+	m.Version = valueVersion
+	was := string(encode(m))
+	m.Waiting = why
+	err := d.change(ctx, []string{MoveKey(m.User)}, func(es []Entry) ([]Op, error) {
+		if string(es[0].Value) != was {
+			return nil, nil
+		}
+		return []Op{{Key: es[0].Key, Value: encode(m)}}, nil
+	})
+	if err != nil {
+		return fmt.Errorf("move %s: %w", m.User, err)
 	}
 	return nil
 }

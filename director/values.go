@@ -273,10 +273,18 @@ type Move struct {
 	CopiedBytes int64 `json:"copied_bytes,omitempty"`
 	Passes      int   `json:"passes,omitempty"`
 	// BusySince is the mover's clock at the busy transaction, BusyMS the time
-	// from there to the end. They inform; they decide nothing (R7).
+	// from there to the end, of all tries together. They inform; they decide nothing (R7).
 	BusySince time.Time `json:"busy_since,omitzero"`
 	BusyMS    int64     `json:"busy_ms,omitempty"`
-	Finished  time.Time `json:"finished,omitzero"`
+	// Tries counts the times the move was put off: the user was busy for too long,
+	// or would have been. It is not tried again before NotBefore. A move that is
+	// tried again begins at the record's epoch of then.
+	Tries     int       `json:"tries,omitempty"`
+	NotBefore time.Time `json:"not_before,omitzero"`
+	// Waiting is why the move does not go on, or goes on slowly, in words for the
+	// operator; empty while it does.
+	Waiting  string    `json:"waiting,omitempty"`
+	Finished time.Time `json:"finished,omitzero"`
 }
 
 // Incarnation is incarnation/<id>: the highest start count that a backend's

@@ -6,6 +6,8 @@ type metrics struct {
 	ended       *prometheus.CounterVec
 	copied      prometheus.Counter
 	busySeconds prometheus.Histogram
+	putOff      prometheus.Counter
+	yielded     prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
@@ -18,9 +20,13 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 		busySeconds: prometheus.NewHistogram(prometheus.HistogramOpts{Namespace: ns, Subsystem: sub, Name: "busy_seconds",
 			Help: "How long users were held by moves that were done.", Buckets: []float64{.05, .1, .2, .5, 1, 2, 5, 10, 30}}),
 	}
+	m.putOff = prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "put_off_total",
+		Help: "Tries of moves that were rolled back, or not begun, because the user would be busy for too long."})
+	m.yielded = prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "yielded_seconds_total",
+		Help: "Time in which copies were paused because users had to wait."})
 	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "moves_in_flight",
 		Help: "Moves that this mover is executing."}, func() float64 { return float64(s.inFlight()) })
-	for _, c := range []prometheus.Collector{m.ended, m.copied, m.busySeconds, inFlight} {
+	for _, c := range []prometheus.Collector{m.ended, m.copied, m.busySeconds, m.putOff, m.yielded, inFlight} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

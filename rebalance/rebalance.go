@@ -28,61 +28,7 @@ import (
 	"waypost/backend/control"
 	"waypost/director"
 	"waypost/internal/cluster"
-	"waypost/internal/config"
 )
-
-// Config is a mover's settings; the TOML file of the role has these names.
-type Config struct {
-	// ID is the mover's name, like "r1". Required.
-	ID string `toml:"id"`
-	// Listen is the node listener's address, host:port. Required.
-	Listen string `toml:"listen"`
-	// Concurrency is how many users this mover moves at once; 4 by default.
-	Concurrency int `toml:"concurrency"`
-	// BusyBudget is how long a user may be busy before this mover rolls the
-	// move back; 30s. The home's own busy_limit must be above it.
-	BusyBudget time.Duration `toml:"busy_budget"`
-	// CopyPatience is how long a hot copy that makes no progress is tried
-	// again before the move is given up; 10m.
-	CopyPatience time.Duration `toml:"copy_patience"`
-	// MaxPasses bounds the hot passes; 8. A pass that brought at most
-	// DeltaFiles (64) and DeltaBytes (4 MiB) is the last.
-	MaxPasses  int   `toml:"max_passes"`
-	DeltaFiles int64 `toml:"delta_files"`
-	DeltaBytes int64 `toml:"delta_bytes"`
-	// LeaseTTL is how soon another mover takes over after this one died; 5s.
-	LeaseTTL time.Duration `toml:"lease_ttl"`
-}
-
-func (c Config) withDefaults() (Config, error) {
-	config.Default(&c.Concurrency, 4)
-	config.Default(&c.BusyBudget, 30*time.Second)
-	config.Default(&c.CopyPatience, 10*time.Minute)
-	config.Default(&c.MaxPasses, 8)
-	config.Default(&c.DeltaFiles, 64)
-	config.Default(&c.DeltaBytes, 4<<20)
-	config.Default(&c.LeaseTTL, 5*time.Second)
-	return c, c.Validate()
-}
-
-// Validate says what is wrong, one error per setting.
-func (c Config) Validate() error {
-	var errs []error
-	bad := func(text string) { errs = append(errs, errors.New("rebalance: "+text)) }
-	if (cluster.Peer{Role: cluster.RoleRebalance, ID: c.ID}).Validate() != nil {
-		bad("id: say the mover's name, like r1")
-	}
-	if c.Listen == "" {
-		bad("listen: say host:port of the node listener")
-	}
-	if c.Concurrency < 0 || c.MaxPasses < 0 || c.DeltaBytes < 0 || c.DeltaFiles < 0 {
-		bad("concurrency, max_passes, delta_files, delta_bytes: not below 0")
-	}
-	if c.BusyBudget < 0 || c.CopyPatience < 0 || c.LeaseTTL < 0 {
-		bad("busy_budget, copy_patience, lease_ttl: not below 0")
-	}
-	return errors.Join(errs...)
-}
 
 // Backend is what a mover asks of a backend; control.Client is the real one.
 type Backend interface {
@@ -127,6 +73,10 @@ type Server struct {
 	// again is when a move that could not go on is tried next.
 	again   map[director.User]retry
 	clients map[string]*client
+	// limits, underWay and loads are as last seen.
+	limits   director.Limits
+	underWay underWay
+	loads    map[director.BackendID]asked
 	// wake asks for another look at the journals.
 	wake chan struct{}
 }
@@ -138,7 +88,8 @@ func New(cfg Config, d Deps) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{cfg: cfg, id: d.Identity, dir: d.Directory, log: d.Log, dial: d.Dial, at: d.At,
-		running: make(map[director.User]bool), again: make(map[director.User]retry), clients: make(map[string]*client), wake: make(chan struct{}, 1)}
+		running: make(map[director.User]bool), again: make(map[director.User]retry), clients: make(map[string]*client),
+		loads: make(map[director.BackendID]asked), wake: make(chan struct{}, 1)}
 	if s.dial == nil {
 		s.dial = s.dialRecord
 	}
@@ -220,28 +171,32 @@ func (s *Server) own(ctx context.Context) error {
 		}
 	}()
 	wg.Go(func() { s.watchJournals(ctx) })
+	known, err := s.readLimits(ctx)
+	if err != nil {
+		return err
+	}
+	wg.Go(func() { s.watchLimits(ctx, known) })
 	slots := make(chan struct{}, s.cfg.Concurrency)
 	for {
-		moves, err := s.unfinished(ctx)
+		moves, err := s.toDo(ctx)
 		if err != nil {
 			return err
 		}
 		for _, m := range moves {
+			if len(slots) == cap(slots) {
+				break // who ends wakes the loop
+			}
 			if !s.begin(m.User) {
 				continue
 			}
-			select {
-			case slots <- struct{}{}:
-			case <-ctx.Done():
-				s.end(m.User)
-				return ctx.Err()
-			case <-lease.Done():
-				s.end(m.User)
-				return errors.New("the lease was lost")
-			}
+			slots <- struct{}{}
 			wg.Go(func() {
-				defer func() { <-slots; s.end(m.User) }()
-				s.claimAndRun(ctx, m.User, lease)
+				ran := s.claimAndRun(ctx, m.User, lease)
+				s.end(m.User)
+				<-slots
+				if ran {
+					s.poke()
+				}
 			})
 		}
 		select {
@@ -306,7 +261,31 @@ func (s *Server) inFlight() int {
 	return len(s.running)
 }
 
-// unfinished lists the journals that need somebody, oldest first.
+// toDo gives the moves that somebody should be at and nobody is, those that have
+// begun first, and says of the others why they wait.
+func (s *Server) toDo(ctx context.Context) ([]director.Move, error) {
+	moves, err := s.unfinished(ctx)
+	if err != nil {
+		return nil, err
+	}
+	owned := make(map[director.User]bool)
+	_, err = s.dir.Store().List(ctx, director.PrefixMoveOwner, func(e director.Entry) error {
+		owned[director.User(strings.TrimPrefix(e.Key, director.PrefixMoveOwner))] = true
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	s.underWay = countMoves(moves)
+	limits := s.limits
+	s.mu.Unlock()
+	run, wait := admit(moves, limits, time.Now())
+	s.noteHeld(ctx, wait)
+	return slices.DeleteFunc(run, func(m director.Move) bool { return owned[m.User] }), nil
+}
+
+// unfinished lists the journals that need somebody.
 func (s *Server) unfinished(ctx context.Context) ([]director.Move, error) {
 	var out []director.Move
 	_, err := s.dir.Store().List(ctx, director.PrefixMove, func(e director.Entry) error {
@@ -320,7 +299,6 @@ func (s *Server) unfinished(ctx context.Context) ([]director.Move, error) {
 		}
 		return nil
 	})
-	slices.SortFunc(out, func(a, b director.Move) int { return a.Created.Compare(b.Created) })
 	return out, err
 }
 
@@ -353,16 +331,17 @@ func (s *Server) poke() {
 	}
 }
 
-func (s *Server) claimAndRun(ctx context.Context, u director.User, lease director.Lease) {
+// claimAndRun executes a move, if nobody else is at it. It tells whether it did.
+func (s *Server) claimAndRun(ctx context.Context, u director.User, lease director.Lease) bool {
 	got, err := s.dir.Claim(ctx, u, s.cfg.ID, lease.ID())
 	if err != nil || !got {
 		if err != nil && ctx.Err() == nil {
 			s.log.Warn("claim", "user", u, "error", err)
 		}
-		return
+		return false
 	}
 	switch err := s.run(ctx, u); {
-	case err == nil:
+	case err == nil, errors.Is(err, errNotYet):
 		s.ended(u)
 	case ctx.Err() == nil:
 		s.log.Error("move is tried again later", "user", u, "error", err)
@@ -373,43 +352,7 @@ func (s *Server) claimAndRun(ctx context.Context, u director.User, lease directo
 	if err := s.dir.Release(end, u, s.cfg.ID, lease.ID()); err != nil {
 		s.log.Warn("claim not given back", "user", u, "error", err)
 	}
-}
-
-// dialRecord reaches a backend at the address in its record.
-func (s *Server) dialRecord(ctx context.Context, id director.BackendID) (Backend, string, error) {
-	v, err := s.dir.Backend(ctx, id)
-	if err != nil {
-		return nil, "", err
-	}
-	node := v.Value.Node
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	key := string(id) + " " + node
-	c := s.clients[key]
-	if c == nil {
-		c = &client{control.NewClient(s.id, node, cluster.Peer{Role: cluster.RoleBackend, ID: string(id)})}
-		s.clients[key] = c
-	}
-	return c, node, nil
-}
-
-// client makes control.Client a Backend.
-type client struct{ *control.Client }
-
-func (c *client) Look(ctx context.Context, req control.LookRequest) (control.FenceReply, error) {
-	return control.Call[control.FenceReply](ctx, c.Client, control.PathLook, req)
-}
-
-func (c *client) Stage(ctx context.Context, req control.MoveRequest) (control.FenceReply, error) {
-	return control.Call[control.FenceReply](ctx, c.Client, control.PathStage, req)
-}
-
-func (c *client) Freeze(ctx context.Context, req control.MoveRequest) (control.ManifestSummary, error) {
-	return control.Call[control.ManifestSummary](ctx, c.Client, control.PathFreeze, req)
-}
-
-func (c *client) Seal(ctx context.Context, req control.SealRequest) (control.ManifestSummary, error) {
-	return control.Call[control.ManifestSummary](ctx, c.Client, control.PathSeal, req)
+	return true
 }
 
 func pause(ctx context.Context, d time.Duration) {

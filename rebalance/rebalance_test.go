@@ -21,12 +21,19 @@ import (
 // to; 0 never. died is closed then.
 func (w *world) mover(t *testing.T, id string, dieAt int32) (died <-chan struct{}, points *atomic.Int32) {
 	t.Helper()
+	return w.moverWith(t, Config{ID: id, BusyBudget: 5 * time.Second, CopyPatience: 5 * time.Second}, new(atomic.Int32), dieAt)
+}
+
+// moverWith starts one that counts the points it comes to in n, and dies at the
+// dieAt-th of all that count there.
+func (w *world) moverWith(t *testing.T, cfg Config, n *atomic.Int32, dieAt int32) (died <-chan struct{}, points *atomic.Int32) {
+	t.Helper()
 	store := &mortal{Store: w.store}
 	ctx, cancel := context.WithCancel(context.Background())
 	gone := make(chan struct{})
-	var n atomic.Int32
-	s, err := New(Config{ID: id, Listen: "127.0.0.1:0", BusyBudget: 5 * time.Second, CopyPatience: 5 * time.Second}, Deps{
-		Identity: identity(t, id), Directory: director.New(store), Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
+	cfg.Listen = "127.0.0.1:0"
+	s, err := New(cfg, Deps{
+		Identity: identity(t, cfg.ID), Directory: director.New(store), Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
 		Dial: func(_ context.Context, id director.BackendID) (Backend, string, error) {
 			if store.dead.Load() {
 				return nil, "", errDown
@@ -48,7 +55,7 @@ func (w *world) mover(t *testing.T, id string, dieAt int32) (died <-chan struct{
 	ended := make(chan struct{})
 	go func() { defer close(ended); _ = s.Serve(ctx) }()
 	t.Cleanup(func() { cancel(); <-ended })
-	return gone, &n
+	return gone, n
 }
 
 func identity(t *testing.T, id string) *cluster.Identity {
@@ -107,28 +114,37 @@ func (w *world) check(t *testing.T, acked []string) {
 	if v.Value.State != director.Active {
 		t.Errorf("the record stays %s", v.Value)
 	}
-	for id, n := range w.nodes {
+	for _, n := range w.nodes {
 		if _, err := n.Look(ctx, control.LookRequest{User: alice}); err != nil {
 			t.Fatal(err)
 		}
-		serves := n.fence.State == fence.Serving
-		if serves != (id == v.Value.Home) {
-			t.Errorf("%s: fence %s, record %s", id, n.fence, v.Value)
-		}
-		if !serves {
-			continue
-		}
-		if n.fence.Epoch != v.Value.Epoch {
-			t.Errorf("%s serves %s, record %s", id, n.fence, v.Value)
-		}
-		for _, m := range acked {
-			if !n.live[m] {
-				t.Errorf("message %s was acknowledged and is not at the home %s", m, id)
-			}
-		}
+		// A mover may still be telling backends of the end.
+		n.set(func() { n.check(t, v.Value, acked) })
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	for _, b := range w.bad {
 		t.Error(b)
+	}
+}
+
+// check looks at one backend, under its lock.
+func (n *node) check(t *testing.T, rec director.Record, acked []string) {
+	t.Helper()
+	serves := n.fence.State == fence.Serving
+	if serves != (n.id == rec.Home) {
+		t.Errorf("%s: fence %s, record %s", n.id, n.fence, rec)
+	}
+	if !serves {
+		return
+	}
+	if n.fence.Epoch != rec.Epoch {
+		t.Errorf("%s serves %s, record %s", n.id, n.fence, rec)
+	}
+	for _, m := range acked {
+		if !n.live[m] {
+			t.Errorf("message %s was acknowledged and is not at the home %s", m, n.id)
+		}
 	}
 }
 

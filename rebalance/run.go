@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"waypost/backend/control"
@@ -28,8 +27,11 @@ func (s *Server) run(ctx context.Context, u director.User) error {
 			return err
 		}
 		step := Next(mv, rec)
-		if step == StepNone {
+		switch {
+		case step == StepNone:
 			return nil
+		case step == StepCopy && notYet(mv, time.Now()):
+			return errNotYet
 		}
 		log.Info("move step", "move", mv.ID, "step", string(step), "record", rec.String())
 		s.at(u, string(step))
@@ -93,10 +95,15 @@ func (s *Server) do(ctx context.Context, step Step, mv director.Move, rec direct
 	return fmt.Errorf("no step %q", step)
 }
 
-// errOverBudget: the user was busy for longer than the budget.
-var errOverBudget = errors.New("the user was busy for longer than the budget")
+var (
+	// errOverBudget: the user was busy for longer than the budget.
+	errOverBudget = errors.New("the user was busy for longer than the budget")
+	// errNotYet: the move waits for its next try.
+	errNotYet = errors.New("not yet")
+)
 
-// failed decides after a step's error before the flip: try again, or undo.
+// failed decides after a step's error before the flip: try again, now or later, or
+// undo.
 func (s *Server) failed(ctx context.Context, step Step, mv director.Move, rec director.Record, err error, tries *patience) error {
 	if control.IsCode(err, control.CodeDiffers) {
 		if tries.differed++; tries.differed > 1 {
@@ -106,14 +113,23 @@ func (s *Server) failed(ctx context.Context, step Step, mv director.Move, rec di
 	}
 	switch step {
 	case StepCopy:
+		if errors.Is(err, errTooLong) {
+			return s.putOff(ctx, mv, rec, err)
+		}
 		if tries.more() && !hopeless(err) {
 			pause(ctx, tries.wait())
 			return nil
 		}
 	case StepFreeze, StepSeal, StepFlip:
-		if !hopeless(err) && time.Since(mv.BusySince) < s.cfg.BusyBudget {
+		switch {
+		case hopeless(err):
+		case time.Since(mv.BusySince) < s.cfg.BusyBudget:
 			pause(ctx, s.jitter(200*time.Millisecond))
 			return nil
+		case errors.Is(err, errOverBudget):
+			return s.putOff(ctx, mv, rec, err)
+		default:
+			return s.putOff(ctx, mv, rec, fmt.Errorf("%w of %v: %w", errOverBudget, s.cfg.BusyBudget, err))
 		}
 	}
 	return s.undone(ctx, mv, rec, err.Error())
@@ -121,7 +137,7 @@ func (s *Server) failed(ctx context.Context, step Step, mv director.Move, rec di
 
 // hopeless errors do not go away by trying again.
 func hopeless(err error) bool {
-	return errors.Is(err, errOverBudget) || control.IsCode(err, control.CodeEpoch) || control.IsCode(err, control.CodeNoRoom) ||
+	return control.IsCode(err, control.CodeEpoch) || control.IsCode(err, control.CodeNoRoom) ||
 		control.IsCode(err, control.CodeForbidden) || control.IsCode(err, control.CodeBad) || control.IsCode(err, control.CodeFence)
 }
 
@@ -135,8 +151,8 @@ func (s *Server) copy(ctx context.Context, mv director.Move, rec director.Record
 	if err != nil {
 		return err
 	}
-	if mv.Phase == director.PhasePlanned {
-		mv.Phase = director.PhaseCopying
+	if mv.Phase == director.PhasePlanned || mv.Waiting != "" {
+		mv.Phase, mv.Waiting = director.PhaseCopying, ""
 		if err := s.dir.Advance(ctx, mv, rec, nil); err != nil {
 			return err
 		}
@@ -144,57 +160,37 @@ func (s *Server) copy(ctx context.Context, mv director.Move, rec director.Record
 	if _, err := target.Stage(ctx, control.MoveRequest{User: mv.User, Epoch: mv.Epoch + 1}); err != nil {
 		return err
 	}
-	for pass := 1; ; pass++ {
-		s.at(mv.User, "pass")
-		p, err := s.pass(ctx, target, &mv, rec, node, false, tries)
-		if err != nil {
-			return err
-		}
-		if p.Files <= s.cfg.DeltaFiles && p.Bytes <= s.cfg.DeltaBytes || pass >= s.cfg.MaxPasses {
-			break
-		}
+	if err := s.hotPasses(ctx, &copying{s: s, target: target, rec: rec, node: node, tries: tries, told: -1, mv: &mv, move: mv, seen: mv.CopiedBytes}); err != nil {
+		return err
 	}
 	busy, err := rec.MarkBusy(mv.Target)
 	if err != nil {
 		return err
 	}
 	s.at(mv.User, "busy")
-	mv.Phase, mv.BusySince = director.PhaseBusy, time.Now()
+	mv.Phase, mv.BusySince, mv.Waiting = director.PhaseBusy, time.Now(), ""
 	return s.dir.Advance(ctx, mv, rec, &busy)
 }
 
-// pass makes one pull and keeps the journal's figures current, at most once a
-// second: what changes often does not belong into the directory.
-func (s *Server) pass(ctx context.Context, target Backend, mv *director.Move, rec director.Record, node string, final bool, tries *patience) (control.PullProgress, error) {
-	mv.Passes++
-	before := mv.CopiedBytes
-	var mu sync.Mutex
-	last := time.Now()
-	p, err := target.Pull(ctx, control.PullRequest{User: mv.User, Epoch: mv.Epoch + 1, Source: mv.Source, Node: node, Final: final},
-		func(p control.PullProgress) {
-			mu.Lock()
-			defer mu.Unlock()
-			if mv.CopiedBytes < before+p.Bytes {
-				tries.progress()
-			}
-			mv.CopiedBytes = before + p.Bytes
-			if !final && mv.Bytes < p.TotalBytes {
-				mv.Bytes = p.TotalBytes
-			}
-			if final || time.Since(last) < time.Second {
-				return
-			}
-			last = time.Now()
-			if err := s.dir.Advance(ctx, *mv, rec, nil); err != nil {
-				s.log.Debug("progress not noted", "user", mv.User, "error", err)
-			}
-		})
-	s.metrics.copied.Add(float64(p.Bytes))
-	if err != nil {
-		return p, err
+// hotPasses repeats passes until little enough is left. Behind them the source sends
+// as fast as it can.
+func (s *Server) hotPasses(ctx context.Context, c *copying) error {
+	var f forecast
+	for done := false; !done; {
+		s.at(c.move.User, "pass")
+		p, took, err := c.hot(ctx)
+		if err != nil {
+			return err
+		}
+		f.add(took, p)
+		if done, err = s.enough(&f, p); err != nil {
+			return err
+		}
+		s.log.Info("move pass", "user", c.move.User, "move", c.move.ID, "pass", f.passes, "files", p.Files, "bytes", p.Bytes,
+			"renamed", p.Renamed, "removed", p.Removed, "took", took, "busy_predicted", f.busy())
 	}
-	s.log.Info("move pass", "user", mv.User, "move", mv.ID, "pass", mv.Passes, "final", final, "files", p.Files, "bytes", p.Bytes, "renamed", p.Renamed, "removed", p.Removed)
-	return p, nil
+	c.setPace(ctx, 0)
+	return nil
 }
 
 func (s *Server) freeze(ctx context.Context, mv director.Move, rec director.Record) error {
@@ -220,9 +216,12 @@ func (s *Server) seal(ctx context.Context, mv director.Move, rec director.Record
 	if err != nil {
 		return err
 	}
-	if _, err := s.pass(ctx, target, &mv, rec, node, true, tries); err != nil {
+	c := &copying{s: s, target: target, rec: rec, node: node, tries: tries, mv: &mv, move: mv}
+	p, err := c.pull(ctx, true)
+	if err != nil {
 		return err
 	}
+	s.log.Info("last pass", "user", mv.User, "move", mv.ID, "files", p.Files, "bytes", p.Bytes, "renamed", p.Renamed, "removed", p.Removed)
 	s.at(mv.User, "pulled")
 	if _, err := target.Seal(ctx, control.SealRequest{User: mv.User, Epoch: rec.Epoch, Digest: mv.Receipt}); err != nil {
 		return err
@@ -260,11 +259,9 @@ func (s *Server) finish(ctx context.Context, mv director.Move, rec director.Reco
 	if f.State != control.FenceServing && !over {
 		return fmt.Errorf("target %s does not serve yet: fence is %s %d", mv.Target, f.State, f.Epoch)
 	}
-	if !mv.BusySince.IsZero() {
-		mv.BusyMS = time.Since(mv.BusySince).Milliseconds()
-	}
+	mv = busyOver(mv)
 	s.tell(ctx, mv.Source, mv.User)
-	mv.Phase, mv.Finished = director.PhaseDone, time.Now()
+	mv.Phase, mv.Finished, mv.Waiting = director.PhaseDone, time.Now(), ""
 	s.at(mv.User, "done")
 	if err := s.dir.Advance(ctx, mv, rec, nil); err != nil {
 		return err
@@ -290,16 +287,52 @@ func (s *Server) undone(ctx context.Context, mv director.Move, rec director.Reco
 	if why == "" {
 		why = fmt.Sprintf("the record became %q: the home took the user back, or somebody changed it", rec)
 	}
-	mv.Phase, mv.Reason, mv.Finished = director.PhaseUndone, why, time.Now()
-	if !mv.BusySince.IsZero() {
-		mv.BusyMS = time.Since(mv.BusySince).Milliseconds()
-	}
+	mv = busyOver(mv)
+	mv.Phase, mv.Reason, mv.Finished, mv.Waiting = director.PhaseUndone, why, time.Now(), ""
 	s.at(mv.User, "undo")
 	if err := s.dir.Advance(ctx, mv, rec, to); err != nil {
 		return err
 	}
 	s.metrics.ended.WithLabelValues("undone").Inc()
 	s.log.Warn("move undone", "user", mv.User, "move", mv.ID, "reason", why)
+	s.tell(ctx, mv.Source, mv.User)
+	s.tell(ctx, mv.Target, mv.User)
+	return nil
+}
+
+// busyOver counts the busy time that ends here.
+func busyOver(mv director.Move) director.Move {
+	if !mv.BusySince.IsZero() {
+		mv.BusyMS += time.Since(mv.BusySince).Milliseconds()
+	}
+	return mv
+}
+
+// putOff rolls a move back that takes too long, and leaves it to a later try: the same
+// move, from the record as it is then. After the last try it is undone.
+func (s *Server) putOff(ctx context.Context, mv director.Move, rec director.Record, why error) error {
+	if mv.Tries+1 >= s.cfg.MaxTries {
+		return s.undone(ctx, mv, rec, fmt.Sprintf("%v, in the last of %d tries", why, mv.Tries+1))
+	}
+	var to *director.Record
+	next := busyOver(mv)
+	if rec.State == director.Busy {
+		back, err := rec.Rollback()
+		if err != nil {
+			return err
+		}
+		to, next.Epoch = &back, back.Epoch
+	}
+	next.Phase, next.Receipt, next.BusySince = director.PhasePlanned, "", time.Time{}
+	next.Tries++
+	next.NotBefore = time.Now().Add(jitter(s.backoff(next.Tries)))
+	next.Waiting = fmt.Sprintf("for try %d: %v", next.Tries+1, why)
+	s.at(mv.User, "put off")
+	if err := s.dir.Advance(ctx, next, rec, to); err != nil {
+		return err
+	}
+	s.metrics.putOff.Inc()
+	s.log.Warn("move put off", "user", mv.User, "move", mv.ID, "tries", next.Tries, "not_before", next.NotBefore, "reason", why)
 	s.tell(ctx, mv.Source, mv.User)
 	s.tell(ctx, mv.Target, mv.User)
 	return nil

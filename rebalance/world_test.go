@@ -39,6 +39,34 @@ type node struct {
 	fence   fence.Fence
 	live    map[string]bool
 	staging map[string]bool
+
+	// onPull, onFreeze and onSeal, where not nil, run before the call; an error ends it.
+	onPull   func(context.Context, control.PullRequest, func(control.PullProgress)) error
+	onFreeze func() error
+	onSeal   func() error
+	load     control.LoadReply
+	paces    []int64
+}
+
+// Load implements Watched.
+func (n *node) Load(context.Context) (control.LoadReply, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.load, nil
+}
+
+// Pace implements Watched.
+func (n *node) Pace(_ context.Context, req control.PaceRequest) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.paces = append(n.paces, req.BytesPerSecond)
+	return nil
+}
+
+func (n *node) set(change func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change()
 }
 
 func newWorld(ids ...director.BackendID) (*world, error) {
@@ -154,6 +182,11 @@ func (n *node) Stage(ctx context.Context, req control.MoveRequest) (control.Fenc
 }
 
 func (n *node) Pull(ctx context.Context, req control.PullRequest, progress func(control.PullProgress)) (control.PullProgress, error) {
+	if n.onPull != nil {
+		if err := n.onPull(ctx, req, progress); err != nil {
+			return control.PullProgress{}, err
+		}
+	}
 	source := n.w.nodes[req.Source]
 	leaveSource, err := source.enter()
 	if err != nil {
@@ -182,6 +215,11 @@ func (n *node) Pull(ctx context.Context, req control.PullRequest, progress func(
 }
 
 func (n *node) Freeze(ctx context.Context, req control.MoveRequest) (control.ManifestSummary, error) {
+	if n.onFreeze != nil {
+		if err := n.onFreeze(); err != nil {
+			return control.ManifestSummary{}, err
+		}
+	}
 	leave, err := n.enter()
 	if err != nil {
 		return control.ManifestSummary{}, err
@@ -203,6 +241,11 @@ func (n *node) Freeze(ctx context.Context, req control.MoveRequest) (control.Man
 }
 
 func (n *node) Seal(ctx context.Context, req control.SealRequest) (control.ManifestSummary, error) {
+	if n.onSeal != nil {
+		if err := n.onSeal(); err != nil {
+			return control.ManifestSummary{}, err
+		}
+	}
 	leave, err := n.enter()
 	if err != nil {
 		return control.ManifestSummary{}, err
@@ -260,10 +303,28 @@ func (w *world) takeBack(ctx context.Context) error {
 	return err
 }
 
-// mortal is a mover's way to the directory; a dead mover's goes nowhere.
+// mortal is a mover's way to the directory; a dead mover's goes nowhere, and its
+// lease is not given back: it expires.
 type mortal struct {
 	director.Store
 	dead atomic.Bool
+}
+
+func (m *mortal) Grant(ctx context.Context, ttl time.Duration) (director.Lease, error) {
+	l, err := m.Store.Grant(ctx, ttl)
+	return &mortalLease{l, m}, err
+}
+
+type mortalLease struct {
+	director.Lease
+	of *mortal
+}
+
+func (l *mortalLease) Revoke(ctx context.Context) error {
+	if l.of.dead.Load() {
+		return director.ErrUnavailable
+	}
+	return l.Lease.Revoke(ctx)
 }
 
 func (m *mortal) Commit(ctx context.Context, g []director.Guard, ops []director.Op) (int64, bool, error) {

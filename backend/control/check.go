@@ -102,6 +102,8 @@ type Step struct {
 type CheckLine struct {
 	Finding *Finding `json:"finding,omitempty"`
 	Step    *Step    `json:"step,omitempty"`
+	// Verified is the result of PathVerify.
+	Verified *Verified `json:"verified,omitempty"`
 	// Checked of Total users.
 	Checked int64 `json:"checked"`
 	Total   int64 `json:"total"`
@@ -163,6 +165,13 @@ func (c *CheckWriter) Step(s Step) {
 	c.send(CheckLine{Step: &s, Checked: c.last.Checked, Total: c.last.Total})
 }
 
+// Verified sends the result.
+func (c *CheckWriter) Verified(v Verified) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.send(CheckLine{Verified: &v, Checked: c.last.Checked, Total: c.last.Total})
+}
+
 // Progress tells how far it is, though not each time.
 func (c *CheckWriter) Progress(checked, total int64) {
 	c.mu.Lock()
@@ -205,6 +214,12 @@ func (c *Client) Check(ctx context.Context, req CheckRequest, fn func(CheckLine)
 // Repair runs a repair and calls fn with each line, the last included.
 func (c *Client) Repair(ctx context.Context, req RepairRequest, fn func(CheckLine) error) error {
 	return c.lines(ctx, PathRepair, req, fn)
+}
+
+// Verify has a home verify what a move brought, and calls fn with each line, the
+// last included. An error of fn ends it and is returned.
+func (c *Client) Verify(ctx context.Context, req VerifyRequest, fn func(CheckLine) error) error {
+	return c.lines(ctx, PathVerify, req, fn)
 }
 
 func (c *Client) lines(ctx context.Context, path string, req any, fn func(CheckLine) error) error {

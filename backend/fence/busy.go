@@ -20,8 +20,8 @@ type BusyUsers struct {
 // BusyUser is one of them.
 type BusyUser struct {
 	Record director.Record
-	since  time.Time
-	owned  time.Time // when an owner was last seen, or since
+	// Since is when it became so, as seen here; Owned when an owner was last seen, or Since.
+	Since, Owned time.Time
 }
 
 // Note tells of a record as it is now.
@@ -37,7 +37,7 @@ func (q *BusyUsers) Note(u director.User, r director.Record, me director.Backend
 	}
 	if q.users[u].Record != r {
 		now := time.Now()
-		q.users[u] = BusyUser{Record: r, since: now, owned: now}
+		q.users[u] = BusyUser{Record: r, Since: now, Owned: now}
 	}
 }
 
@@ -56,7 +56,7 @@ func (q *BusyUsers) sawOwner(u director.User, r director.Record) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if v, ok := q.users[u]; ok && v.Record == r {
-		v.owned = time.Now()
+		v.Owned = time.Now()
 		q.users[u] = v
 	}
 }
@@ -66,7 +66,7 @@ func (q *BusyUsers) sawOwner(u director.User, r director.Record) {
 // reason to. look tells that the record is another than v's now, be it by this
 // call or because somebody was first: obey what is there.
 func (q *BusyUsers) TakeBack(ctx context.Context, dir *director.Directory, u director.User, v BusyUser, limit, grace time.Duration) (why string, rec director.Record, look bool, err error) {
-	if time.Since(v.since) > limit {
+	if time.Since(v.Since) > limit {
 		why = "over the busy limit"
 	} else {
 		owned, err := dir.Owned(ctx, u)
@@ -77,7 +77,7 @@ func (q *BusyUsers) TakeBack(ctx context.Context, dir *director.Directory, u dir
 			q.sawOwner(u, v.Record)
 			return "", rec, false, nil
 		}
-		if time.Since(v.owned) <= grace {
+		if time.Since(v.Owned) <= grace {
 			return "", rec, false, nil
 		}
 		why = "no live mover"

@@ -18,6 +18,8 @@ type Trees struct {
 	Live, Staging, Manifest string
 	// Trash is the folder of what is let go at a fence's epoch.
 	Trash func(director.Epoch) string
+	// Park puts away staging that a later try may go on from; nil: it is removed.
+	Park func(staging string) error
 }
 
 // Adopt makes sealed staging the live tree. After a crash between rename and
@@ -55,7 +57,10 @@ func (t Trees) Drop(f Fence, deleted bool) error {
 			return t.Discard(f, deleted)
 		}
 	}
-	return t.FS.RemoveAll(t.Staging)
+	if deleted || t.Park == nil {
+		return t.FS.RemoveAll(t.Staging)
+	}
+	return t.Park(t.Staging)
 }
 
 // Discard claims the live tree, and the manifest it was frozen with, for the

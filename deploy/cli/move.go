@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,11 +19,12 @@ func (a *app) moveCmd() *cobra.Command {
 	var to string
 	var noWait bool
 	c := &cobra.Command{
-		Use:   "move USER --to BACKEND",
+		Use:   "move USER --to BACKEND | COMMAND",
 		Short: "Move a user to another backend while it works",
 		Long: `Move a user to another backend. Its mail is copied while the user works; then new
 work is held for a moment, the rest is copied and compared, and the user goes on
-at the new home. If anything fails before that, the user stays where it was.
+at the new home. If anything fails before that, the user stays where it was. A move
+that holds the user for too long is taken back, and tried again later by itself.
 
 The members of a sharing group live together: the others who are not there yet are
 moved with the user.
@@ -64,6 +66,7 @@ receipt, and, for a member of a group, others: the same of each of the others.`,
 			return a.followAll(c.Context(), client, out, m)
 		})
 	}
+	c.AddCommand(a.moveVerifyCmd(), a.moveUndoCmd())
 	return c
 }
 
@@ -86,6 +89,9 @@ func (a *app) showMove(out *output, m admin.Move) error {
 }
 
 func moveText(m admin.Move) string {
+	if m.Waiting != "" && !m.Phase.Finished() {
+		return fmt.Sprintf("%s: %s, %s to %s; waiting: %s", m.User, m.Phase, m.From, m.To, oneLine(m.Waiting))
+	}
 	switch m.Phase {
 	case director.PhaseDone:
 		return fmt.Sprintf("%s: done, %s to %s: %d messages, %s, busy for %d ms, receipt %s", m.User, m.From, m.To, m.Messages, size(m.Bytes), m.BusyMS, orDash(m.Receipt))
@@ -194,6 +200,8 @@ type moveProgress struct {
 	line  progressLine
 	total int64 // bytes the user had when it began; 0: not known
 	phase director.MovePhase
+	// waiting is the reason last told, without its figures.
+	waiting string
 }
 
 func (a *app) newMoveProgress(ctx context.Context, client *admin.Client, out *output, m admin.Move) *moveProgress {
@@ -211,10 +219,21 @@ func (p *moveProgress) tell(m admin.Move) {
 	switch {
 	case p.line.terminal():
 		p.line.show(bar(m.CopiedBytes, p.total) + moveText(m))
-	case !p.out.json && m.Phase != p.phase && !m.Phase.Finished():
+	case !p.out.json && (m.Phase != p.phase || withoutFigures(m.Waiting) != p.waiting) && !m.Phase.Finished():
 		fmt.Fprintln(p.out.w, moveText(m))
 	}
-	p.phase = m.Phase
+	p.phase, p.waiting = m.Phase, withoutFigures(m.Waiting)
+}
+
+// withoutFigures tells two reasons apart that are not of the same kind: their figures
+// change all the time.
+func withoutFigures(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 func (p *moveProgress) end() { p.line.clear() }
@@ -249,16 +268,18 @@ With a command, tell of moves.` + roleFiles,
   # What is being moved.
   waypost rebalance status`,
 	}, cluster.RoleRebalance)
-	c.AddCommand(a.planCmds()...)
+	c.AddCommand(append(a.planCmds(), a.rebalanceLimitsCmd())...)
 	return c
 }
 
 func (a *app) rebalanceStatusCmd() *cobra.Command {
 	var all bool
 	c := &cobra.Command{
-		Use:     "status",
-		Short:   "List moves that are on their way",
-		Long:    `List the moves that are on their way; with --all also each user's last one.`,
+		Use:   "status",
+		Short: "List moves that are on their way",
+		Long: `List the moves that are on their way; with --all also each user's last one. WAITING
+says why a move does not go on, or goes on slowly: for its turn, because users would
+have to wait, or for its next try.`,
 		Example: `  waypost rebalance status --all --json`,
 		Args:    exactly(),
 	}
@@ -270,8 +291,8 @@ func (a *app) rebalanceStatusCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printList(out, moves, []string{"USER", "FROM", "TO", "PHASE", "COPIED", "PASSES", "BUSY", "SINCE", "REASON"}, func(m admin.Move) []any {
-				return []any{m.User, m.From, m.To, m.Phase, size(m.CopiedBytes), m.Passes, fmt.Sprintf("%d ms", m.BusyMS), when(m.Created), orDash(oneLine(m.Reason))}
+			return printList(out, moves, []string{"USER", "FROM", "TO", "PHASE", "COPIED", "PASSES", "BUSY", "SINCE", "WAITING", "REASON"}, func(m admin.Move) []any {
+				return []any{m.User, m.From, m.To, m.Phase, size(m.CopiedBytes), m.Passes, fmt.Sprintf("%d ms", m.BusyMS), when(m.Created), orDash(oneLine(m.Waiting)), orDash(oneLine(m.Reason))}
 			})
 		})
 	}

@@ -41,6 +41,10 @@
 //	PUT    /v1/plan/auto            PlanAuto → PlanAuto
 //	GET    /v1/users/{user}/tags    → Tags; PUT: Tags → Tags
 //	GET    /v1/backends/{id}/tags   → Tags; PUT: Tags → Tags
+//	GET    /v1/moves/{user}/verify  → stream of VerifyLine
+//	POST   /v1/moves/{user}/undo    → Move
+//	GET    /v1/limits               → Limits
+//	PATCH  /v1/limits               SetLimit → Limits
 //	GET    /v1/lookup               ?user= → Lookup
 //	GET    /                        a page for browsers
 //

@@ -296,9 +296,14 @@ type Move struct {
 	Passes      int            `json:"passes"`
 	BusyMS      int64          `json:"busy_ms"`
 	Receipt     string         `json:"receipt"` // hex digest of the manifest
-	Created     time.Time      `json:"created"`
-	BusySince   time.Time      `json:"busy_since,omitzero"`
-	Finished    time.Time      `json:"finished,omitzero"`
+	// Waiting is why it does not go on, or slowly; Tries how often it was put off, and
+	// NotBefore when it is tried again.
+	Waiting   string    `json:"waiting,omitempty"`
+	Tries     int       `json:"tries,omitempty"`
+	NotBefore time.Time `json:"not_before,omitzero"`
+	Created   time.Time `json:"created"`
+	BusySince time.Time `json:"busy_since,omitzero"`
+	Finished  time.Time `json:"finished,omitzero"`
 	// Others, in the answer to CreateMove, are the moves of the other members of the
 	// sharing group who do not live there yet. One that could not be planned is
 	// "undone", without an ID.
@@ -311,6 +316,7 @@ func MoveOf(m director.Move) Move {
 		ID: m.ID, User: m.User, From: m.Source, To: m.Target, Phase: m.Phase, Reason: m.Reason, Epoch: m.Epoch,
 		Messages: m.Messages, Bytes: m.Bytes, CopiedBytes: m.CopiedBytes, Passes: m.Passes, BusyMS: m.BusyMS,
 		Receipt: m.Receipt, Created: m.Created, BusySince: m.BusySince, Finished: m.Finished,
+		Waiting: m.Waiting, Tries: m.Tries, NotBefore: m.NotBefore,
 	}
 	if m.Phase.Finished() {
 		out.Result = string(m.Phase)

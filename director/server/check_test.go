@@ -85,12 +85,19 @@ func (n *checkNode) handler() http.Handler {
 // checkNode starts one as a backend of the directory.
 func (w *world) checkNode(id director.BackendID) *checkNode {
 	w.t.Helper()
+	n := &checkNode{}
+	w.serveBackend(id, n.handler())
+	return n
+}
+
+// serveBackend starts a backend of the directory that answers control calls by h.
+func (w *world) serveBackend(id director.BackendID, h http.Handler) {
+	w.t.Helper()
 	mux, err := w.identity(cluster.RoleBackend, string(id)).Listen("127.0.0.1:0", w.server.log)
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	n := &checkNode{}
-	mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{cluster.RoleDirector}, n.handler())
+	mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{cluster.RoleDirector}, h)
 	served := make(chan error, 1)
 	go func() { served <- mux.Serve(w.t.Context()) }()
 	w.t.Cleanup(func() { _ = mux.Close(); <-served })
@@ -102,7 +109,6 @@ func (w *world) checkNode(id director.BackendID) *checkNode {
 		w.t.Fatal(err)
 	}
 	w.until("the cache has "+string(id), func() bool { _, ok := w.cache.Backend(id); return ok })
-	return n
 }
 
 // homeOf publishes a user without asking its home.

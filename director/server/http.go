@@ -77,6 +77,11 @@ func (s *Server) routes() http.Handler {
 		"POST /v1/moves":       s.postMove,
 		"GET /v1/moves/{user}": s.getMove,
 
+		"GET /v1/moves/{user}/verify": s.verifyMove,
+		"POST /v1/moves/{user}/undo":  s.undoMove,
+		"GET /v1/limits":              s.getLimits,
+		"PATCH /v1/limits":            s.patchLimits,
+
 		"GET /v1/lookup": s.lookup,
 		"GET /{$}":       s.page,
 		"/":              noSuchPath,
