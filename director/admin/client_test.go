@@ -100,7 +100,7 @@ func TestPathsAreEscaped(t *testing.T) {
 
 func TestMoveOf(t *testing.T) {
 	j := director.Move{ID: "m1", User: "a@x.test", Source: "b1", Target: "b2", Epoch: 3, Phase: director.PhaseUndone, Reason: "why",
-		Created: time.Unix(1, 0), Receipt: "r", Messages: 1, Bytes: 2, CopiedBytes: 3, Passes: 4, BusySince: time.Unix(2, 0), BusyMS: 5, Finished: time.Unix(3, 0)}
+		Created: time.Unix(1, 0), Receipt: "r", Messages: 1, Bytes: 2, CopiedBytes: 3, Passes: 4, BusySince: time.Unix(2, 0), BusyMS: 5, Finished: time.Unix(3, 0), Waiting: "w", Tries: 6, NotBefore: time.Unix(4, 0)}
 	m := MoveOf(j)
 	if m.From != "b1" || m.To != "b2" || m.Result != "undone" {
 		t.Errorf("%+v", m)
