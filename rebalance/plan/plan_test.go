@@ -337,3 +337,17 @@ func TestWaits(t *testing.T) {
 		}
 	}
 }
+
+// Empty mailboxes are spread, too, though by bytes they weigh nothing.
+func TestDrainOfEmptyMailboxes(t *testing.T) {
+	c := newCluster("b1", "b2", "b3").add("b1", some(20, "a", 0)...)
+	c.backends["b1"].State = director.BackendDraining
+	out := c.plan(t, director.PlanPolicy{})
+	in := map[director.BackendID]int{}
+	for _, e := range out.Entries {
+		in[e.To]++
+	}
+	if in["b2"] != 10 || in["b3"] != 10 {
+		t.Errorf("%v", in)
+	}
+}
