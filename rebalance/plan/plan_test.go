@@ -351,3 +351,23 @@ func TestDrainOfEmptyMailboxes(t *testing.T) {
 		t.Errorf("%v", in)
 	}
 }
+
+func TestCalm(t *testing.T) {
+	calm := func(c *cluster, p director.PlanPolicy) bool {
+		t.Helper()
+		in := c.input(p)
+		got, err := Calm(in.Policy, in.Backends)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	c := newCluster("b1", "b2").add("b1", some(20, "a", 100)...).add("b2", some(19, "b", 100)...)
+	if !calm(c, director.PlanPolicy{}) || calm(c, director.PlanPolicy{Band: 0.01}) || !calm(c, director.PlanPolicy{Band: 0.01, Goal: director.GoalDrain}) {
+		t.Error("levelling")
+	}
+	c.backends["b1"].State = director.BackendDraining
+	if calm(c, director.PlanPolicy{Goal: director.GoalDrain}) {
+		t.Error("a backend drains")
+	}
+}
