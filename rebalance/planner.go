@@ -31,6 +31,7 @@ type planner struct {
 	// What follows belongs to the loop of run.
 	running  *planRun
 	lastAuto time.Time
+	lastFull time.Time
 }
 
 type plannerMetrics struct {

@@ -68,12 +68,26 @@ func (p *planner) publish(ctx context.Context, id string, out plan.Plan) error {
 // putting its own plan in its place.
 const proposalRests = time.Hour
 
+// fullLook is how many looks of the continuous mode go by the backends alone, while
+// these are calm, before one reads accounts and moves: of ten million users that
+// takes a while, and only tags could make a difference.
+const fullLook = 12
+
+// calm reports that the backends' totals give no reason to move anybody.
+func (p *planner) calm(ctx context.Context, pol director.PlanPolicy) (bool, error) {
+	g := &gathered{p: p, blind: map[director.BackendID]bool{}, asOf: map[director.BackendID]time.Time{}}
+	if err := g.readBackends(ctx); err != nil || len(g.blind) > 0 {
+		return false, err
+	}
+	return plan.Calm(pol, g.backends)
+}
+
 // auto is the continuous mode: while nothing is under way it looks now and then, and
 // asks for a plan only when there is something worth moving.
 func (p *planner) auto(ctx context.Context, head director.Plan) error {
 	a, err := p.s.dir.PlanAuto(ctx)
 	if err != nil || !a.On {
-		p.lastAuto = time.Time{}
+		p.lastAuto, p.lastFull = time.Time{}, time.Time{}
 		return err
 	}
 	now := p.now()
@@ -89,6 +103,12 @@ func (p *planner) auto(ctx context.Context, head director.Plan) error {
 		return nil
 	}
 	p.lastAuto = now
+	if now.Sub(p.lastFull) < fullLook*every {
+		if calm, err := p.calm(ctx, a.Policy); err != nil || calm {
+			return err
+		}
+	}
+	p.lastFull = now
 	out, err := p.compute(ctx, a.Policy)
 	if err != nil || len(out.Entries) == 0 {
 		if err != nil && !errors.Is(err, director.ErrUnavailable) && ctx.Err() == nil {

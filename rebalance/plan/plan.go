@@ -151,6 +151,22 @@ func Make(in Input) (Plan, error) {
 	return out, nil
 }
 
+// Calm reports, from the backends alone, that there is nothing to level and nothing
+// to empty: no users need to be read. Users whose tags do not let them live where they
+// do it cannot see.
+func Calm(p director.PlanPolicy, backends []Backend) (bool, error) {
+	m := &maker{in: Input{Policy: p, Backends: backends}, p: p, byID: map[director.BackendID]*node{}}
+	if err := m.setUp(); err != nil {
+		return false, err
+	}
+	for _, n := range m.nodes {
+		if m.drains(n) && n.after.Users > 0 {
+			return false, nil
+		}
+	}
+	return p.Goal == director.GoalDrain || m.imbalance() <= p.Band, nil
+}
+
 func (m *maker) setUp() error {
 	for _, b := range m.in.Backends {
 		n := &node{Backend: b, after: sum(b.Use, b.Incoming), filled: b.Use.Bytes + b.Incoming.Bytes}

@@ -337,3 +337,37 @@ func TestWaits(t *testing.T) {
 		}
 	}
 }
+
+// Empty mailboxes are spread, too, though by bytes they weigh nothing.
+func TestDrainOfEmptyMailboxes(t *testing.T) {
+	c := newCluster("b1", "b2", "b3").add("b1", some(20, "a", 0)...)
+	c.backends["b1"].State = director.BackendDraining
+	out := c.plan(t, director.PlanPolicy{})
+	in := map[director.BackendID]int{}
+	for _, e := range out.Entries {
+		in[e.To]++
+	}
+	if in["b2"] != 10 || in["b3"] != 10 {
+		t.Errorf("%v", in)
+	}
+}
+
+func TestCalm(t *testing.T) {
+	calm := func(c *cluster, p director.PlanPolicy) bool {
+		t.Helper()
+		in := c.input(p)
+		got, err := Calm(in.Policy, in.Backends)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	c := newCluster("b1", "b2").add("b1", some(20, "a", 100)...).add("b2", some(19, "b", 100)...)
+	if !calm(c, director.PlanPolicy{}) || calm(c, director.PlanPolicy{Band: 0.01}) || !calm(c, director.PlanPolicy{Band: 0.01, Goal: director.GoalDrain}) {
+		t.Error("levelling")
+	}
+	c.backends["b1"].State = director.BackendDraining
+	if calm(c, director.PlanPolicy{Goal: director.GoalDrain}) {
+		t.Error("a backend drains")
+	}
+}

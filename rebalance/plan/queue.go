@@ -31,7 +31,9 @@ func (q *needQueue) Len() int { return len(q.items) }
 
 func (q *needQueue) Less(i, j int) bool {
 	a, b := q.items[i], q.items[j]
-	return cmp.Or(cmp.Compare(q.m.distance(a), q.m.distance(b)), cmp.Compare(a.ID, b.ID)) < 0
+	// Empty mailboxes weigh nothing: among equals the one with fewer users for its weight.
+	crowd := func(n *node) float64 { return float64(n.after.Users) / float64(n.Weight) }
+	return cmp.Or(cmp.Compare(q.m.distance(a), q.m.distance(b)), cmp.Compare(crowd(a), crowd(b)), cmp.Compare(a.ID, b.ID)) < 0
 }
 
 func (q *needQueue) Swap(i, j int) {
