@@ -73,6 +73,7 @@ var (
 
 // live is the client's life: reads, and now and then an APPEND.
 func (c *client) live(ctx context.Context, commands int) {
+	ctx = as(ctx, c.name)
 	for i := 0; i < commands && ctx.Err() == nil; i++ {
 		if c.at == nil && !c.login(ctx) {
 			return
@@ -188,7 +189,7 @@ func (c *client) execute(ctx context.Context, command string) error {
 	case command != "":
 		return c.appends(ctx, p, command)
 	}
-	b, err := p.read(c.epoch)
+	b, err := p.read(ctx, c.epoch)
 	switch {
 	case p.dead, errors.Is(err, errNotServed): // it was so until the lock was there
 		return c.execute(ctx, command)
@@ -212,7 +213,7 @@ func (c *client) execute(ctx context.Context, command string) error {
 }
 
 func (c *client) appends(ctx context.Context, p *proc, command string) error {
-	_, err := p.commit(c.epoch, command, "")
+	_, err := p.commit(ctx, c.epoch, command, "")
 	switch {
 	case p.dead:
 		return errBYE
@@ -289,7 +290,7 @@ func (p *proc) resume(ctx context.Context, c *client, rec director.Record) (wire
 	if a != "ok" {
 		return wire.Status(a), nil
 	}
-	taken, err := p.accept(c.state.ID)
+	taken, err := p.accept(ctx, c.state.ID)
 	if p.dead || err != nil {
 		return "", errUnknown
 	}
@@ -299,7 +300,7 @@ func (p *proc) resume(ctx context.Context, c *client, rec director.Record) (wire
 		}
 		return "", fmt.Errorf("%w: twice", errBYE)
 	}
-	b, err := p.read(rec.Epoch)
+	b, err := p.read(ctx, rec.Epoch)
 	switch {
 	case errors.Is(err, errNotServed): // fenced since: it is handed off at once, as it came
 		p.w.saw("handed off at once")
@@ -319,7 +320,7 @@ func (p *proc) resume(ctx context.Context, c *client, rec director.Record) (wire
 	p.w.saw("session resumed")
 	if p.w.chaos && p.w.chance(25) {
 		p.w.saw("link cut in a resume")
-		p.w.haunts(c, p, rec.Epoch)
+		p.w.haunts(ctx, c, p, rec.Epoch)
 		return "", errUnknown
 	}
 	c.arrive(p, rec.Epoch)
@@ -327,8 +328,8 @@ func (p *proc) resume(ctx context.Context, c *client, rec director.Record) (wire
 }
 
 // accept remembers a hand-off's id, durably, as package handed will.
-func (p *proc) accept(id string) (taken bool, err error) {
-	if err := p.lock(&p.mu, "user"); err != nil {
+func (p *proc) accept(ctx context.Context, id string) (taken bool, err error) {
+	if err := p.lock(ctx, &p.mu, "user"); err != nil {
 		return false, err
 	}
 	defer p.mu.unlock()

@@ -91,7 +91,7 @@ func (m *post) send(ctx context.Context, name string) {
 		}
 		w.begins(name)
 		m.ids++
-		reply := p.Take(context.WithValue(ctx, actor{}, name), fmt.Sprintf("%s-%d", name, m.ids), "someone@outside.test", string(alice), strings.NewReader("Subject: "+name+"\r\n\r\n"+name+"\r\n"))
+		reply := p.Take(as(ctx, name), fmt.Sprintf("%s-%d", name, m.ids), "someone@outside.test", string(alice), strings.NewReader("Subject: "+name+"\r\n\r\n"+name+"\r\n"))
 		if w.step(ctx, "sender", "answer to "+name) != nil {
 			return
 		}
@@ -214,7 +214,7 @@ func (s *lmtpServer) rcpt(line string) bool {
 	if err != nil {
 		return s.say("501 5.5.4 " + wire.ParamEpoch)
 	}
-	switch s.p.open(s.p.ctx, director.BackendID(param(line, wire.ParamHome)), director.Epoch(epoch)) {
+	switch s.p.open(as(s.p.ctx, s.name), director.BackendID(param(line, wire.ParamHome)), director.Epoch(epoch)) {
 	case "ok":
 		s.epoch = append(s.epoch, director.Epoch(epoch))
 		return s.say("250 2.1.5 ok")
@@ -253,7 +253,7 @@ func (s *lmtpServer) data() bool {
 		}
 	}
 	for _, e := range s.epoch {
-		_, err := s.p.commit(e, name, s.id)
+		_, err := s.p.commit(as(s.p.ctx, s.name), e, name, s.id)
 		lost := s.w.chaos && s.w.chance(15)
 		if !s.step("committed "+name) || lost {
 			s.w.saw("answer of a delivery lost")

@@ -28,6 +28,7 @@ var errLost = errors.New("connection reset")
 func call[T any](ctx context.Context, r *remote, what string, fn func(p *proc) (T, error)) (T, error) {
 	var none T
 	what = string(r.n.id) + " " + what
+	ctx = as(ctx, r.who)
 	if err := r.w.step(ctx, r.who, what); err != nil {
 		return none, err
 	}
@@ -79,11 +80,11 @@ func (r *remote) Stage(ctx context.Context, req control.MoveRequest) (control.Fe
 		if !fence.MayStage(p.n.id, rec, req.Epoch) {
 			return p.reply(), no(control.CodeEpoch, "record %v", rec)
 		}
-		if err := p.lock(&p.tree, "tree"); err != nil {
+		if err := p.lock(ctx, &p.tree, "tree"); err != nil {
 			return p.reply(), err
 		}
 		defer p.tree.unlock()
-		if err := p.lock(&p.mu, "user"); err != nil {
+		if err := p.lock(ctx, &p.mu, "user"); err != nil {
 			return p.reply(), err
 		}
 		defer p.mu.unlock()
@@ -105,7 +106,7 @@ func (r *remote) Stage(ctx context.Context, req control.MoveRequest) (control.Fe
 // Pull copies the box as it is: what the source looks like changes meanwhile.
 func (r *remote) Pull(ctx context.Context, req control.PullRequest, progress func(control.PullProgress)) (control.PullProgress, error) {
 	return call(ctx, r, fmt.Sprintf("pull final=%v", req.Final), func(p *proc) (done control.PullProgress, err error) {
-		if err := p.lock(&p.tree, "tree"); err != nil {
+		if err := p.lock(ctx, &p.tree, "tree"); err != nil {
 			return done, err
 		}
 		defer p.tree.unlock()
@@ -123,7 +124,7 @@ func (r *remote) Pull(ctx context.Context, req control.PullRequest, progress fun
 		if err != nil {
 			return done, err
 		}
-		if err := p.step("pulled"); err != nil {
+		if err := p.step(ctx, "pulled"); err != nil {
 			return done, err
 		}
 		if ctx.Err() != nil {
@@ -140,7 +141,7 @@ func (r *remote) Pull(ctx context.Context, req control.PullRequest, progress fun
 
 // fetch reads the source's tree, which must be frozen for the last pass.
 func (r *remote) fetch(ctx context.Context, req control.PullRequest) (box, error) {
-	source := &remote{w: r.w, who: string(r.n.id) + ".pull", dead: new(bool), n: r.w.nodes[req.Source]}
+	source := &remote{w: r.w, who: r.who + ".pull", dead: new(bool), n: r.w.nodes[req.Source]}
 	return call(ctx, source, "fetch", func(s *proc) (box, error) {
 		if s.fence.State != fence.Serving && s.fence.Epoch != req.Epoch {
 			if err := s.look(ctx); err != nil {
@@ -179,10 +180,10 @@ func (r *remote) Freeze(ctx context.Context, req control.MoveRequest) (control.M
 		if !fence.MayFreeze(p.n.id, rec, req.Epoch) {
 			return sum, no(control.CodeEpoch, "record %v", rec)
 		}
-		if err := p.freezeAt(req.Epoch); err != nil {
+		if err := p.freezeAt(ctx, req.Epoch); err != nil {
 			return sum, err
 		}
-		if err := p.lock(&p.tree, "tree"); err != nil {
+		if err := p.lock(ctx, &p.tree, "tree"); err != nil {
 			return sum, err
 		}
 		defer p.tree.unlock()
@@ -197,8 +198,8 @@ func (r *remote) Freeze(ctx context.Context, req control.MoveRequest) (control.M
 	})
 }
 
-func (p *proc) freezeAt(epoch director.Epoch) error {
-	if err := p.lock(&p.mu, "user"); err != nil {
+func (p *proc) freezeAt(ctx context.Context, epoch director.Epoch) error {
+	if err := p.lock(ctx, &p.mu, "user"); err != nil {
 		return err
 	}
 	defer p.mu.unlock()
@@ -221,7 +222,7 @@ func (w *world) summary(b box) control.ManifestSummary {
 
 func (r *remote) Seal(ctx context.Context, req control.SealRequest) (control.ManifestSummary, error) {
 	return call(ctx, r, "seal", func(p *proc) (sum control.ManifestSummary, err error) {
-		if err := p.lock(&p.tree, "tree"); err != nil {
+		if err := p.lock(ctx, &p.tree, "tree"); err != nil {
 			return sum, err
 		}
 		defer p.tree.unlock()
@@ -244,7 +245,7 @@ func (r *remote) Seal(ctx context.Context, req control.SealRequest) (control.Man
 		case again:
 			return sum, nil
 		}
-		if err := p.lock(&p.mu, "user"); err != nil {
+		if err := p.lock(ctx, &p.mu, "user"); err != nil {
 			return sum, err
 		}
 		defer p.mu.unlock()

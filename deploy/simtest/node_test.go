@@ -51,6 +51,8 @@ type proc struct {
 	// places are the sessions that live here, by their clients.
 	places map[string]bool
 	looks  chan struct{}
+	// doing is on whose behalf the disk works, to tell two of them apart.
+	doing string
 }
 
 var errDown = errors.New("connection refused")
@@ -61,7 +63,8 @@ type lock struct {
 	free chan struct{}
 }
 
-func (p *proc) lock(l *lock, what string) error {
+func (p *proc) lock(ctx context.Context, l *lock, what string) error {
+	p.doing = named(ctx)
 	for l.held {
 		if l.free == nil {
 			l.free = make(chan struct{})
@@ -71,7 +74,7 @@ func (p *proc) lock(l *lock, what string) error {
 		case <-p.ctx.Done():
 			return errDown
 		}
-		if err := p.step("lock " + what); err != nil {
+		if err := p.step(ctx, "lock "+what); err != nil {
 			return err
 		}
 	}
@@ -87,10 +90,13 @@ func (l *lock) unlock() {
 	}
 }
 
-func (p *proc) step(what string) error {
-	if err := p.w.step(p.ctx, string(p.n.id), what); err != nil || p.dead {
+// step is a seam of this process, on behalf of whom ctx names.
+func (p *proc) step(ctx context.Context, what string) error {
+	name := named(ctx)
+	if err := p.w.step(as(p.ctx, name), string(p.n.id), what); err != nil || p.dead {
 		return errDown
 	}
+	p.doing = name
 	return nil
 }
 
@@ -119,8 +125,12 @@ func (p *proc) operation(op crashfs.Op) error {
 		p.n.crash("at " + string(op.Kind) + " in " + path.Dir(op.Name))
 		return crashfs.ErrDown
 	}
-	if p.w.chance(24) && p.w.step(p.ctx, string(p.n.id), "disk "+string(op.Kind)) != nil {
-		return crashfs.ErrDown
+	if p.w.chance(24) {
+		name := p.doing
+		if p.w.step(as(p.ctx, name), string(p.n.id), "disk "+string(op.Kind)) != nil {
+			return crashfs.ErrDown
+		}
+		p.doing = name
 	}
 	return nil
 }
@@ -155,7 +165,7 @@ func (p *proc) run() {
 		return
 	}
 	for sleep(p.ctx, time.Second) == nil {
-		if p.step("clock") != nil {
+		if p.step(p.ctx, "clock") != nil {
 			return
 		}
 		for u, v := range p.busy.Snapshot() {
@@ -172,7 +182,7 @@ func (p *proc) run() {
 
 // begin reads the fence and brings it up to date.
 func (p *proc) begin() bool {
-	if p.step("start") != nil {
+	if p.step(p.ctx, "start") != nil {
 		return false
 	}
 	var err error
@@ -201,7 +211,7 @@ func (p *proc) watch() {
 			case <-p.ctx.Done():
 				return
 			}
-			for p.look(p.ctx) != nil {
+			for p.look(as(p.ctx, "watch")) != nil {
 				if sleep(p.ctx, time.Second) != nil {
 					return
 				}
@@ -238,10 +248,12 @@ func (p *proc) trees() fence.Trees {
 
 // look is backend.Server.look: the lock order and what is stopped are its.
 func (p *proc) look(ctx context.Context) error {
-	return fence.Look(ctx, p.dir, alice, func() fence.Fence { return p.fence }, p.obey)
+	return fence.Look(ctx, p.dir, alice, func() fence.Fence { return p.fence }, func(before fence.Fence, rec *director.Record, mv *director.Move) (bool, error) {
+		return p.obey(ctx, before, rec, mv)
+	})
 }
 
-func (p *proc) obey(before fence.Fence, rec *director.Record, mv *director.Move) (again bool, err error) {
+func (p *proc) obey(ctx context.Context, before fence.Fence, rec *director.Record, mv *director.Move) (again bool, err error) {
 	if p.dead {
 		return false, errDown
 	}
@@ -250,12 +262,12 @@ func (p *proc) obey(before fence.Fence, rec *director.Record, mv *director.Move)
 		if p.stopPull != nil {
 			p.stopPull()
 		}
-		if err := p.lock(&p.tree, "tree"); err != nil {
+		if err := p.lock(ctx, &p.tree, "tree"); err != nil {
 			return false, err
 		}
 		defer p.tree.unlock()
 	}
-	if err := p.lock(&p.mu, "user"); err != nil {
+	if err := p.lock(ctx, &p.mu, "user"); err != nil {
 		return false, err
 	}
 	defer p.mu.unlock()
@@ -400,8 +412,8 @@ func (p *proc) open(ctx context.Context, home director.BackendID, epoch director
 }
 
 // commit writes a message under the user's lock; id "" is a session's append.
-func (p *proc) commit(epoch director.Epoch, name, id string) (uint32, error) {
-	if err := p.lock(&p.mu, "user"); err != nil {
+func (p *proc) commit(ctx context.Context, epoch director.Epoch, name, id string) (uint32, error) {
+	if err := p.lock(ctx, &p.mu, "user"); err != nil {
 		return 0, err
 	}
 	defer p.mu.unlock()
@@ -435,8 +447,8 @@ func (p *proc) commit(epoch director.Epoch, name, id string) (uint32, error) {
 }
 
 // read takes a snapshot for a session, under the user's lock.
-func (p *proc) read(epoch director.Epoch) (box, error) {
-	if err := p.lock(&p.mu, "user"); err != nil {
+func (p *proc) read(ctx context.Context, epoch director.Epoch) (box, error) {
+	if err := p.lock(ctx, &p.mu, "user"); err != nil {
 		return box{}, err
 	}
 	defer p.mu.unlock()

@@ -35,6 +35,15 @@ type sched struct {
 // once that would be taken for each other.
 type actor struct{}
 
+func as(ctx context.Context, name string) context.Context {
+	return context.WithValue(ctx, actor{}, name)
+}
+
+func named(ctx context.Context) string {
+	name, _ := ctx.Value(actor{}).(string)
+	return name
+}
+
 // turn is somebody who waits at a seam.
 type turn struct {
 	who, what string
@@ -48,7 +57,7 @@ func newSched(seed uint64, keep bool) *sched {
 // step is a seam: it returns when the scheduler has picked it. When ctx ends
 // first it returns its error, without the turn.
 func (s *sched) step(ctx context.Context, who, what string) error {
-	if name, ok := ctx.Value(actor{}).(string); ok {
+	if name := named(ctx); name != "" && name != who {
 		who += "/" + name
 	}
 	t := &turn{who, what, make(chan struct{})}

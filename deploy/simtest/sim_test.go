@@ -7,9 +7,11 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 )
@@ -85,20 +87,55 @@ func TestSchedules(t *testing.T) {
 	if n == 0 {
 		n = defaultSeeds
 	}
-	seen, picks := map[string]int{}, 0
-	for seed := *first; seed < *first+uint64(n); seed++ {
-		o := run(t, root, seed, "", false)
-		picks += o.picks
-		for what, n := range o.seen {
-			seen[what] += n
+	all := tally{seen: map[string]int{}}
+	t.Run("all", func(t *testing.T) {
+		shards := runtime.GOMAXPROCS(0)
+		for shard := range shards {
+			t.Run(fmt.Sprint(shard), func(t *testing.T) {
+				t.Parallel()
+				for seed := *first + uint64(shard); seed < *first+uint64(n); seed += uint64(shards) {
+					o := run(t, root, seed, "", false)
+					all.add(o)
+					if len(o.bad) > 0 {
+						t.Errorf("seed %d: %s", seed, strings.Join(o.bad, "\n"))
+					}
+				}
+			})
 		}
-		if len(o.bad) > 0 {
-			t.Errorf("seed %d: %s", seed, strings.Join(o.bad, "\n"))
+	})
+	t.Logf("%d schedules, %d turns", n, all.picks)
+	for _, what := range slices.Sorted(maps.Keys(all.seen)) {
+		t.Logf("%8d %s", all.seen[what], what)
+	}
+	if n < defaultSeeds {
+		return
+	}
+	// A simulation in which these never happen shows nothing.
+	for _, what := range []string{
+		"a copy missed a message", "adopted", "answer of a call lost", "answer of a delivery lost", "backend crashed",
+		"crash at a disk operation", "crash within adoption", "delivered again", "link cut in a resume", "mover at done", "mover at undo",
+		"mover killed", "mx killed", "resumed from a checkpoint", "session handed off", "session resumed",
+		"taken back: no live mover", "taken back: over the busy limit", "unknown commit, done", "unknown commit, not done",
+	} {
+		if all.seen[what] == 0 {
+			t.Errorf("in %d schedules there was never: %s", n, what)
 		}
 	}
-	t.Logf("%d schedules, %d turns", n, picks)
-	for _, what := range slices.Sorted(maps.Keys(seen)) {
-		t.Logf("%8d %s", seen[what], what)
+}
+
+// tally adds up what happened in many schedules.
+type tally struct {
+	mu    sync.Mutex
+	picks int
+	seen  map[string]int
+}
+
+func (a *tally) add(o outcome) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.picks += o.picks
+	for what, n := range o.seen {
+		a.seen[what] += n
 	}
 }
 
@@ -129,15 +166,15 @@ func TestKeptSeeds(t *testing.T) {
 func TestSameSeedSameTrace(t *testing.T) {
 	root := spoolRoot(t)
 	hashes := map[uint64]bool{}
-	for seed := uint64(1); seed <= 20; seed++ {
+	for seed := uint64(1); seed <= uint64(sameSeeds); seed++ {
 		a, b := run(t, root, seed, "", true), run(t, root, seed, "", true)
 		if a.hash != b.hash {
 			t.Errorf("seed %d: %s", seed, firstDifference(a.lines, b.lines))
 		}
 		hashes[a.hash] = true
 	}
-	if len(hashes) < 20 {
-		t.Errorf("20 seeds gave %d traces", len(hashes))
+	if len(hashes) < sameSeeds {
+		t.Errorf("%d seeds gave %d traces", sameSeeds, len(hashes))
 	}
 }
 
@@ -150,4 +187,7 @@ func firstDifference(a, b []string) string {
 	return fmt.Sprintf("%d and %d turns", len(a), len(b))
 }
 
-const defaultSeeds = 1000
+const (
+	defaultSeeds = 2000
+	sameSeeds    = 100
+)

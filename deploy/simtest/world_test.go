@@ -50,8 +50,7 @@ type world struct {
 	chaos   bool
 	crashes int
 	cut     map[string]bool // node: from the directory; node/net: from the others
-	life    sync.WaitGroup  // senders, clients, the planner
-	living  int
+	living  int             // senders, clients, the planner
 
 	// What happened.
 	clock    int64
@@ -215,9 +214,9 @@ func (w *world) left(session string, p *proc) {
 
 // haunts is a session that a backend took and that its proxy does not know of:
 // it does what was pending, before it notices.
-func (w *world) haunts(c *client, p *proc, e director.Epoch) {
+func (w *world) haunts(ctx context.Context, c *client, p *proc, e director.Epoch) {
 	if c.state.Pending != "" {
-		if _, err := p.commit(e, c.state.Pending, ""); err == nil {
+		if _, err := p.commit(ctx, e, c.state.Pending, ""); err == nil {
 			w.saw("a lost session did its command")
 		}
 	}

@@ -261,11 +261,16 @@ func (s *Spool) wake(it *item) {
 	s.kicked()
 }
 
-// schedule is a heap by time.
+// schedule is a heap by time, and by id where that is the same.
 type schedule []*item
 
-func (q schedule) Len() int           { return len(q) }
-func (q schedule) Less(i, j int) bool { return q[i].next.Before(q[j].next) }
+func (q schedule) Len() int { return len(q) }
+func (q schedule) Less(i, j int) bool {
+	if c := q[i].next.Compare(q[j].next); c != 0 {
+		return c < 0
+	}
+	return q[i].env.ID < q[j].env.ID
+}
 func (q schedule) Swap(i, j int) {
 	q[i], q[j] = q[j], q[i]
 	q[i].index, q[j].index = i, j
