@@ -110,6 +110,11 @@ type Server struct {
 	// mailBytes is what the mailboxes hold, as last added up.
 	mailBytes atomic.Int64
 
+	snapshots snapshots
+	// lost is closed when the directory says that this backend is (BackendLost).
+	lost     chan struct{}
+	saidLost sync.Once
+
 	ready chan struct{}
 }
 
@@ -121,7 +126,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 		return nil, err
 	}
 	b := &Server{cfg: cfg, id: d.Identity, dir: d.Directory, cache: d.Cache, log: d.Log, mxNodes: d.MX,
-		ready: make(chan struct{}), looks: newLookQueue(), shares: sharing.NewShares(nil), peers: newPeers(d.Identity)}
+		ready: make(chan struct{}), lost: make(chan struct{}), looks: newLookQueue(), shares: sharing.NewShares(nil), peers: newPeers(d.Identity)}
 	if self := d.Identity.Self(); self.Role != cluster.RoleBackend || self.ID != string(cfg.ID) {
 		return nil, fmt.Errorf("backend %s: the certificate is %s: use the one that was issued for backend/%s", cfg.ID, self, cfg.ID)
 	}
@@ -142,6 +147,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 	if b.disk, b.lock, err = openDisk(cfg.Data); err != nil {
 		return nil, err
 	}
+	b.snapshots = snapshots{root: b.disk.snapshots(), open: make(map[string]bool)}
 	if err := b.open(d.Metrics); err != nil {
 		if b.journal != nil {
 			err = errors.Join(err, b.journal.Close())
@@ -173,6 +179,9 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 		return err
 	}
 	if err := b.openJournal(); err != nil {
+		return err
+	}
+	if err := b.clearRestores(); err != nil {
 		return err
 	}
 	if b.stager, err = maildir.NewStager(vfs.OS, b.journal, b.disk.incoming()); err != nil {
@@ -218,14 +227,15 @@ func (b *Server) routes() {
 	checks := &checker{b: b}
 	calls.HandleFunc(control.PathCheck, checks.check)
 	calls.HandleFunc(control.PathRepair, checks.repair)
-	b.mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{mover, admin, dir, cluster.RoleBackend}, calls)
+	b.backupRoutes(calls)
+	b.mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{mover, admin, dir, cluster.RoleBackend}, b.onceReady(calls))
 
 	files := &sftp.Server{Open: b.openTree, Log: b.log}
-	b.mux.Handle(cluster.ProtoSFTP, []cluster.Role{cluster.RoleBackend}, files.Serve)
-	b.mux.Handle(cluster.ProtoSession, []cluster.Role{cluster.RoleProxy}, b.serveSession)
-	b.mux.Handle(cluster.ProtoLMTP, []cluster.Role{cluster.RoleMX, cluster.RoleBackend}, func(ctx context.Context, c *tls.Conn, from cluster.Peer) {
+	b.mux.Handle(cluster.ProtoSFTP, []cluster.Role{cluster.RoleBackend}, b.whenReady(files.Serve))
+	b.mux.Handle(cluster.ProtoSession, []cluster.Role{cluster.RoleProxy}, b.whenReady(b.serveSession))
+	b.mux.Handle(cluster.ProtoLMTP, []cluster.Role{cluster.RoleMX, cluster.RoleBackend}, b.whenReady(func(ctx context.Context, c *tls.Conn, from cluster.Peer) {
 		b.lmtp.Serve(ctx, c, from.String())
-	})
+	}))
 }
 
 // pullCall streams a pass's progress, one JSON object a line.
@@ -265,6 +275,14 @@ func (b *Server) Serve(ctx context.Context) error {
 }
 
 func (b *Server) serve(ctx context.Context) error {
+	// The listener answers before there is anything to serve: fences can be read
+	// while the directory is away. All else waits until this backend is ready.
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	serveCtx, endServe := context.WithCancel(context.WithoutCancel(ctx))
+	defer endServe()
+	served := make(chan error, 1)
+	listening.Go(func() { served <- b.mux.Serve(serveCtx) })
 	if err := b.begin(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -292,11 +310,6 @@ func (b *Server) serve(ctx context.Context) error {
 	wg.Go(func() { b.weigh(work) })
 	wg.Go(func() { b.texts.Run(work, b.openTexts) })
 	wg.Go(func() { b.keepIncarnation(work) })
-
-	serveCtx, endServe := context.WithCancel(context.WithoutCancel(ctx))
-	defer endServe()
-	served := make(chan error, 1)
-	wg.Go(func() { served <- b.mux.Serve(serveCtx) })
 	close(b.ready)
 	b.log.Info("backend serves", "address", b.Addr(), "data", b.cfg.Data)
 	select {
@@ -305,6 +318,8 @@ func (b *Server) serve(ctx context.Context) error {
 	case <-b.journal.Failed():
 		// What is on the disk is not known: the next start finds out.
 		return fmt.Errorf("backend %s: the journal failed: %w", b.cfg.ID, b.journal.Err())
+	case <-b.lost:
+		return b.errLost()
 	case <-ctx.Done():
 	}
 	return b.drain(ctx)
@@ -364,6 +379,9 @@ func (b *Server) register(ctx context.Context) error {
 		}
 		if r.Kind != director.KindWaypost {
 			return fmt.Errorf("backend %s is of kind %s in the directory: give this one another id: %w", b.cfg.ID, r.Kind, director.ErrInvalid)
+		}
+		if r.State == director.BackendLost {
+			return b.errLost()
 		}
 		r.Node = b.cfg.Advertise
 		return nil

@@ -28,6 +28,8 @@ import (
 //	manifests/xx/USER  what a frozen tree held, until it is in the trash
 //	trash/USER@EPOCH/  trees let go: tree/ and manifest
 //	incoming/        messages that have no place yet
+//	snapshots/ID/    what a backup reads, while it reads
+//	restoring/xx/USER/  what a restore has put: tree/ and, once it may be served, ready
 //
 // xx is the user's shard. All lie on one file system, so that a rename moves
 // a tree.
@@ -35,7 +37,7 @@ type disk struct{ root string }
 
 const layoutVersion = "1"
 
-var layoutFolders = []string{"fences", "users", "staging", "manifests", "trash", "incoming", "journal", "outbox"}
+var layoutFolders = []string{"fences", "users", "staging", "manifests", "trash", "incoming", "journal", "outbox", "snapshots", "restoring"}
 
 // openDisk makes the layout where it is missing, refuses another version, and
 // locks the disk against a second process.
