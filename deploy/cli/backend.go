@@ -34,7 +34,7 @@ move them away with "waypost move".`),
 		a.backendStateCmd("activate", director.BackendActive, "Give a backend new users again", `Undo drain and offline: the backend gets new users and moves.`),
 		a.backendStateCmd("offline", director.BackendOffline, "Say that a backend is known to be away", `Say that a backend is known to be away, for a repair. Its users' mail waits in the
 spools, their logins fail with a temporary error.`),
-		a.backendSetCmd(), a.backendAddDovecotCmd(), a.backendRemoveCmd())
+		a.backendSetCmd(), a.backendAddDovecotCmd(), a.backendRemoveCmd(), a.backendLostCmd())
 	return c
 }
 
