@@ -103,3 +103,9 @@ func (d *Directory) IsLost(ctx context.Context, id BackendID) (bool, error) {
 	}
 	return v.Value.State == BackendLost, err
 }
+
+// IsNew reports linearizably whether nobody has begun a directory in this store.
+func (d *Directory) IsNew(ctx context.Context) (bool, error) {
+	e, err := d.store.Get(ctx, keySchema)
+	return err == nil && e.Rev == 0, err
+}
