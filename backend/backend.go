@@ -367,6 +367,9 @@ func (b *Server) tryBegin(ctx context.Context) error {
 	if err := b.disk.beginIncarnation(ctx, b.dir, b.cfg.ID, telemetry.NewID); err != nil {
 		return err
 	}
+	if err := b.letGoOfStale(ctx); err != nil {
+		return err
+	}
 	return b.reconcileAll(ctx)
 }
 

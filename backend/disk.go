@@ -20,6 +20,7 @@ import (
 //
 //	VERSION          the layout's version
 //	disk.json        the disk's name and its start count (R9)
+//	rollback-accepted  an operator has accepted that it is an older one
 //	journal/         what is not yet in the trees for sure (package journal)
 //	outbox/          messages on their way out (package outbox)
 //	fences/xx/USER   the fences
@@ -160,11 +161,20 @@ func (d disk) beginIncarnation(ctx context.Context, dir *director.Directory, id 
 		return err
 	}
 	known := err == nil
+	if known {
+		accepted, err := d.accepted(inc, seen)
+		if err != nil {
+			return err
+		}
+		if accepted {
+			inc.Count = max(inc.Count, seen.Count)
+		}
+	}
 	switch {
 	case known && inc.Disk == "":
 		return fmt.Errorf("backend %s: %w: the directory knows it, but %s is empty: mount the right disk, or remove the backend from the directory first", id, errRolledBack, d.root)
 	case known && (inc.Disk != seen.Disk || inc.Count < seen.Count):
-		return fmt.Errorf("backend %s: %w: disk %s start %d, the directory has seen disk %s start %d: bring the newer disk, or repair it", id, errRolledBack, inc.Disk, inc.Count, seen.Disk, seen.Count)
+		return fmt.Errorf("backend %s: %w: disk %s start %d, the directory has seen disk %s start %d: bring the newer disk, or see waypost repair --accept-rollback", id, errRolledBack, inc.Disk, inc.Count, seen.Disk, seen.Count)
 	}
 	if inc.Disk == "" {
 		inc.Disk = newName()
