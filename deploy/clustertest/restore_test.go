@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/emersion/go-imap/v2"
+
 	"waypost/director"
 	"waypost/director/admin"
 	"waypost/director/etcd/embedded"
@@ -87,7 +89,77 @@ func TestLostDisksAndDirectory(t *testing.T) {
 			t.Errorf("%s still lives on b2", u)
 		}
 	}
+	r.bringBack()
 	r.loseDirectory()
+}
+
+// bringBack restores a user who has emptied the mailbox, while mail comes, and one
+// who was deleted.
+func (r *restoreRun) bringBack() {
+	t := r.t
+	t.Helper()
+	u := r.users[0]
+	if _, err := r.cli("backup", string(u), "--to", r.backups); err != nil {
+		t.Fatal(err)
+	}
+	before := r.read(u)
+	c, err := dialIMAP(r.addr(1143), u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := c.Select("INBOX", nil).Wait(); err != nil {
+		t.Fatal(err)
+	}
+	all := imap.SeqSet{}
+	all.AddRange(1, 0)
+	if err := c.Store(all, &imap.StoreFlags{Op: imap.StoreFlagsAdd, Flags: []imap.Flag{imap.FlagDeleted}, Silent: true}, nil).Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Expunge().Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := send(r.addr(2525), "load@example.org", []string{string(u)}, messageFor("since-the-backup")); err != nil {
+		t.Fatal(err)
+	}
+	if now := r.read(u); len(now) != 1 {
+		t.Fatalf("%d messages after all were expunged", len(now))
+	}
+	out, err := r.cli("restore", string(u), "--from", r.backups, "--json")
+	if err != nil || !strings.Contains(out, `"kept_messages": 1`) {
+		t.Fatalf("%v: %s", err, out)
+	}
+	now := r.read(u)
+	if len(now) != len(before)+1 {
+		t.Errorf("%d messages after the restore, %d before", len(now), len(before))
+	}
+	for uid, subject := range before {
+		if now[uid] != subject {
+			t.Errorf("UID %d was %s, and is %q", uid, subject, now[uid])
+		}
+	}
+
+	gone := r.users[1]
+	before = r.read(gone)
+	if _, err := r.cli("backup", string(gone), "--to", r.backups); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.admin.DeleteUser(context.Background(), gone); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.cli("restore", string(gone), "--from", r.backups, "--to", "b3"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the deleted user is back", patience, func() error {
+		s, err := readIMAP(r.addr(1143), gone, "INBOX", false)
+		if err == nil && len(s.msgs) != len(before) {
+			err = fmt.Errorf("%d messages of %d", len(s.msgs), len(before))
+		}
+		return err
+	})
+	if home := r.home(gone); home != "b3" {
+		t.Errorf("the deleted user is back at %s", home)
+	}
 }
 
 func (r *restoreRun) load(s int, stop chan struct{}) {
