@@ -115,6 +115,11 @@ type Server struct {
 	// mailBytes is what the mailboxes hold, as last added up.
 	mailBytes atomic.Int64
 
+	snapshots snapshots
+	// lost is closed when the directory says that this backend is (BackendLost).
+	lost     chan struct{}
+	saidLost sync.Once
+
 	ready chan struct{}
 }
 
@@ -126,7 +131,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 		return nil, err
 	}
 	b := &Server{cfg: cfg, id: d.Identity, dir: d.Directory, cache: d.Cache, log: d.Log, mxNodes: d.MX,
-		ready: make(chan struct{}), looks: newLookQueue(), shares: sharing.NewShares(nil), peers: newPeers(d.Identity)}
+		ready: make(chan struct{}), lost: make(chan struct{}), looks: newLookQueue(), shares: sharing.NewShares(nil), peers: newPeers(d.Identity)}
 	if self := d.Identity.Self(); self.Role != cluster.RoleBackend || self.ID != string(cfg.ID) {
 		return nil, fmt.Errorf("backend %s: the certificate is %s: use the one that was issued for backend/%s", cfg.ID, self, cfg.ID)
 	}
@@ -149,6 +154,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 		return nil, err
 	}
 	b.load = newLoadMeter(cfg.Data)
+	b.snapshots = snapshots{root: b.disk.snapshots(), open: make(map[string]bool)}
 	if err := b.open(d.Metrics); err != nil {
 		if b.journal != nil {
 			err = errors.Join(err, b.journal.Close())
@@ -180,6 +186,9 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 		return err
 	}
 	if err := b.openJournal(); err != nil {
+		return err
+	}
+	if err := b.clearRestores(); err != nil {
 		return err
 	}
 	if b.stager, err = maildir.NewStager(vfs.OS, b.journal, b.disk.incoming()); err != nil {
@@ -228,14 +237,15 @@ func (b *Server) routes() {
 	checks := &checker{b: b}
 	calls.HandleFunc(control.PathCheck, checks.check)
 	calls.HandleFunc(control.PathRepair, checks.repair)
-	b.mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{mover, admin, dir, cluster.RoleBackend}, calls)
+	b.backupRoutes(calls)
+	b.mux.HandleHTTP(cluster.ProtoControl, []cluster.Role{mover, admin, dir, cluster.RoleBackend}, b.onceReady(calls))
 
 	files := &sftp.Server{Open: b.openPaced, Log: b.log}
-	b.mux.Handle(cluster.ProtoSFTP, []cluster.Role{cluster.RoleBackend}, b.servePaced(files.Serve))
-	b.mux.Handle(cluster.ProtoSession, []cluster.Role{cluster.RoleProxy}, b.serveSession)
-	b.mux.Handle(cluster.ProtoLMTP, []cluster.Role{cluster.RoleMX, cluster.RoleBackend}, func(ctx context.Context, c *tls.Conn, from cluster.Peer) {
+	b.mux.Handle(cluster.ProtoSFTP, []cluster.Role{cluster.RoleBackend}, b.whenReady(b.servePaced(files.Serve)))
+	b.mux.Handle(cluster.ProtoSession, []cluster.Role{cluster.RoleProxy}, b.whenReady(b.serveSession))
+	b.mux.Handle(cluster.ProtoLMTP, []cluster.Role{cluster.RoleMX, cluster.RoleBackend}, b.whenReady(func(ctx context.Context, c *tls.Conn, from cluster.Peer) {
 		b.lmtp.Serve(ctx, c, from.String())
-	})
+	}))
 }
 
 // pullCall streams a pass's progress, one JSON object a line.
@@ -275,6 +285,14 @@ func (b *Server) Serve(ctx context.Context) error {
 }
 
 func (b *Server) serve(ctx context.Context) error {
+	// The listener answers before there is anything to serve: fences can be read
+	// while the directory is away. All else waits until this backend is ready.
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	serveCtx, endServe := context.WithCancel(context.WithoutCancel(ctx))
+	defer endServe()
+	served := make(chan error, 1)
+	listening.Go(func() { served <- b.mux.Serve(serveCtx) })
 	if err := b.begin(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -302,11 +320,6 @@ func (b *Server) serve(ctx context.Context) error {
 	wg.Go(func() { b.weigh(work) })
 	wg.Go(func() { b.texts.Run(work, b.openTexts) })
 	wg.Go(func() { b.keepIncarnation(work) })
-
-	serveCtx, endServe := context.WithCancel(context.WithoutCancel(ctx))
-	defer endServe()
-	served := make(chan error, 1)
-	wg.Go(func() { served <- b.mux.Serve(serveCtx) })
 	close(b.ready)
 	b.log.Info("backend serves", "address", b.Addr(), "data", b.cfg.Data)
 	select {
@@ -315,6 +328,8 @@ func (b *Server) serve(ctx context.Context) error {
 	case <-b.journal.Failed():
 		// What is on the disk is not known: the next start finds out.
 		return fmt.Errorf("backend %s: the journal failed: %w", b.cfg.ID, b.journal.Err())
+	case <-b.lost:
+		return b.errLost()
 	case <-ctx.Done():
 	}
 	return b.drain(ctx)
@@ -362,6 +377,9 @@ func (b *Server) tryBegin(ctx context.Context) error {
 	if err := b.disk.beginIncarnation(ctx, b.dir, b.cfg.ID, telemetry.NewID); err != nil {
 		return err
 	}
+	if err := b.letGoOfStale(ctx); err != nil {
+		return err
+	}
 	return b.reconcileAll(ctx)
 }
 
@@ -374,6 +392,9 @@ func (b *Server) register(ctx context.Context) error {
 		}
 		if r.Kind != director.KindWaypost {
 			return fmt.Errorf("backend %s is of kind %s in the directory: give this one another id: %w", b.cfg.ID, r.Kind, director.ErrInvalid)
+		}
+		if r.State == director.BackendLost {
+			return b.errLost()
 		}
 		r.Node = b.cfg.Advertise
 		return nil

@@ -22,6 +22,7 @@ import (
 //	VERSION          the layout's version
 //	disk.json        the disk's name and its start count (R9)
 //	views            which views of folders are believed (viewsRun)
+//	rollback-accepted  an operator has accepted that it is an older one
 //	journal/         what is not yet in the trees for sure (package journal)
 //	outbox/          messages on their way out (package outbox)
 //	fences/xx/USER   the fences
@@ -32,6 +33,8 @@ import (
 //	receipts/xx/USER@EPOCH  what moves brought here (receipt.go)
 //	parked/USER@EPOCH  staging of moves that were put off, for the next try
 //	incoming/        messages that have no place yet
+//	snapshots/ID/    what a backup reads, while it reads
+//	restoring/xx/USER/  what a restore has put: tree/ and, once it may be served, ready
 //
 // xx is the user's shard. All lie on one file system, so that a rename moves
 // a tree.
@@ -39,7 +42,7 @@ type disk struct{ root string }
 
 const layoutVersion = "1"
 
-var layoutFolders = []string{"fences", "users", "staging", "manifests", "trash", "receipts", "parked", "incoming", "journal", "outbox"}
+var layoutFolders = []string{"fences", "users", "staging", "manifests", "trash", "receipts", "parked", "incoming", "journal", "outbox", "snapshots", "restoring"}
 
 // openDisk makes the layout where it is missing, refuses another version, and
 // locks the disk against a second process.
@@ -159,11 +162,20 @@ func (d disk) beginIncarnation(ctx context.Context, dir *director.Directory, id 
 		return err
 	}
 	known := err == nil
+	if known {
+		accepted, err := d.accepted(inc, seen)
+		if err != nil {
+			return err
+		}
+		if accepted {
+			inc.Count = max(inc.Count, seen.Count)
+		}
+	}
 	switch {
 	case known && inc.Disk == "":
 		return fmt.Errorf("backend %s: %w: the directory knows it, but %s is empty: mount the right disk, or remove the backend from the directory first", id, errRolledBack, d.root)
 	case known && (inc.Disk != seen.Disk || inc.Count < seen.Count):
-		return fmt.Errorf("backend %s: %w: disk %s start %d, the directory has seen disk %s start %d: bring the newer disk, or repair it", id, errRolledBack, inc.Disk, inc.Count, seen.Disk, seen.Count)
+		return fmt.Errorf("backend %s: %w: disk %s start %d, the directory has seen disk %s start %d: bring the newer disk, or see waypost repair --accept-rollback", id, errRolledBack, inc.Disk, inc.Count, seen.Disk, seen.Count)
 	}
 	if inc.Disk == "" {
 		inc.Disk = newName()

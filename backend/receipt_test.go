@@ -54,7 +54,7 @@ func moved(t *testing.T, n int) (*rig, director.Move, director.Record) {
 	return r, m, after
 }
 
-// inbox gives the files of alice's INBOX at a backend.
+// inboxFiles gives the files of alice's INBOX at a backend.
 func (r *rig) inbox(root string) (files []string) {
 	r.t.Helper()
 	for _, dir := range []string{"cur", "new"} {
@@ -96,7 +96,7 @@ func TestVerify(t *testing.T) {
 	// One file goes without the store's knowledge, another one loses its contents.
 	live := r.nodes["b2"].disk.live(alice)
 	done := 0
-	for _, file := range r.inbox(live) {
+	for _, file := range r.inboxFiles(live) {
 		switch text, err := os.ReadFile(file); {
 		case err != nil:
 			t.Fatal(err)
@@ -233,7 +233,7 @@ func TestUndoIsSeeded(t *testing.T) {
 	_, err = call[control.FenceReply](r, r.mover, "b1", control.PathStage, control.MoveRequest{User: alice, Epoch: m.Epoch + 1})
 	r.must(err)
 	staging := r.nodes["b1"].disk.staging(alice)
-	if n := len(r.inbox(staging)); n != 20 {
+	if n := len(r.inboxFiles(staging)); n != 20 {
 		t.Fatalf("staging begins with %d messages", n)
 	}
 	c := control.NewClient(r.mover, r.nodes["b1"].Addr(), cluster.Peer{Role: cluster.RoleBackend, ID: "b1"})
@@ -293,7 +293,7 @@ func TestNextTryIsSeeded(t *testing.T) {
 	}
 	_, err = call[control.FenceReply](r, r.mover, "b2", control.PathStage, control.MoveRequest{User: alice, Epoch: m.Epoch + 1})
 	r.must(err)
-	if n := len(r.inbox(r.nodes["b2"].disk.staging(alice))); n != 10 {
+	if n := len(r.inboxFiles(r.nodes["b2"].disk.staging(alice))); n != 10 {
 		t.Errorf("the next try begins with %d messages", n)
 	}
 	r.must(r.pull(m, false))

@@ -39,6 +39,8 @@ type node struct {
 	*Server
 	cfg  Config
 	stop func()
+	// ignore waits for the end of a node that ends by itself, with an error.
+	ignore func()
 }
 
 func newRig(t *testing.T, ids ...director.BackendID) *rig {
@@ -113,6 +115,12 @@ func (r *rig) tryStart(cfg Config) (*node, error) {
 			}
 			c.Close()
 		}
+	}
+	n.ignore = func() {
+		stopped = true
+		<-ended
+		cancel()
+		c.Close()
 	}
 	select {
 	case <-s.Ready():

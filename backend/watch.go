@@ -81,6 +81,9 @@ func (b *Server) fenceOf(name director.User) fence.Fence {
 // observe is told every change of the directory by the cache, in order, and
 // must not block. It queues a look for what concerns this backend.
 func (b *Server) observe(c director.Change) {
+	if c.Key == director.BackendKey(b.cfg.ID) && !c.Deleted {
+		b.observeSelf(c.Value)
+	}
 	name, ok := strings.CutPrefix(c.Key, director.PrefixLocation)
 	if !ok || c.Deleted {
 		return
@@ -98,6 +101,9 @@ func (b *Server) observe(c director.Change) {
 
 // reobserve goes through everything the cache knows, after it loaded anew.
 func (b *Server) reobserve() {
+	if me, ok := b.cache.Backend(b.cfg.ID); ok && me.State == director.BackendLost {
+		b.sayLost()
+	}
 	b.cache.Users(func(u director.User, r director.Record) bool {
 		b.observe(director.Change{Entry: director.Entry{Key: director.LocationKey(u), Value: r.Encode()}})
 		return true

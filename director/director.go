@@ -10,7 +10,9 @@
 //   - Every change is one guarded transaction: it compares the revision of what
 //     it read and the era (R6). An unknown result is read again before
 //     anything else is done.
-//   - epoch rises by one at each change of home or state, never otherwise.
+//   - epoch rises by one at each change of home or state, never otherwise; by
+//     two where a lost home's user is reassigned, and by what it takes to be above
+//     every fence where the directory is restored (R10).
 //   - A user key is never renamed, and never disappears: delete leaves a
 //     tombstone from whose epoch a re-created user goes on (R12).
 package director

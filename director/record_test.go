@@ -159,10 +159,16 @@ func TestTransitions(t *testing.T) {
 		"flip":         Record.Flip,
 		"rollback":     Record.Rollback,
 		"delete":       Record.Delete,
+		"reassign":     func(r Record) (Record, error) { return r.Reassign(BackendLost, "b3") },
+		// The home must have been declared lost, and be another.
+		"reassign of a home that is away": func(r Record) (Record, error) { return r.Reassign(BackendOffline, "b3") },
+		"reassign of a home that serves":  func(r Record) (Record, error) { return r.Reassign(BackendActive, "b3") },
+		"reassign to the lost home":       func(r Record) (Record, error) { return r.Reassign(BackendLost, "b1") },
+		"reassign to none":                func(r Record) (Record, error) { return r.Reassign(BackendLost, "") },
 	}
 	legal := map[State]map[string]Record{
-		Active:  {"busy": {"b1", 8, Busy, "b2"}, "delete": {"b1", 8, Deleted, ""}},
-		Busy:    {"flip": {"b2", 8, Active, ""}, "rollback": {"b1", 8, Active, ""}},
+		Active:  {"busy": {"b1", 8, Busy, "b2"}, "delete": {"b1", 8, Deleted, ""}, "reassign": {"b3", 9, Active, ""}},
+		Busy:    {"flip": {"b2", 8, Active, ""}, "rollback": {"b1", 8, Active, ""}, "reassign": {"b3", 9, Active, ""}},
 		Deleted: {"create": {"b3", 8, Active, ""}},
 	}
 	for state, r := range records {

@@ -53,3 +53,21 @@ func (r Record) Delete() (Record, error) {
 	}
 	return Record{Home: r.Home, Epoch: r.Epoch + 1, State: Deleted}, nil
 }
+
+// RestoreEpoch is the epoch at which a tree restored from a backup is sealed for
+// Reassign: above whatever a lost home or its move's target may have a fence of.
+func (r Record) RestoreEpoch() Epoch { return r.Epoch + 1 }
+
+// Reassign gives a user of a home that is lost for good to target, which has
+// sealed a restored tree for exactly r.RestoreEpoch() (R5). home is the state of
+// the old home's backend record: it must have been declared lost, which is the
+// operator's word that it serves nobody. The epoch rises by two, as in a move
+// whose busy time nobody saw: so whatever fence the lost home, or the target of
+// a move from it, comes back with is below it, and by R4 it serves nobody.
+func (r Record) Reassign(home BackendState, target BackendID) (Record, error) {
+	if home != BackendLost || r.State == Deleted || target == r.Home || target == "" {
+		return Record{}, fmt.Errorf("reassign %q, whose home is %s, to %q: %w", r, home, target, ErrIllegal)
+	}
+	next := Record{Home: target, Epoch: r.RestoreEpoch() + 1, State: Active}
+	return next, next.valid()
+}

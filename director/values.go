@@ -179,6 +179,9 @@ const (
 	BackendDraining BackendState = "draining"
 	// BackendOffline is known to be away.
 	BackendOffline BackendState = "offline"
+	// BackendLost will not come back: its users may be given to others, restored
+	// from a backup. It refuses to start, and to go on, while this is said of it.
+	BackendLost BackendState = "lost"
 )
 
 // Kinds of backend.

@@ -34,7 +34,7 @@ nodes. With a command, tell of the backends or change them.` + roleFiles,
 away stay there; "waypost rebalance abort" ends a plan that still moves others.`),
 		a.backendStateCmd("offline", director.BackendOffline, "Say that a backend is known to be away", `Say that a backend is known to be away, for a repair. Its users' mail waits in the
 spools, their logins fail with a temporary error.`),
-		a.backendSetCmd(), a.backendTagCmd(), a.backendAddDovecotCmd(), a.backendRemoveCmd())
+		a.backendSetCmd(), a.backendTagCmd(), a.backendAddDovecotCmd(), a.backendRemoveCmd(), a.backendLostCmd())
 	return c
 }
 

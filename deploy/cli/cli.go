@@ -137,7 +137,7 @@ func (a *app) root() *cobra.Command {
 		}
 	}
 	add(groupRun, a.upCmd(), a.initCmd(), a.directorCmd(), a.backendCmd(), a.mxCmd(), a.proxyCmd(), a.rebalanceCmd())
-	add(groupManage, a.statusCmd(), a.userCmd(), a.domainCmd(), a.addressCmd(), a.moveCmd(), a.sessionCmd(), a.mailboxCmd(), a.spoolCmd(), a.checkCmd(), a.repairCmd())
+	add(groupManage, a.statusCmd(), a.userCmd(), a.domainCmd(), a.addressCmd(), a.moveCmd(), a.sessionCmd(), a.mailboxCmd(), a.spoolCmd(), a.checkCmd(), a.repairCmd(), a.backupCmd(), a.restoreCmd())
 	add(groupOther, a.benchCmd(), a.versionCmd(), a.completionCmd())
 	return parent(root)
 }

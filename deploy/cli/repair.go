@@ -18,9 +18,9 @@ import (
 )
 
 func (a *app) repairCmd() *cobra.Command {
-	var offline, salvage, deep bool
+	var offline, salvage, deep, rollback bool
 	c := &cobra.Command{
-		Use:   "repair USER | --journal --data DIR",
+		Use:   "repair USER | --journal --data DIR | --accept-rollback --data DIR",
 		Short: "Mend what is derived: quota, uidlist, state, index; or replay a journal",
 		Long: `Mend what is derived in a user's mailbox: the quota is counted, the uidlist is
 rebuilt with every UID that is legible (else under a new UIDVALIDITY), the index is
@@ -34,19 +34,34 @@ With --journal, on the machine of a backend that is stopped: replay the journal 
 its data folder into the mailboxes, as the backend's start would, and leave it
 empty. A damaged journal is left as it is and told; with --salvage what is not
 legible is skipped, and which records and users that may affect is told. Messages
-that were answered with 250 may be among them.`,
+that were answered with 250 may be among them.
+
+With --accept-rollback, on the machine of a backend that does not start because its
+disk is older than the directory's memory of it (an image was restored): accept that
+what came after it is lost. The journal is replayed, and each mailbox is made fit to
+be served: UIDNEXT and HIGHESTMODSEQ jump ahead. Then start the backend: it lets go
+of users who had moved away since, and refuses those who had moved to it, who are
+restored with waypost restore.`,
 		Example: `  waypost repair alice@example.test
   waypost repair alice@example.test --deep --json
   waypost repair --journal --data /var/lib/waypost/backend-b1
-  waypost repair --journal --data /var/lib/waypost/backend-b1 --salvage`,
+  waypost repair --journal --data /var/lib/waypost/backend-b1 --salvage
+  waypost repair --accept-rollback --data /var/lib/waypost/backend-b1`,
 		Args: upToOne(wantUser),
 	}
 	c.Flags().BoolVar(&deep, "deep", false, "read the contents of messages, too")
 	c.Flags().BoolVar(&offline, "journal", false, "replay the journal of the stopped backend whose data folder is --data")
 	c.Flags().BoolVar(&salvage, "salvage", false, "skip what of the journal is not legible")
+	c.Flags().BoolVar(&rollback, "accept-rollback", false, "accept the older disk of the stopped backend whose data folder is --data")
 	conn, out := a.connecting(c), a.printing(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
 		switch {
+		case rollback && (len(args) > 0 || deep || offline || salvage):
+			return usagef("--accept-rollback is about a whole backend, and goes with --data only")
+		case rollback && conn.data == "":
+			return usagef("say the backend's data folder with --data DIR")
+		case rollback:
+			return a.acceptRollback(conn.data, out)
 		case offline && (len(args) > 0 || deep):
 			return usagef("--journal is about a whole backend: say no user, and no --deep")
 		case offline && conn.data == "":

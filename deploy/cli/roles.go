@@ -71,14 +71,16 @@ func roleExample(r, id string) string {
 }
 
 func (a *app) directorCmd() *cobra.Command {
-	return a.running(&cobra.Command{
-		Use:   "director --config FILE",
-		Short: "Run a director: admin API, console, look-ups",
+	c := a.running(&cobra.Command{
+		Use:   "director --config FILE | COMMAND",
+		Short: "Run a director: admin API, console, look-ups; restore the directory",
 		Long: `Run a director. It serves the admin API that the operator's commands use, the
 console, and the look-ups for foreign software. It keeps nothing: the
 directory is in etcd, and any number of directors may run.` + roleFiles,
 		Example: roleExample("director", "d1"),
 	}, cluster.RoleDirector)
+	c.AddCommand(a.directorRestoreCmd())
+	return c
 }
 
 func (a *app) mxCmd() *cobra.Command {

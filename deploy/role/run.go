@@ -122,7 +122,7 @@ func StartWith(ctx context.Context, c Config, log *slog.Logger, ready func(), ho
 		// A new directory is made before anything reads it. With etcd away the
 		// director starts all the same, and tries again.
 		first, cancel := context.WithTimeout(ctx, endWithin)
-		if err := b.dir.Init(first, telemetry.NewID); err != nil {
+		if err := b.initDirectoryOnce(first, telemetry.NewID); err != nil {
 			b.log.Warn("waiting for the directory", "error", err)
 		}
 		cancel()

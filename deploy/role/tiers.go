@@ -167,7 +167,7 @@ func (b *base) newDirector() (tier, error) {
 // director's to do; all others wait for it.
 func (b *base) initDirectory(ctx context.Context) error {
 	for {
-		err := b.dir.Init(ctx, telemetry.NewID)
+		err := b.initDirectoryOnce(ctx, telemetry.NewID)
 		if err == nil || ctx.Err() != nil || errors.Is(err, director.ErrInvalid) {
 			return err
 		}

@@ -24,6 +24,9 @@
 //	PUT    /v1/backends/{id}        PutBackend → Backend
 //	PATCH  /v1/backends/{id}        UpdateBackend → Backend
 //	DELETE /v1/backends/{id}        → Done
+//	POST   /v1/backends/{id}/lost   DeclareLost → Backend
+//	POST   /v1/users/{user}/restored  RestoredUser → User
+//	POST   /v1/users/{user}/exchange  ExchangeUser → ExchangedUser
 //	GET    /v1/status               → Status
 //	GET    /v1/sessions             ?user= → Sessions
 //	POST   /v1/sessions/kick        control.KickRequest → Kicked

@@ -67,6 +67,10 @@ func (s *Server) routes() http.Handler {
 		"DELETE /v1/backends/{id}": s.removeBackend,
 		"GET /v1/status":           s.getStatus,
 
+		"POST /v1/backends/{id}/lost":    s.declareLost,
+		"POST /v1/users/{user}/restored": s.postRestored,
+		"POST /v1/users/{user}/exchange": s.exchangeUser,
+
 		"GET /v1/sessions":       s.listSessions,
 		"POST /v1/sessions/kick": s.kick,
 		"GET /v1/spool":          s.listSpool,
