@@ -181,9 +181,9 @@ func TestForecast(t *testing.T) {
 		"tiny":             {{50 * time.Millisecond, pass(3, 1000), true, false}},
 		"empty":            {{10 * time.Millisecond, pass(0, 0), true, false}},
 		"few, but slow":    {{2 * s, pass(3, 1000), false, false}, {100 * time.Millisecond, pass(0, 0), true, false}},
-		"large":            {{600 * s, pass(100_000, 1 << 30), false, false}, {3 * s, pass(200, 1 << 20), false, false}, {200 * time.Millisecond, pass(2, 1000), true, false}},
-		"quick, and many":  {{300 * time.Millisecond, pass(1000, 1 << 20), false, false}, {20 * time.Millisecond, pass(0, 0), true, false}},
-		"one large letter": {{300 * time.Millisecond, pass(1, 50 << 20), false, false}, {20 * time.Millisecond, pass(0, 0), true, false}},
+		"large":            {{600 * s, pass(100_000, 1<<30), false, false}, {3 * s, pass(200, 1<<20), false, false}, {200 * time.Millisecond, pass(2, 1000), true, false}},
+		"quick, and many":  {{300 * time.Millisecond, pass(1000, 1<<20), false, false}, {20 * time.Millisecond, pass(0, 0), true, false}},
+		"one large letter": {{300 * time.Millisecond, pass(1, 50<<20), false, false}, {20 * time.Millisecond, pass(0, 0), true, false}},
 		"slow to look through": {
 			{9 * s, pass(9, 9), false, false}, {4 * s, pass(0, 0), false, false}, {4 * s, pass(0, 0), false, false}, {4 * s, pass(0, 0), false, false},
 			{4 * s, pass(0, 0), false, false}, {4 * s, pass(0, 0), false, false}, {4 * s, pass(0, 0), false, false}, {4 * s, pass(0, 0), true, false},
