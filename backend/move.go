@@ -91,11 +91,12 @@ func (u *user) sealEmpty(at director.Epoch) (control.FenceReply, error) {
 	reply := func() control.FenceReply {
 		return control.FenceReply{State: string(u.fence.State), Epoch: u.fence.Epoch}
 	}
+	next, ok := fence.Prepare(u.fence, at)
 	switch {
-	case u.fence.State == fence.Sealed && u.fence.Epoch == at:
-		return reply(), nil
-	case u.fence.State != fence.Missing && u.fence.State != fence.Gone, u.fence.Epoch > at:
+	case !ok:
 		return reply(), refuse(control.CodeFence, "fence is %s", u.fence)
+	case next == u.fence:
+		return reply(), nil
 	}
 	if live, err := exists(u.b.disk.live(u.name)); err != nil || live {
 		return reply(), refuse(control.CodeFence, "there is a tree without a fence at %s (%v): move it away first", u.b.disk.live(u.name), err)
@@ -107,7 +108,7 @@ func (u *user) sealEmpty(at director.Epoch) (control.FenceReply, error) {
 	if err := maildir.Create(vfs.OS, dir); err != nil {
 		return reply(), err
 	}
-	err := u.setFence(fence.Fence{State: fence.Sealed, Epoch: at})
+	err := u.setFence(next)
 	return reply(), err
 }
 

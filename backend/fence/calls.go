@@ -6,6 +6,18 @@ import "waypost/director"
 // record (R3). The record is this backend's own read; the fence is checked
 // under the user's lock, later.
 
+// Prepare gives the fence of an empty mailbox for a user whose record comes
+// next (R12): sealed at the tombstone's epoch at, 0 without one.
+func Prepare(f Fence, at director.Epoch) (next Fence, ok bool) {
+	switch {
+	case f.State == Sealed && f.Epoch == at:
+		return f, true
+	case (f.State == Missing || f.State == Gone) && f.Epoch <= at:
+		return Fence{State: Sealed, Epoch: at}, true
+	}
+	return f, false
+}
+
 // MayStage: the record lets me be the target of the move that is, or will be,
 // busy at epoch.
 func MayStage(me director.BackendID, rec *director.Record, epoch director.Epoch) bool {

@@ -54,11 +54,13 @@ type client struct {
 	epoch director.Epoch
 	state *state
 	told  map[uint32]string
+	box   uint32 // by its UIDVALIDITY
 }
 
 // state is what a hand-off carries.
 type state struct {
 	ID   string
+	Box  uint32
 	Told map[uint32]string
 	Next uint32 // UIDNEXT as told
 	// Pending is a command that was read and not executed.
@@ -76,7 +78,10 @@ func (c *client) live(ctx context.Context, commands int) {
 	ctx = as(ctx, c.name)
 	for i := 0; i < commands && ctx.Err() == nil; i++ {
 		if c.at == nil && !c.login(ctx) {
-			return
+			if sleep(ctx, time.Second) != nil {
+				return
+			}
+			continue
 		}
 		command := ""
 		if c.w.step(ctx, c.name, "command") != nil {
@@ -111,13 +116,22 @@ func (c *client) login(ctx context.Context) bool {
 			if p.dead {
 				return "", errDown
 			}
-			if a == "ok" {
-				c.arrive(p, rec.Epoch)
+			if a != "ok" {
+				return wire.Status(a), nil
 			}
-			return wire.Status(a), nil
+			b, err := p.read(ctx, rec.Epoch)
+			switch {
+			case errors.Is(err, errNotServed):
+				return wire.StatusBusy, nil
+			case err != nil:
+				return "", err
+			}
+			c.box = b.Validity
+			c.arrive(p, rec.Epoch)
+			return wire.StatusOK, nil
 		})
 	})
-	if err != nil && ctx.Err() == nil {
+	if err != nil && ctx.Err() == nil && c.w.deletions == 0 {
 		c.w.fail("I5: a login failed: %v", err)
 	}
 	return err == nil
@@ -240,7 +254,7 @@ func holds(b box, uid uint32, name string) bool {
 
 func (c *client) pack(pending string) *state {
 	c.w.handoffs++
-	s := &state{ID: fmt.Sprintf("%s-%d", c.key(), c.w.handoffs), Told: map[uint32]string{}, Pending: pending}
+	s := &state{ID: fmt.Sprintf("%s-%d", c.key(), c.w.handoffs), Box: c.box, Told: map[uint32]string{}, Pending: pending}
 	for uid, name := range c.told {
 		s.Told[uid] = name
 		s.Next = max(s.Next, uid+1)
@@ -265,7 +279,7 @@ func (c *client) resume(ctx context.Context) error {
 			})
 		})
 		if err != nil {
-			if ctx.Err() == nil {
+			if ctx.Err() == nil && c.w.deletions == 0 {
 				c.w.fail("I5: a session found no home: %v", err)
 			}
 			return fmt.Errorf("%w: %w", errBYE, err)
@@ -308,6 +322,12 @@ func (p *proc) resume(ctx context.Context, c *client, rec director.Record) (wire
 		return wire.StatusBusy, nil
 	case err != nil:
 		return "", errUnknown
+	}
+	if b.Validity != c.state.Box {
+		if p.w.deletions == 0 {
+			p.w.fail("I4: UIDVALIDITY %d became %d", c.state.Box, b.Validity)
+		}
+		return "", fmt.Errorf("%w: identity", errBYE)
 	}
 	if b.UIDNext < c.state.Next {
 		p.w.fail("I4: UIDNEXT shrank")

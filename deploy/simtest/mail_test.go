@@ -103,6 +103,7 @@ func (m *post) send(ctx context.Context, name string) {
 		case reply.Code/100 == 4:
 			w.saw("sender has to try again")
 			w.note("sender", fmt.Sprintf("%s: %v", name, reply))
+		case w.deletions > 0: // there was no such user
 		default:
 			w.fail("I5: a sender got %v", reply)
 		}

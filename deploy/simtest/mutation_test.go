@@ -21,6 +21,7 @@ func TestMutations(t *testing.T) {
 		{"ids not moved", 400, []string{"I3"}},
 		{"fence before rename", 600, []string{"I2", "fence", "read"}},
 		{"no take-back", 400, []string{"I6"}},
+		{"former home not asked", 200, []string{"I1", "alarm"}},
 		{"accept an id twice", 1500, []string{"I3"}},
 	} {
 		t.Run(m.off, func(t *testing.T) {

@@ -290,6 +290,7 @@ func (p *proc) perform(d fence.Decision, rec *director.Record) error {
 		p.w.note(string(p.n.id), fmt.Sprintf("%s: %s to %s by %s", d.Action, p.fence, d.Next, rec))
 	}
 	var err error
+	deleted := rec != nil && rec.State == director.Deleted
 	switch d.Action {
 	case fence.Keep:
 		return nil
@@ -303,9 +304,9 @@ func (p *proc) perform(d fence.Decision, rec *director.Record) error {
 		}
 		err = p.trees().Adopt()
 	case fence.Trash:
-		err = p.trees().Discard(p.fence, false)
+		err = p.trees().Discard(p.fence, deleted)
 	case fence.Drop:
-		err = p.trees().Drop(p.fence, false)
+		err = p.trees().Drop(p.fence, deleted)
 	}
 	if err != nil {
 		return err
@@ -442,7 +443,7 @@ func (p *proc) commit(ctx context.Context, epoch director.Epoch, name, id string
 	if p.dead {
 		return 0, errDown
 	}
-	p.w.wrote(p, epoch, name, uid)
+	p.w.wrote(p, epoch, b, name, uid)
 	return uid, nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"waypost/backend/fence"
 	"waypost/director"
+	"waypost/mx/spool"
 )
 
 // schedule is what one run does: who moves the user, who sends and reads, and
@@ -41,6 +42,9 @@ func (w *world) schedule() error {
 	for i := range 1 + w.rng.IntN(2) {
 		c, commands := &client{w: w, name: fmt.Sprint("c", i)}, 4+w.rng.IntN(12)
 		w.alive(func(ctx context.Context) { c.live(ctx, commands) })
+	}
+	if w.chance(4) {
+		w.alive(w.replace)
 	}
 	w.running.Go(func() { w.harm(until) })
 	return nil
@@ -195,8 +199,13 @@ func (w *world) ended() string {
 	if home == nil || !home.ready || home.alarm != "" || home.fence != (fence.Fence{State: fence.Serving, Epoch: rec.Value.Epoch}) {
 		return "home does not serve"
 	}
-	if left := w.mx.proc.Waiting(); len(left) > 0 {
-		return fmt.Sprintf("spool: %d, %s", len(left), left[0].Error)
+	for _, left := range w.mx.proc.Waiting() {
+		if left.State != spool.Dead {
+			return "spool: " + left.Error
+		}
+		if w.deletions == 0 {
+			w.fail("I2: a dead letter: %s", left.Error)
+		}
 	}
 	return ""
 }

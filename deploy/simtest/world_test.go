@@ -62,9 +62,15 @@ type world struct {
 	lastTo   director.BackendID // of the last write
 	lastAt   director.Epoch
 	handoffs int
-	boots    int
-	seen     map[string]int
-	bad      []string
+	// Persons: how often the user was deleted or made (odd: deleted), who each
+	// message was begun for, and what had been accepted for a former one.
+	person    int
+	deletions int
+	begunFor  map[string]int
+	former    map[string]bool
+	boots     int
+	seen      map[string]int
+	bad       []string
 	// mended is when the last harm ended; zero before.
 	mended time.Time
 }
@@ -74,6 +80,7 @@ type event struct {
 	who        string
 	begin, end int64 // end 0: it may still come
 	name       string
+	box        uint32   // by its UIDVALIDITY
 	read       []string // nil: a delivery
 	isRead     bool
 }
@@ -95,7 +102,7 @@ func newWorld(s *sched, dir, off string) (*world, error) {
 	w := &world{
 		sched: s, store: memory.New(), nodes: map[director.BackendID]*node{}, ids: []director.BackendID{"b1", "b2", "b3"}, off: off,
 		cut: map[string]bool{}, open: map[string]int64{}, acked: map[string]bool{}, uids: map[string]uint32{},
-		places: map[string]map[*proc]bool{}, seen: map[string]int{},
+		places: map[string]map[*proc]bool{}, seen: map[string]int{}, begunFor: map[string]int{}, former: map[string]bool{},
 	}
 	w.ctx, w.stop = context.WithCancel(context.Background())
 	w.admin = director.New(w.store)
@@ -144,7 +151,7 @@ func (w *world) settleIn(ctx context.Context) error {
 	if err := fences.Put(alice, fence.Fence{State: fence.Serving, Epoch: rec.Epoch}); err != nil {
 		return err
 	}
-	w.uids["first"], w.acked["first"] = 3, true
+	w.uids["7/first"], w.acked["first"] = 3, true
 	return w.admin.CreateUser(ctx, alice, rec, director.Account{})
 }
 
@@ -162,20 +169,23 @@ func (w *world) oneWriter() {
 }
 
 // begins tells that a message may be delivered from now on.
-func (w *world) begins(name string) { w.open[name] = w.now() }
+func (w *world) begins(name string) { w.open[name], w.begunFor[name] = w.now(), w.person }
 
 // wrote tells of a durable write: it was in its epoch's turn, and it is there
 // for all who read from now on.
-func (w *world) wrote(p *proc, e director.Epoch, name string, uid uint32) {
+func (w *world) wrote(p *proc, e director.Epoch, b box, name string, uid uint32) {
 	if e < w.lastAt || e == w.lastAt && w.lastTo != p.n.id {
 		w.fail("I1: %s writes at %d after %s wrote at %d", p.n.id, e, w.lastTo, w.lastAt)
 	}
 	w.lastTo, w.lastAt = p.n.id, e
-	if had, ok := w.uids[name]; ok && had != uid {
+	if w.former[name] {
+		w.fail("R12: %s was accepted for a former person", name)
+	}
+	if had, ok := w.uids[b.of(name)]; ok && had != uid {
 		w.fail("I4: %s is UID %d, and was %d", name, uid, had)
 	}
-	w.uids[name] = uid
-	w.history = append(w.history, event{who: "write " + name, begin: w.open[name], end: w.now(), name: name})
+	w.uids[b.of(name)] = uid
+	w.history = append(w.history, event{who: "write " + name, begin: w.open[name], end: w.now(), name: name, box: b.Validity})
 	delete(w.open, name)
 }
 
@@ -183,13 +193,13 @@ func (w *world) didRead(who string, begin int64, b box) {
 	names := []string{}
 	for _, m := range b.Messages {
 		names = append(names, m.Name)
-		if had, ok := w.uids[m.Name]; ok && had != m.UID {
+		if had, ok := w.uids[b.of(m.Name)]; ok && had != m.UID {
 			w.fail("I4: %s reads %s as UID %d, and it was %d", who, m.Name, m.UID, had)
 		}
-		w.uids[m.Name] = m.UID
+		w.uids[b.of(m.Name)] = m.UID
 	}
 	slices.Sort(names)
-	w.history = append(w.history, event{who: who, begin: begin, end: w.now(), read: names, isRead: true})
+	w.history = append(w.history, event{who: who, begin: begin, end: w.now(), read: names, isRead: true, box: b.Validity})
 }
 
 // arrived, left: where a client's session lives. Nowhere twice.
