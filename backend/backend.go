@@ -135,13 +135,13 @@ func New(cfg Config, d Deps) (*Server, error) {
 	if b.quotaExtra, err = cfg.extra(); err != nil {
 		return nil, err
 	}
-	b.digests.by = make(map[director.User]*userDigests)
 	if err := b.openArchives(); err != nil {
 		return nil, err
 	}
 	if b.disk, b.lock, err = openDisk(cfg.Data); err != nil {
 		return nil, err
 	}
+	b.digests.open(b.disk)
 	if err := b.open(d.Metrics); err != nil {
 		if b.journal != nil {
 			err = errors.Join(err, b.journal.Close())
@@ -175,7 +175,7 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 	if err := b.openJournal(); err != nil {
 		return err
 	}
-	if b.stager, err = maildir.NewStager(vfs.OS, b.journal, b.disk.incoming()); err != nil {
+	if b.stager, err = maildir.NewStager(b.digests.files, b.journal, b.disk.incoming()); err != nil {
 		return err
 	}
 	if b.mux, err = b.id.Listen(b.cfg.Listen, b.log); err != nil {
