@@ -42,8 +42,8 @@ type Tracker struct {
 	// durable: what is in the manifest is synced, but for the folders in unsynced.
 	durable  bool
 	unsynced map[string]struct{}
-	// reads counts the files that were read.
-	reads int
+	// reads counts the files that were read, looks the names that were looked at.
+	reads, looks int
 }
 
 // file is an entry with what tells that the file is still the same.

@@ -188,6 +188,7 @@ func (w *walk) relist(f *folder, path string) error {
 // name looks at one name of a folder.
 func (w *walk) name(f *folder, path, base string) error {
 	rel := f.rel + base
+	w.t.looks++
 	at, kind, err := lstat(path + "/" + base)
 	if err != nil && !gone(err) {
 		return err
