@@ -314,7 +314,7 @@ func (u *user) current(ctx context.Context, from cluster.Peer, req control.Manif
 		m, _, err = u.frozenManifest(ctx, f)
 	default:
 		if m, err = b.digests.source(u.name); err == nil {
-			err = hot(m.Update(ctx, how))
+			err = errors.Join(hot(m.Update(ctx, how)), m.SyncKept())
 		}
 	}
 	if err != nil {

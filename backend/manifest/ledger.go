@@ -25,6 +25,7 @@ type ledger struct {
 	path    string
 	file    vfs.File // nil until something is written
 	fresh   bool     // it is being written anew, under another name
+	loose   int      // bytes that were written since it was synced
 	records int
 }
 
@@ -191,8 +192,25 @@ func (k *ledger) begun() error {
 func (k *ledger) write(payload []byte) error {
 	head := binary.BigEndian.AppendUint32(make([]byte, 0, frameHead+len(payload)), uint32(len(payload)))
 	head = binary.BigEndian.AppendUint32(head, crc32.Checksum(payload, castagnoli))
-	_, err := k.file.Write(append(head, payload...))
+	n, err := k.file.Write(append(head, payload...))
+	k.loose += n
 	return k.failed(err)
+}
+
+// sync makes durable what was written.
+func (k *ledger) sync() error {
+	k.loose = 0
+	return k.failed(k.file.Datasync())
+}
+
+// SyncKept makes durable what is kept, if it is much: then Freeze need not wait for it.
+func (t *Tracker) SyncKept() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if k := t.keep; k != nil && k.file != nil && k.loose > 64<<10 {
+		return k.sync()
+	}
+	return nil
 }
 
 // failed begins anew the next time where something may be half written.
@@ -224,7 +242,7 @@ func (t *Tracker) Freeze(path string) (control.ManifestSummary, error) {
 		err = t.keep.write(append([]byte{kindFrozen}, text...))
 	}
 	if err == nil {
-		err = t.keep.failed(t.keep.file.Datasync())
+		err = t.keep.sync()
 	}
 	if err == nil {
 		err = t.keep.name(path)
