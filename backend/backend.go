@@ -144,7 +144,6 @@ func New(cfg Config, d Deps) (*Server, error) {
 	if b.quotaExtra, err = cfg.extra(); err != nil {
 		return nil, err
 	}
-	b.digests.by = make(map[director.User]*userDigests)
 	b.paces.all = make(map[director.User]*paceOf)
 	b.receipts.bases = make(map[director.User]receiptBase)
 	if err := b.openArchives(); err != nil {
@@ -155,6 +154,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 	}
 	b.load = newLoadMeter(cfg.Data)
 	b.snapshots = snapshots{root: b.disk.snapshots(), open: make(map[string]bool)}
+	b.digests.open(b.disk)
 	if err := b.open(d.Metrics); err != nil {
 		if b.journal != nil {
 			err = errors.Join(err, b.journal.Close())
@@ -191,7 +191,7 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 	if err := b.clearRestores(); err != nil {
 		return err
 	}
-	if b.stager, err = maildir.NewStager(vfs.OS, b.journal, b.disk.incoming()); err != nil {
+	if b.stager, err = maildir.NewStager(b.digests.files, b.journal, b.disk.incoming()); err != nil {
 		return err
 	}
 	if b.mux, err = b.id.Listen(b.cfg.Listen, b.log); err != nil {

@@ -29,6 +29,8 @@ import (
 //	users/xx/USER/   the live trees
 //	staging/xx/USER/ trees being pulled, or sealed
 //	manifests/xx/USER  what a frozen tree held, until it is in the trash
+//	moves/xx/USER/   what is known of the trees of a user who is being moved, and
+//	                 long files that have not come wholly (type digests)
 //	trash/USER@EPOCH/  trees let go: tree/ and manifest
 //	receipts/xx/USER@EPOCH  what moves brought here (receipt.go)
 //	parked/USER@EPOCH  staging of moves that were put off, for the next try

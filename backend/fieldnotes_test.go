@@ -250,7 +250,7 @@ func TestStaleStaging(t *testing.T) {
 	r.must(os.MkdirAll(filepath.Join(parked, "Maildir", "cur"), 0o700))
 	r.must(os.MkdirAll(filepath.Join(parked, "Maildir", ".Stale", "cur"), 0o700))
 	r.must(os.WriteFile(filepath.Join(parked, "Maildir", "cur", "1.M1P1.stale,S=6:2,"), []byte("stale\n"), 0o600))
-	name := filepath.Base(r.inbox(r.nodes["b1"].disk.live(alice))[0])
+	name := filepath.Base(r.inboxFiles(r.nodes["b1"].disk.live(alice))[0])
 	r.must(os.WriteFile(filepath.Join(parked, "Maildir", "cur", name), []byte("not what it was"), 0o600))
 	m, busy := r.toSealed("b2", "m1")
 	after := r.flip(m, busy)
@@ -288,7 +288,7 @@ func TestSealReadsContents(t *testing.T) {
 			sum, err := call[control.ManifestSummary](r, r.mover, "b1", control.PathFreeze, req)
 			r.must(err)
 			r.must(r.pull(m, true))
-			file := r.inbox(r.nodes["b2"].disk.staging(alice))[0]
+			file := r.inboxFiles(r.nodes["b2"].disk.staging(alice))[0]
 			text, err := os.ReadFile(file)
 			r.must(err)
 			r.must(os.WriteFile(file, damage(text), 0o600))

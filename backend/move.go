@@ -2,14 +2,10 @@ package backend
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-
-	pkgsftp "github.com/pkg/sftp"
 
 	"waypost/backend/control"
 	"waypost/backend/fence"
@@ -191,19 +187,22 @@ func (b *Server) pull(ctx context.Context, req control.PullRequest, report func(
 		if f.State != fence.Incoming || f.Epoch != req.Epoch {
 			return control.PullProgress{}, refuse(control.CodeFence, "fence is %s, the pull is for epoch %d", f, req.Epoch)
 		}
-		source := cluster.Peer{Role: cluster.RoleBackend, ID: string(req.Source)}
-		want, err := control.Call[control.Manifest](ctx, b.peers.client(req.Node, source), control.PathManifest,
-			control.ManifestRequest{User: u.name, Epoch: req.Epoch, Frozen: req.Final})
+		staged, err := b.digests.staged(u.name)
 		if err != nil {
 			return control.PullProgress{}, err
 		}
 		p := sftp.Pull{
-			Staging: b.disk.staging(u.name), Digests: b.digests.of(u.name).staged, Final: req.Final, Report: report, Room: b.roomFor,
-			Dial: func(ctx context.Context) (*pkgsftp.Client, error) {
+			Staging: b.disk.staging(u.name), Staged: staged, Halves: b.digests.halves(u.name), Final: req.Final, Report: report, Room: b.roomFor,
+			Dial: func(ctx context.Context) (*sftp.Conn, error) {
 				return sftp.Dial(ctx, b.id, req.Node, req.Source, u.name, req.Epoch)
 			},
+			Manifest: func(ctx context.Context) (control.Manifest, error) {
+				source := cluster.Peer{Role: cluster.RoleBackend, ID: string(req.Source)}
+				return control.Call[control.Manifest](ctx, b.peers.client(req.Node, source), control.PathManifest,
+					control.ManifestRequest{User: u.name, Epoch: req.Epoch, Frozen: req.Final})
+			},
 		}
-		done, err := p.Run(ctx, want)
+		done, err := p.Run(ctx)
 		done.Done = err == nil
 		b.metrics.pulledBytes.Add(float64(done.Bytes))
 		return done, err
@@ -239,38 +238,98 @@ func (b *Server) mayRead(ctx context.Context, from cluster.Peer, name director.U
 }
 
 // openTree is what the SFTP server asks.
-func (b *Server) openTree(ctx context.Context, from cluster.Peer, name director.User, epoch director.Epoch) (string, error) {
+func (b *Server) openTree(ctx context.Context, from cluster.Peer, name director.User, epoch director.Epoch) (sftp.Tree, error) {
 	if err := b.mayRead(ctx, from, name, epoch); err != nil {
-		return "", err
+		return nil, err
 	}
-	return b.disk.live(name), nil
+	t, err := b.digests.source(name)
+	return &movingTree{b, t, from, name, epoch}, err
 }
 
-// manifestCall is PathManifest.
+// movingTree is the live tree of a user who is being moved, as the target sees it.
+type movingTree struct {
+	b *Server
+	*manifest.Tracker
+	from  cluster.Peer
+	user  director.User
+	epoch director.Epoch
+}
+
+// Root implements sftp.Tree.
+func (t *movingTree) Root() string { return t.b.disk.live(t.user) }
+
+// Delta implements sftp.Tree.
+func (t *movingTree) Delta(ctx context.Context, q manifest.Query) (manifest.Delta, error) {
+	how := manifest.HashFew
+	switch {
+	case q.Frozen:
+		how = manifest.HashAll
+	case q.Verify:
+		how = manifest.HashSome
+	}
+	return with(t.b, t.user, func(u *user) (manifest.Delta, error) {
+		t.b.digests.change(u.name, func(x *userDigests) { x.asked = t.epoch })
+		m, unlock, err := u.current(ctx, t.from, control.ManifestRequest{User: u.name, Epoch: t.epoch, Frozen: q.Frozen}, how)
+		if err != nil {
+			return manifest.Delta{}, err
+		}
+		defer unlock()
+		return m.Delta(q)
+	})
+}
+
+// manifestCall is PathManifest, for targets that do not ask for a Delta.
 func (b *Server) manifestCall(ctx context.Context, from cluster.Peer, req control.ManifestRequest) (control.Manifest, error) {
 	return with(b, req.User, func(u *user) (control.Manifest, error) {
-		if err := b.mayRead(ctx, from, u.name, req.Epoch); err != nil {
+		m, unlock, err := u.current(ctx, from, req, manifest.HashAll)
+		if err != nil {
 			return control.Manifest{}, err
 		}
-		f := u.fenceNow()
-		if f.State != fence.Serving && f.Epoch != req.Epoch {
-			// Behind the record for a moment after a rollback or a flip.
-			if err := b.look(ctx, u); err != nil {
-				return control.Manifest{}, err
-			}
-		}
-		u.tree.Lock()
-		defer u.tree.Unlock()
-		f = u.fenceNow()
-		frozen := f.State == fence.Frozen && f.Epoch == req.Epoch
-		if !frozen && (req.Frozen || f.State != fence.Serving) {
-			return control.Manifest{}, refuse(control.CodeFence, "fence is %s", f)
-		}
-		if frozen {
-			return u.frozenManifest(ctx, f)
-		}
-		return b.digests.of(u.name).source.Scan(ctx, b.disk.live(u.name))
+		defer unlock()
+		return m.Manifest(), nil
 	})
+}
+
+// current gives the manifest of the live tree as it is now, under tree, to who may read
+// it.
+func (u *user) current(ctx context.Context, from cluster.Peer, req control.ManifestRequest, how manifest.Hashing) (m *manifest.Tracker, unlock func(), err error) {
+	b := u.b
+	if err := b.mayRead(ctx, from, u.name, req.Epoch); err != nil {
+		return nil, nil, err
+	}
+	f := u.fenceNow()
+	if f.State != fence.Serving && f.Epoch != req.Epoch {
+		// Behind the record for a moment after a rollback or a flip.
+		if err := b.look(ctx, u); err != nil {
+			return nil, nil, err
+		}
+	}
+	u.tree.Lock()
+	f = u.fenceNow()
+	frozen := f.State == fence.Frozen && f.Epoch == req.Epoch
+	switch {
+	case !frozen && (req.Frozen || f.State != fence.Serving):
+		err = refuse(control.CodeFence, "fence is %s", f)
+	case frozen:
+		m, _, err = u.frozenManifest(ctx, f)
+	default:
+		if m, err = b.digests.source(u.name); err == nil {
+			err = errors.Join(hot(m.Update(ctx, how)), m.SyncKept())
+		}
+	}
+	if err != nil {
+		u.tree.Unlock()
+		return nil, nil, err
+	}
+	return m, u.tree.Unlock, nil
+}
+
+// hot takes what vanished while it was read for what it is: the user works.
+func hot(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return refuse(control.CodeUnavailable, "%v", err)
+	}
+	return err
 }
 
 func (u *user) fenceNow() fence.Fence {
@@ -300,11 +359,8 @@ func (b *Server) freeze(ctx context.Context, _ cluster.Peer, req control.MoveReq
 		}
 		u.tree.Lock()
 		defer u.tree.Unlock()
-		m, err := u.frozenManifest(ctx, fence.Fence{State: fence.Frozen, Epoch: req.Epoch})
-		if err != nil {
-			return control.ManifestSummary{}, err
-		}
-		return manifest.Summary(m), nil
+		_, sum, err := u.frozenManifest(ctx, fence.Fence{State: fence.Frozen, Epoch: req.Epoch})
+		return sum, err
 	})
 }
 
@@ -335,44 +391,46 @@ func (u *user) freezeAt(epoch director.Epoch) error {
 	return u.setFence(next)
 }
 
-// frozenManifest gives the manifest of the frozen tree, made once and kept on
-// the disk until the trash is purged: the source's half of the receipt. Called
-// under tree; the fence keeps writers out.
-func (u *user) frozenManifest(ctx context.Context, f fence.Fence) (control.Manifest, error) {
-	p := u.b.disk.manifest(u.name)
-	if m, err := readManifest(p); err == nil || !errors.Is(err, fs.ErrNotExist) {
-		return m, err
+// frozenManifest gives the manifest of the frozen tree, which is kept on the disk until
+// the trash is purged: the source's half of the receipt. Called under tree; the
+// fence keeps writers out.
+func (u *user) frozenManifest(ctx context.Context, f fence.Fence) (*manifest.Tracker, control.ManifestSummary, error) {
+	fail := func(err error) (*manifest.Tracker, control.ManifestSummary, error) {
+		return nil, control.ManifestSummary{}, err
 	}
-	m, err := u.b.digests.of(u.name).source.Scan(ctx, u.b.disk.live(u.name))
+	d := &u.b.digests
+	m, err := d.source(u.name)
+	if err == nil {
+		err = m.Update(ctx, manifest.HashAll)
+	}
 	if err != nil {
-		return m, err
+		return fail(err)
 	}
-	b, err := json.Marshal(m)
-	if err != nil {
-		return m, err
-	}
+	var asked, kept director.Epoch
+	d.change(u.name, func(x *userDigests) { asked, kept = x.asked, x.frozen })
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.fence != f {
-		return m, refuse(control.CodeFence, "fence became %s meanwhile", u.fence)
+		return fail(refuse(control.CodeFence, "fence became %s meanwhile", u.fence))
 	}
-	if err := durable.MkdirAll(filepath.Dir(p), 0o700); err != nil {
-		return m, err
+	if kept != f.Epoch {
+		if _, err := m.Freeze(u.b.disk.manifest(u.name)); err != nil {
+			return fail(err)
+		}
+		d.change(u.name, func(x *userDigests) { x.frozen = f.Epoch })
 	}
-	return m, durable.WriteFile(p, b, 0o600)
+	if asked == f.Epoch {
+		return m, m.Summary(), nil
+	}
+	return m, manifest.FlatSummary(m.Manifest()), nil
 }
 
-func readManifest(path string) (control.Manifest, error) {
-	var m control.Manifest
-	b, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(b, &m)
-	}
-	return m, err
-}
+func readManifest(path string) (control.Manifest, error) { return manifest.ReadFrozen(path) }
 
-// seal is PathSeal (R5): staging is read again, must equal the source's
-// manifest in every entry, is durable since the pull, and never changes after.
+// seal is PathSeal (R5): staging must equal the source's manifest in every entry, is
+// durable since the pull, and never changes after. What was verified while it came, and
+// synced, is not read again: that folders, and files that may be changed in
+// place, are as they were then says that nobody has touched them.
 func (b *Server) seal(ctx context.Context, _ cluster.Peer, req control.SealRequest) (control.ManifestSummary, error) {
 	return with(b, req.User, func(u *user) (control.ManifestSummary, error) {
 		u.tree.Lock()
@@ -385,11 +443,18 @@ func (b *Server) seal(ctx context.Context, _ cluster.Peer, req control.SealReque
 		if !ok {
 			return control.ManifestSummary{}, refuse(control.CodeFence, "fence is %s, the seal is for epoch %d", f, req.Epoch)
 		}
-		m, err := b.digests.of(u.name).staged.Scan(ctx, b.disk.staging(u.name))
+		m, err := b.digests.staged(u.name)
+		if err == nil {
+			err = errors.Join(m.Update(ctx, manifest.HashAll), m.Settle())
+		}
 		if err != nil {
 			return control.ManifestSummary{}, err
 		}
-		sum := manifest.Summary(m)
+		sum := m.Summary()
+		if sum.Digest != req.Digest {
+			// A source that did not know whom it talks to.
+			sum = manifest.FlatSummary(m.Manifest())
+		}
 		if sum.Digest != req.Digest {
 			return sum, refuse(control.CodeDiffers, "staging is %s, the manifest %s", sum.Digest, req.Digest)
 		}

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"waypost/backend/control"
+	"waypost/backend/sftp"
 	"waypost/director"
 	"waypost/internal/cluster"
 )
@@ -143,17 +144,17 @@ func (b *Server) servePaced(serve func(context.Context, *tls.Conn, cluster.Peer)
 }
 
 // openPaced is what the SFTP server asks.
-func (b *Server) openPaced(ctx context.Context, from cluster.Peer, name director.User, epoch director.Epoch) (string, error) {
-	root, err := b.openTree(ctx, from, name, epoch)
+func (b *Server) openPaced(ctx context.Context, from cluster.Peer, name director.User, epoch director.Epoch) (sftp.Tree, error) {
+	tree, err := b.openTree(ctx, from, name, epoch)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	if c, ok := ctx.Value(pacedConn{}).(*tls.Conn); ok {
 		if err := b.paces.join(name, epoch, c); err != nil {
 			b.log.Warn("a copy is not held to its pace", "user", name, "error", err)
 		}
 	}
-	return root, nil
+	return tree, nil
 }
 
 // join holds a connection to the pace of its move. What was said for an earlier move

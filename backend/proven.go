@@ -43,9 +43,9 @@ func (j *janitor) proven(ctx context.Context, dir string, name director.User, re
 		// The former person's proofs went with the account.
 		return j.ofFormer(ctx, dir, name, "manifest")
 	}
-	if sum := manifest.Summary(m).Digest; sum != proof.Receipt {
+	if !manifest.Proves(m, proof.Receipt) {
 		j.b.metrics.alarms.Inc()
-		return fmt.Errorf("its manifest is %s, the receipt of its move says %s: it is not purged", sum, proof.Receipt)
+		return fmt.Errorf("its manifest is %s, the receipt of its move says %s: it is not purged", manifest.Summary(m).Digest, proof.Receipt)
 	}
 	return nil
 }

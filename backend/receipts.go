@@ -91,7 +91,7 @@ func (u *user) keepBase(ctx context.Context, epoch director.Epoch) error {
 	if f := u.fenceNow(); f.State != fence.Incoming || f.Epoch != epoch {
 		return nil
 	}
-	r, err := u.stagedReceipt(ctx, epoch, nil)
+	r, err := u.stagedReceipt(ctx, epoch, nil, "")
 	if err != nil {
 		return err
 	}
@@ -103,15 +103,21 @@ func (u *user) keepBase(ctx context.Context, epoch director.Epoch) error {
 	return nil
 }
 
-// stagedReceipt makes the receipt of staging as it is. UIDs of folders whose list is
-// as in base are taken from there. Called under tree.
-func (u *user) stagedReceipt(ctx context.Context, epoch director.Epoch, base *receipt) (*receipt, error) {
+// stagedReceipt makes the receipt of staging as it is; want is the digest it was sealed with,
+// or "". UIDs of folders whose list is as in base are taken from there. Called under tree.
+func (u *user) stagedReceipt(ctx context.Context, epoch director.Epoch, base *receipt, want string) (*receipt, error) {
 	root := u.b.disk.staging(u.name)
-	m, err := u.b.digests.of(u.name).staged.Scan(ctx, root)
+	staged, err := u.b.digests.staged(u.name)
+	if err == nil {
+		err = staged.Update(ctx, manifest.HashAll)
+	}
 	if err != nil {
 		return nil, err
 	}
-	sum := manifest.Summary(m).Digest
+	m, sum := staged.Manifest(), staged.Summary().Digest
+	if want != "" && sum != want {
+		sum = manifest.FlatSummary(m).Digest // of a source that knows no other
+	}
 	r := &receipt{lines: make(map[control.TreePath]receiptLine, len(m.Entries))}
 	r.head = receiptHead{Version: receiptVersion, User: u.name, Epoch: epoch, Target: sum, Made: time.Now().UTC(), Validity: make(map[control.TreePath]uint32)}
 	for _, e := range m.Entries {
@@ -195,7 +201,7 @@ func (u *user) keepReceipt(ctx context.Context, req control.SealRequest) error {
 		return nil
 	}
 	base := u.b.receipts.get(u.name, epoch)
-	r, err := u.stagedReceipt(ctx, epoch, base)
+	r, err := u.stagedReceipt(ctx, epoch, base, req.Digest)
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,6 @@ import (
 	"waypost/backend/scripts"
 	"waypost/backend/sharing"
 	"waypost/director"
-	"waypost/internal/vfs"
 )
 
 // user is one user's place in memory: the lock that serialises everything that
@@ -174,12 +173,16 @@ func (u *user) setFence(f fence.Fence) error {
 		return err
 	}
 	u.b.log.Info("fence changed", "user", u.name, "from", u.fence.String(), "to", f.String())
-	if u.fence.State == fence.Serving {
+	was := u.fence.State
+	if was == fence.Serving {
 		u.hangUp()
 	}
 	u.fence = f
-	if f.State == fence.Serving || f.State == fence.Gone {
-		u.b.digests.forget(u.name)
+	// After a rollback the tree is still what it was.
+	if f.State == fence.Gone || f.State == fence.Serving && was != fence.Frozen && was != fence.Serving {
+		if err := u.b.digests.forget(u.name); err != nil {
+			u.b.log.Warn("what was known for a move is not removed", "user", u.name, "error", err)
+		}
 	}
 	t := &u.b.users
 	t.mu.Lock()
@@ -205,7 +208,7 @@ func (u *user) account() (*maildir.Account, error) {
 		return u.acct, nil
 	}
 	a, err := maildir.Open(maildir.Options{
-		FS: vfs.OS, Journal: u.b.journal, Outbox: u.b.outbox,
+		FS: u.b.digests.files, Journal: u.b.journal, Outbox: u.b.outbox,
 		User:                   u.name,
 		Root:                   u.b.disk.live(u.name),
 		Guard:                  u,

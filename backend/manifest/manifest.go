@@ -4,169 +4,61 @@
 // A manifest lists every file and folder under the user's folder, with size
 // and SHA-256, and for messages the modification time (INTERNALDATE). Derived
 // files and litter are left out: what a move need not carry. Message files, and
-// segments of text indexes, never change their contents under one unique name, so
-// a Digester remembers their digests while it lives; inside busy only what is new is
-// read. A text index is derived, too, but costs much to make: it is carried.
+// segments of text indexes, never change their contents under one unique name: their
+// digests are taken once. A text index is derived, too, but costs much to make: it
+// is carried.
+//
+// # Keeping up
+//
+// A Tracker holds the manifest of one tree in memory and brings it up to date, so that
+// inside busy only what is new is listed and hashed, whatever the mailbox's size. Three
+// things tell it what is new:
+//
+//   - Changes, the file system through which a backend writes, notes each name that
+//     is made, changed or removed: the change list;
+//   - the modification time of each folder, compared before and after each of those: a
+//     folder that somebody else has changed, or of which anything is not known, is
+//     listed again;
+//   - size and times of each file that may be changed in place; there are few.
+//
+// So the change list only makes it quicker. What it cannot see: somebody else's change
+// of a folder within one tick of the clock of one of ours, and of a message's date by hand;
+// the comparison of the source's names before its tree is purged is for that.
+//
+// A Tracker may keep what it knows in a file beside the tree (Keep): after a crash
+// digests are taken from there, for files that have the same name but for flags, inode,
+// size and modification time. The target writes them only for files that it has synced.
+//
+// # Digests
+//
+// The digest of a manifest is a tree's: the entries, by a hash of their paths, are in
+// 65,536 buckets; each has a SHA-256 over its entries in order, and the digest is one over
+// the buckets. It covers every field of every entry, and a change costs one bucket. By
+// the same buckets two backends find out where they differ (Query, Delta).
 package manifest
 
 import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"hash"
-	"io"
-	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
-	"syscall"
 	"time"
 
 	"waypost/backend/control"
 )
 
-// Digester makes manifests and remembers message digests, for one tree.
-// Safe for concurrent use.
-type Digester struct {
-	mu    sync.Mutex
-	known map[fileKey]string
-}
-
-// fileKey names a message's contents: a file that is renamed keeps it, and one
-// that is replaced does not.
-type fileKey struct {
-	// unique is the file's name without flags: an inode that is used again must
-	// not be taken for the message it held before.
-	unique   string
-	dev, ino uint64
-	size     int64
-	mtime    int64 // nanoseconds
-}
-
-// NewDigester gives one that knows nothing.
-func NewDigester() *Digester { return &Digester{known: make(map[fileKey]string)} }
-
-// Scan reads the tree under root. Files that vanish meanwhile are left out:
-// a manifest is exact only of a tree that nobody writes to.
-func (d *Digester) Scan(ctx context.Context, root string) (control.Manifest, error) {
-	var m control.Manifest
-	seen := make(map[fileKey]string)
-	err := filepath.WalkDir(root, func(path string, e fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) && path != root {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		rel, _ := filepath.Rel(root, path)
-		switch {
-		case path == root:
-			return nil
-		case Skip(rel, e.IsDir()):
-			if e.IsDir() {
-				return fs.SkipDir
-			}
-			return nil
-		case e.IsDir():
-			m.Entries = append(m.Entries, control.ManifestEntry{Path: control.TreePath(rel + "/")})
-			return nil
-		case !e.Type().IsRegular():
-			return nil
-		}
-		entry, key, err := d.entry(path, rel, e)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		if immutable(rel) {
-			seen[key] = entry.Digest
-		}
-		m.Entries = append(m.Entries, entry)
-		return nil
-	})
-	if err != nil {
-		return control.Manifest{}, fmt.Errorf("manifest of %s: %w", root, err)
+// Scan reads the whole tree under root and says what it holds.
+func Scan(ctx context.Context, root string) (control.Manifest, error) {
+	t := NewTracker(root)
+	if err := t.Update(ctx, HashAll); err != nil {
+		return control.Manifest{}, err
 	}
-	d.mu.Lock()
-	d.known = seen
-	d.mu.Unlock()
-	slices.SortFunc(m.Entries, func(a, b control.ManifestEntry) int { return strings.Compare(string(a.Path), string(b.Path)) })
-	return m, nil
-}
-
-// entry describes one file. A message whose digest is known is not opened.
-func (d *Digester) entry(path, rel string, de fs.DirEntry) (control.ManifestEntry, fileKey, error) {
-	st, err := de.Info()
-	if err != nil {
-		return control.ManifestEntry{}, fileKey{}, err
-	}
-	key := keyOf(rel, st)
-	e := control.ManifestEntry{Path: control.TreePath(rel), Size: st.Size()}
-	if IsMessage(rel) {
-		e.MTime = st.ModTime().Unix()
-	}
-	if immutable(rel) {
-		if e.Digest = d.lookup(key); e.Digest != "" {
-			return e, key, nil
-		}
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return control.ManifestEntry{}, fileKey{}, err
-	}
-	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
-	if err != nil {
-		return e, key, fmt.Errorf("%s: %w", rel, err)
-	}
-	e.Size, e.Digest = n, HexDigest(h)
-	if immutable(rel) {
-		d.learn(key, e.Digest) // at once: a scan that is broken off was not in vain
-	}
-	return e, key, nil
-}
-
-func (d *Digester) lookup(key fileKey) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.known[key]
-}
-
-func (d *Digester) learn(key fileKey, digest string) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.known[key] = digest
-}
-
-// Learn remembers a digest that was computed while the message at rel was
-// written to f.
-func (d *Digester) Learn(rel control.TreePath, f *os.File, digest string) error {
-	st, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	d.learn(keyOf(string(rel), st), digest)
-	return nil
-}
-
-func keyOf(rel string, st os.FileInfo) fileKey {
-	unique, _, _ := strings.Cut(filepath.Base(rel), ":2,")
-	k := fileKey{unique: unique, size: st.Size(), mtime: st.ModTime().UnixNano()}
-	if sys, ok := st.Sys().(*syscall.Stat_t); ok {
-		k.dev, k.ino = uint64(sys.Dev), sys.Ino
-	}
-	return k
+	return t.Manifest(), nil
 }
 
 // HexDigest is how digests are written.
@@ -204,23 +96,34 @@ func Skip(rel string, dir bool) bool {
 
 // Summary digests a manifest: equal digests mean equal manifests.
 func Summary(m control.Manifest) control.ManifestSummary {
-	var s control.ManifestSummary
+	var x index
+	for _, e := range m.Entries {
+		x.add(&file{Entry: fromControl(e)})
+	}
+	return x.summary()
+}
+
+// FlatSummary is Summary with the digest that backends know who take manifests by
+// control.PathManifest: one over all entries in order.
+func FlatSummary(m control.Manifest) control.ManifestSummary {
+	s := Summary(m)
 	h := sha256.New()
 	for _, e := range m.Entries {
 		// Every field ends in a byte that cannot be in it; a path may hold
 		// anything but NUL.
 		fmt.Fprintf(h, "%s\x00%s\x00%s\x00%s\n", e.Path, strconv.FormatInt(e.Size, 10), strconv.FormatInt(e.MTime, 10), e.Digest)
-		if strings.HasSuffix(string(e.Path), "/") {
-			continue
-		}
-		s.Files++
-		if IsMessage(string(e.Path)) {
-			s.Messages++
-			s.Bytes += e.Size
-		}
 	}
 	s.Digest = HexDigest(h)
 	return s
+}
+
+// Proves tells whether a manifest has that digest, in either form.
+func Proves(m control.Manifest, digest string) bool {
+	return Summary(m).Digest == digest || FlatSummary(m).Digest == digest
+}
+
+func sortEntries(all []control.ManifestEntry) {
+	slices.SortFunc(all, func(a, b control.ManifestEntry) int { return strings.Compare(string(a.Path), string(b.Path)) })
 }
 
 // MTime is a message's modification time as manifests count it.

@@ -1,9 +1,6 @@
 package sftp
 
 import (
-	"path/filepath"
-	"strings"
-
 	"waypost/backend/control"
 	"waypost/backend/manifest"
 )
@@ -12,50 +9,62 @@ import (
 type plan struct {
 	mkdir  []control.TreePath
 	rename []renaming
-	fetch  []control.ManifestEntry
+	fetch  []manifest.Entry
+	// links are further names of files that are fetched.
+	links []linking
 	// remove comes last, deepest first.
 	remove []control.TreePath
 }
 
 type renaming struct{ from, to control.TreePath }
 
-// makePlan compares two manifests. A message that is there under another name
-// (its flags changed, it went from new to cur, it moved between folders) is
-// renamed and not sent again.
-func makePlan(want, have control.Manifest) plan {
+type linking struct {
+	from control.TreePath
+	to   manifest.Entry
+}
+
+// makePlan compares the entries of two manifests, both in order. A message that is there
+// under another name (its flags changed, it went from new to cur, it moved between
+// folders) is renamed and not sent again; of a file with several names one is fetched.
+func makePlan(want, have []manifest.Entry) plan {
 	var p plan
-	old := make(map[control.TreePath]control.ManifestEntry, len(have.Entries))
-	for _, e := range have.Entries {
+	old := make(map[control.TreePath]manifest.Entry, len(have))
+	for _, e := range have {
 		old[e.Path] = e
 	}
-	wanted := make(map[control.TreePath]bool, len(want.Entries))
-	for _, e := range want.Entries {
+	wanted := make(map[control.TreePath]bool, len(want))
+	for _, e := range want {
 		wanted[e.Path] = true
 	}
 	spare := spareMessages(have, wanted)
-	for _, e := range want.Entries {
+	fetched := make(map[uint64]control.TreePath)
+	for _, e := range want {
 		h, ok := old[e.Path]
 		switch {
-		case strings.HasSuffix(string(e.Path), "/"):
+		case e.IsDir():
 			if !ok {
 				p.mkdir = append(p.mkdir, e.Path)
 			}
-		case ok && h == e:
-		case manifest.IsMessage(string(e.Path)):
-			key := contents(e)
-			if from := spare[key]; len(from) > 0 {
-				spare[key] = from[1:]
-				p.rename = append(p.rename, renaming{from[0], e.Path})
-				delete(old, from[0])
-				continue
-			}
-			p.fetch = append(p.fetch, e)
-		default:
-			p.fetch = append(p.fetch, e)
+			continue
+		case ok && h.Same(e):
+			continue
 		}
+		if from, ok := spare.take(e); ok {
+			p.rename = append(p.rename, renaming{from, e.Path})
+			delete(old, from)
+			continue
+		}
+		if first, ok := fetched[e.Link]; ok {
+			p.links = append(p.links, linking{first, e})
+			continue
+		}
+		if e.Link != 0 {
+			fetched[e.Link] = e.Path
+		}
+		p.fetch = append(p.fetch, e)
 	}
-	for i := len(have.Entries) - 1; i >= 0; i-- {
-		path := have.Entries[i].Path
+	for i := len(have) - 1; i >= 0; i-- {
+		path := have[i].Path
 		if _, still := old[path]; still && !wanted[path] {
 			p.remove = append(p.remove, path)
 		}
@@ -63,20 +72,41 @@ func makePlan(want, have control.Manifest) plan {
 	return p
 }
 
-// contents is equal for the same message under different names: the unique
-// part of the name, and what is in it.
-func contents(e control.ManifestEntry) control.ManifestEntry {
-	base, _, _ := strings.Cut(filepath.Base(string(e.Path)), ":2,")
-	e.Path = control.TreePath(base)
-	return e
+// spares are messages that are there under names that are not wanted, by what stays
+// the same under all names.
+type spares map[likeness][]manifest.Entry
+
+type likeness struct {
+	unique      string
+	size, mtime int64
 }
 
-func spareMessages(have control.Manifest, wanted map[control.TreePath]bool) map[control.ManifestEntry][]control.TreePath {
-	spare := make(map[control.ManifestEntry][]control.TreePath)
-	for _, e := range have.Entries {
+func likenessOf(e manifest.Entry) likeness {
+	return likeness{manifest.Unique(e.Path), e.Size, e.MTime}
+}
+
+func spareMessages(have []manifest.Entry, wanted map[control.TreePath]bool) spares {
+	s := make(spares)
+	for _, e := range have {
 		if manifest.IsMessage(string(e.Path)) && !wanted[e.Path] {
-			spare[contents(e)] = append(spare[contents(e)], e.Path)
+			s[likenessOf(e)] = append(s[likenessOf(e)], e)
 		}
 	}
-	return spare
+	return s
+}
+
+// take gives the name of a message that is e. Where e's digest is not known yet a later
+// pass compares it.
+func (s spares) take(e manifest.Entry) (control.TreePath, bool) {
+	if !manifest.IsMessage(string(e.Path)) {
+		return "", false
+	}
+	like := likenessOf(e)
+	for i, h := range s[like] {
+		if h.Digest == e.Digest || !e.Digest.Known() {
+			s[like] = append(s[like][:i:i], s[like][i+1:]...)
+			return h.Path, true
+		}
+	}
+	return "", false
 }

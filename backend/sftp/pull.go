@@ -2,10 +2,8 @@ package sftp
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -13,105 +11,128 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pkg/sftp"
 	"golang.org/x/sync/errgroup"
 
 	"waypost/backend/control"
 	"waypost/backend/manifest"
-	"waypost/internal/durable"
 )
 
-// Pull makes one pass: it brings staging to what the source's manifest says.
+// Pull makes one pass: it brings staging to what the source's tree holds.
 type Pull struct {
-	// Staging is the target's folder for the user; Digests remembers what is in it.
+	// Staging is the target's folder for the user, Staged what is in it
+	// (manifest.NewDurable); only Pulls write there.
 	Staging string
-	Digests *manifest.Digester
+	Staged  *manifest.Tracker
+	// Halves is a folder beside staging for long files that have not come wholly.
+	Halves string
 	// Dial opens one more SFTP connection to the source.
-	Dial func(ctx context.Context) (*sftp.Client, error)
-	// Final: what cannot be had is an error. Otherwise it is left to the next
-	// pass: the user is working in the source meanwhile.
+	Dial func(ctx context.Context) (*Conn, error)
+	// Manifest asks a source of before version 2 for all that its tree holds.
+	Manifest func(ctx context.Context) (control.Manifest, error)
+	// Final: the source is frozen, and what cannot be had is an error. Otherwise it
+	// is left to the next pass: the user is working in the source meanwhile.
 	Final bool
 	// Report is called now and then, from one goroutine at a time.
 	Report func(control.PullProgress)
 	// Room, where not nil, refuses a pass that would bring so many bytes.
 	Room func(bytes int64) error
 
-	touched folders
-}
-
-// folders are those in which names came or went in this pass.
-type folders struct {
-	mu  sync.Mutex
-	all map[string]bool
-}
-
-func (f *folders) add(dir string) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.all == nil {
-		f.all = make(map[string]bool)
-	}
-	f.all[dir] = true
-}
-
-// sync makes their entries durable; files were synced one by one.
-func (f *folders) sync() error {
-	for dir := range f.all {
-		if err := durable.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-	}
-	return nil
+	progress progress
+	synced   syncer
 }
 
 const (
-	// connections × workersEach files are under way at once: a round trip is
+	// connections × workersEach bundles or files are under way at once: a round trip is
 	// paid by all of them together.
 	connections = 4
-	workersEach = 8
+	workersEach = 3
 	reportEvery = 500 * time.Millisecond
 )
 
-// Run makes the pass against want. Everything fetched is synced, its digest
-// checked while it streams, when Run returns nil.
-func (p *Pull) Run(ctx context.Context, want control.Manifest) (control.PullProgress, error) {
-	have, err := p.Digests.Scan(ctx, p.Staging)
+// Run makes the pass. What a source has not read yet it does not know the digest of; it
+// learns it by sending. So a pass ends when both know all digests, and they are the same.
+func (p *Pull) Run(ctx context.Context) (control.PullProgress, error) {
+	p.progress.report = p.Report
+	err := p.run(ctx)
+	return p.progress.p, err
+}
+
+func (p *Pull) run(ctx context.Context) error {
+	c, err := p.Dial(ctx)
 	if err != nil {
-		return control.PullProgress{}, err
+		return err
 	}
-	plan := makePlan(want, have)
-	pr := &progress{report: p.Report}
-	for _, e := range plan.fetch {
-		pr.p.TotalFiles++
-		pr.p.TotalBytes += e.Size
-	}
-	if p.Room != nil {
-		if err := p.Room(pr.p.TotalBytes); err != nil {
-			return pr.p, err
+	defer c.Close()
+	// A blocked read on the connection ends with the pass.
+	stop := context.AfterFunc(ctx, func() { c.Close() })
+	defer stop()
+	for round := 0; ; round++ {
+		if err := p.Staged.Update(ctx, manifest.HashAll); err != nil {
+			return err
+		}
+		d, err := p.ask(ctx, c, round > 0)
+		if err != nil {
+			return err
+		}
+		if err := p.bring(ctx, c, d); err != nil {
+			return err
+		}
+		if !d.Blank || p.Final {
+			return os.RemoveAll(p.Halves)
 		}
 	}
-	if err := p.folders(plan.mkdir); err != nil {
-		return pr.p, err
+}
+
+// ask gets to know what differs.
+func (p *Pull) ask(ctx context.Context, c *Conn, verify bool) (manifest.Delta, error) {
+	if c.Version >= version {
+		return c.delta(ctx, p.Staged.Query(p.Final, verify))
 	}
-	for _, r := range plan.rename {
-		if err := os.Rename(p.path(r.from), p.path(r.to)); err != nil {
-			return pr.p, fmt.Errorf("staging: %w", err)
+	m, err := p.Manifest(ctx)
+	return manifest.Delta{Groups: []uint32{0}, Entries: manifest.Entries(m)}, err
+}
+
+// bring makes staging equal to the delta.
+func (p *Pull) bring(ctx context.Context, c *Conn, d manifest.Delta) error {
+	for _, e := range d.Entries {
+		if err := inside(e.Path); err != nil {
+			return err
 		}
-		p.touched.add(filepath.Dir(p.path(r.from)))
-		p.touched.add(filepath.Dir(p.path(r.to)))
-		pr.p.Renamed++
 	}
-	if err := p.fetchAll(ctx, plan.fetch, pr); err != nil {
-		return pr.p, err
+	todo := makePlan(d.Entries, p.Staged.Within(d.Bits, d.Groups))
+	if err := p.linkStaged(ctx, &todo); err != nil {
+		return err
 	}
-	for _, rel := range plan.remove {
-		if err := os.RemoveAll(p.path(rel)); err != nil {
-			return pr.p, fmt.Errorf("staging: %w", err)
+	var bytes int64
+	for _, e := range todo.fetch {
+		bytes += e.Size
+	}
+	p.progress.expect(int64(len(todo.fetch)), bytes)
+	if p.Room != nil && len(todo.fetch) > 0 {
+		if err := p.Room(bytes); err != nil {
+			return err
 		}
-		p.touched.add(filepath.Dir(p.path(rel)))
-		pr.p.Removed++
 	}
-	return pr.p, p.touched.sync()
+	if err := p.folders(todo.mkdir); err != nil {
+		return err
+	}
+	for _, r := range todo.rename {
+		if err := p.rename(r); err != nil {
+			return err
+		}
+	}
+	if err := p.fetchAll(ctx, c, todo.fetch); err != nil {
+		return err
+	}
+	for _, l := range todo.links {
+		if err := p.link(l); err != nil {
+			return err
+		}
+	}
+	if err := p.remove(todo.remove); err != nil {
+		return err
+	}
+	return errors.Join(p.Staged.Settle(), p.Staged.Save())
 }
 
 func (p *Pull) path(rel control.TreePath) string {
@@ -120,65 +141,185 @@ func (p *Pull) path(rel control.TreePath) string {
 
 func (p *Pull) folders(dirs []control.TreePath) error {
 	for _, d := range dirs {
-		if err := inside(d); err != nil {
+		if err := p.clear(control.TreePath(strings.TrimSuffix(string(d), "/"))); err != nil {
 			return err
 		}
-		if err := os.MkdirAll(p.path(d), 0o700); err != nil {
+		if err := os.Mkdir(p.path(d), 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 			return fmt.Errorf("staging: %w", err)
 		}
-		p.touched.add(p.path(d))
-		p.touched.add(filepath.Dir(p.path(d)))
+		if err := p.Staged.Put(manifest.Entry{Path: d}, manifest.Stamp{}); err != nil {
+			return fmt.Errorf("manifest: %w", err)
+		}
+	}
+	return nil
+}
+
+// clear makes room for what is to have that name.
+func (p *Pull) clear(path control.TreePath) error {
+	_, file := p.Staged.Look(path)
+	_, folder := p.Staged.Look(path + "/")
+	if !file && !folder {
+		return nil
+	}
+	p.Staged.Remove(path)
+	if err := os.RemoveAll(p.path(path)); err != nil {
+		return fmt.Errorf("staging: %w", err)
+	}
+	return nil
+}
+
+func (p *Pull) rename(r renaming) error {
+	if err := p.clear(r.to); err != nil {
+		return err
+	}
+	err := os.Rename(p.path(r.from), p.path(r.to))
+	if err == nil {
+		err = p.Staged.Move(r.from, r.to)
+	}
+	if err != nil {
+		return fmt.Errorf("staging: %w", err)
+	}
+	p.progress.p.Renamed++
+	return nil
+}
+
+// linkStaged gives files that are there already further names, as the source has.
+func (p *Pull) linkStaged(ctx context.Context, todo *plan) error {
+	var several []manifest.Entry
+	for _, e := range todo.fetch {
+		if e.Link != 0 {
+			several = append(several, e)
+		}
+	}
+	there, err := p.Staged.Linked(ctx, several)
+	if err != nil || len(there) == 0 {
+		return err
+	}
+	// Folders first: the names may be in new ones.
+	if err := p.folders(todo.mkdir); err != nil {
+		return err
+	}
+	todo.mkdir = nil
+	rest := todo.fetch[:0]
+	for _, e := range todo.fetch {
+		from, ok := there[e.Path]
+		if !ok {
+			rest = append(rest, e)
+			continue
+		}
+		if err := p.link(linking{from, e}); err != nil {
+			return err
+		}
+	}
+	todo.fetch = rest
+	return nil
+}
+
+// link gives a file another name. One that could not be had is left to the next pass.
+func (p *Pull) link(l linking) error {
+	from, ok := p.Staged.Look(l.from)
+	if !ok || from.Size != l.to.Size || from.MTime != l.to.MTime || l.to.Digest.Known() && l.to.Digest != from.Digest {
+		return p.missing(l.to, fs.ErrNotExist)
+	}
+	err := p.clear(l.to.Path)
+	if err == nil {
+		err = os.Link(p.path(l.from), p.path(l.to.Path))
+	}
+	var at manifest.Stamp
+	if err == nil {
+		at, err = stampOf(p.path(l.to.Path))
+	}
+	if err != nil {
+		return fmt.Errorf("staging: %w", err)
+	}
+	l.to.Digest = from.Digest
+	return p.Staged.Put(l.to, at)
+}
+
+func (p *Pull) remove(paths []control.TreePath) error {
+	for _, path := range paths {
+		if _, there := p.Staged.Look(path); !there {
+			continue
+		}
+		if err := os.RemoveAll(p.path(path)); err != nil {
+			return fmt.Errorf("staging: %w", err)
+		}
+		p.Staged.Remove(path)
+		p.progress.p.Removed++
 	}
 	return nil
 }
 
 // inside refuses paths that would leave the staging folder: a manifest comes
-// from another machine.
+// from another machine. It also refuses what no manifest has: names of ours.
 func inside(rel control.TreePath) error {
-	if rel == "" || !filepath.IsLocal(filepath.FromSlash(strings.TrimSuffix(string(rel), "/"))) {
-		return fmt.Errorf("manifest names %q, outside the user's folder", rel)
+	name := strings.TrimSuffix(string(rel), "/")
+	if name == "" || name == "." || strings.ContainsRune(name, 0) || filepath.Clean(name) != name || !filepath.IsLocal(name) || manifest.Skip(name, name != string(rel)) {
+		return fmt.Errorf("manifest names %q, which is not in a user's folder", rel)
 	}
 	return nil
 }
 
-func (p *Pull) fetchAll(ctx context.Context, files []control.ManifestEntry, pr *progress) error {
+// errChanged: the source's file is another by now.
+var errChanged = errors.New("changed while it was read")
+
+// missing decides about a file that could not be had.
+func (p *Pull) missing(e manifest.Entry, err error) error {
+	if gone := errors.Is(err, fs.ErrNotExist) || errors.Is(err, errChanged); gone && !p.Final {
+		return nil
+	}
+	return fmt.Errorf("fetch %q: %w", e.Path, err)
+}
+
+// fetchAll fetches short files in bundles, and long ones each for itself.
+func (p *Pull) fetchAll(ctx context.Context, c *Conn, files []manifest.Entry) error {
 	if len(files) == 0 {
 		return nil
 	}
-	n := min(connections, (len(files)+workersEach-1)/workersEach)
-	work := make(chan control.ManifestEntry)
+	jobs := bundles(files, c.Version)
+	work := make(chan job)
 	g, ctx := errgroup.WithContext(ctx)
+	p.synced.begin(ctx, p)
 	g.Go(func() error {
 		defer close(work)
-		for _, e := range files {
+		for _, j := range jobs {
 			select {
-			case work <- e:
+			case work <- j:
 			case <-ctx.Done():
 				return ctx.Err()
 			}
 		}
 		return nil
 	})
-	for range n {
-		g.Go(func() error { return p.connection(ctx, work, pr) })
+	for i := range min(connections, (len(jobs)+workersEach-1)/workersEach) {
+		if i == 0 {
+			g.Go(func() error { return p.workers(ctx, c, work) })
+			continue
+		}
+		g.Go(func() error {
+			more, err := p.Dial(ctx)
+			if err != nil {
+				return err
+			}
+			defer more.Close()
+			stop := context.AfterFunc(ctx, func() { more.Close() })
+			defer stop()
+			return p.workers(ctx, more, work)
+		})
 	}
-	return g.Wait()
+	err := g.Wait()
+	if last := p.synced.end(); err == nil {
+		err = last
+	}
+	return err
 }
 
-func (p *Pull) connection(ctx context.Context, work <-chan control.ManifestEntry, pr *progress) error {
-	cl, err := p.Dial(ctx)
-	if err != nil {
-		return err
-	}
-	defer cl.Close()
-	// A blocked read on the connection ends with the pass.
-	stop := context.AfterFunc(ctx, func() { cl.Close() })
-	defer stop()
+func (p *Pull) workers(ctx context.Context, c *Conn, work <-chan job) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for range workersEach {
 		g.Go(func() error {
-			for e := range work {
-				if err := p.fetch(ctx, cl, e, pr); err != nil {
+			for j := range work {
+				if err := p.fetch(ctx, c, j); err != nil {
 					return err
 				}
 			}
@@ -188,90 +329,19 @@ func (p *Pull) connection(ctx context.Context, work <-chan control.ManifestEntry
 	return g.Wait()
 }
 
-// errChanged: the source's file is another by now.
-var errChanged = errors.New("changed while it was read")
-
-func (p *Pull) fetch(ctx context.Context, cl *sftp.Client, e control.ManifestEntry, pr *progress) error {
-	err := p.fetchOne(ctx, cl, e, pr)
-	if err == nil {
-		pr.add(1, 0)
-		return nil
-	}
-	gone := errors.Is(err, fs.ErrNotExist) || errors.Is(err, errChanged)
-	if gone && !p.Final {
-		return nil // the next pass brings it, wherever it is by then
-	}
-	return fmt.Errorf("fetch %s: %w", e.Path, err)
-}
-
-func (p *Pull) fetchOne(ctx context.Context, cl *sftp.Client, e control.ManifestEntry, pr *progress) error {
-	if err := inside(e.Path); err != nil {
-		return err
-	}
-	src, err := cl.Open("/" + string(e.Path))
-	if err != nil {
-		return err
-	}
-	defer src.Close()
-	name := p.path(e.Path)
-	// A name of its own until it is whole: a half-fetched file must not lie
-	// under a message's name when the process dies here. ".waypost-" is
-	// skipped by manifests.
-	tmp := filepath.Join(filepath.Dir(name), ".waypost-"+filepath.Base(string(e.Path)))
-	if len(filepath.Base(tmp)) > 255 {
-		tmp = filepath.Join(filepath.Dir(name), ".waypost-"+e.Digest)
-	}
-	dst, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
-	if err != nil {
-		return err
-	}
-	defer dst.Close()
-	digest, err := copyFile(ctx, dst, src, e, pr)
-	if err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	if err := os.Rename(tmp, name); err != nil {
-		return err
-	}
-	p.touched.add(filepath.Dir(name))
-	if manifest.IsMessage(string(e.Path)) {
-		return p.Digests.Learn(e.Path, dst, digest)
-	}
-	return nil
-}
-
-func copyFile(ctx context.Context, dst *os.File, src *sftp.File, e control.ManifestEntry, pr *progress) (string, error) {
-	h := sha256.New()
-	w := io.MultiWriter(dst, h, writerFunc(func(b []byte) (int, error) {
-		pr.add(0, int64(len(b)))
-		return len(b), ctx.Err()
-	}))
-	if _, err := src.WriteTo(w); err != nil {
-		return "", err
-	}
-	digest := manifest.HexDigest(h)
-	if digest != e.Digest {
-		return "", errChanged
-	}
-	if manifest.IsMessage(string(e.Path)) {
-		if err := os.Chtimes(dst.Name(), manifest.MTime(e), manifest.MTime(e)); err != nil {
-			return "", err
-		}
-	}
-	return digest, dst.Sync()
-}
-
-type writerFunc func([]byte) (int, error)
-
-func (f writerFunc) Write(b []byte) (int, error) { return f(b) }
-
 // progress counts under its own lock and reports at most every reportEvery.
 type progress struct {
 	mu     sync.Mutex
 	p      control.PullProgress
 	last   time.Time
 	report func(control.PullProgress)
+}
+
+func (p *progress) expect(files, bytes int64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.p.TotalFiles += files
+	p.p.TotalBytes += bytes
 }
 
 func (p *progress) add(files, bytes int64) {
@@ -285,7 +355,7 @@ func (p *progress) add(files, bytes int64) {
 	}
 }
 
-// RemoveHalves removes what interrupted passes left half fetched in staging.
+// RemoveHalves removes what interrupted passes of before left half fetched in staging.
 func RemoveHalves(staging string) error {
 	return filepath.WalkDir(staging, func(path string, e fs.DirEntry, err error) error {
 		if err == nil && !e.IsDir() && strings.HasPrefix(e.Name(), ".waypost-") {

@@ -7,6 +7,18 @@
 // the directory's journal names as the target of that user's move; whether it
 // does is decided by the caller (Server.Open). The client opens a connection
 // with one JSON line naming user and epoch, answered by one JSON line.
+//
+// Besides the tree's files there are two names to ask through, so that neither what
+// is the same nor each small file costs a round trip: the source's manifest, as far as
+// it differs from the target's, and bundles of many files (bundle.go). A source of
+// before does not announce them; its files come one by one, by its whole manifest.
+//
+// # What survives
+//
+// A Pull may be broken off anywhere, by an error or the end of a process or the
+// machine, and another one goes on: files that were synced are known by the
+// staging's Tracker, others are read and synced again, and long files go on where
+// they ended. When Run returns nil, all of staging is durable, names included.
 package sftp
 
 import (
@@ -26,6 +38,8 @@ import (
 
 	"github.com/pkg/sftp"
 
+	"waypost/backend/control"
+	"waypost/backend/manifest"
 	"waypost/director"
 	"waypost/internal/cluster"
 	"waypost/internal/wire"
@@ -40,7 +54,11 @@ type hello struct {
 // welcome answers it; Error empty means yes.
 type welcome struct {
 	Error string `json:"error,omitempty"`
+	// Version 2 has the names of bundle.go.
+	Version int `json:"version,omitempty"`
 }
+
+const version = 2
 
 const (
 	helloTimeout = 10 * time.Second
@@ -49,11 +67,21 @@ const (
 	idleTimeout = 5 * time.Minute
 )
 
+// Tree is a user's at the source.
+type Tree interface {
+	// Root is the folder of the user's tree.
+	Root() string
+	// Delta brings the manifest up to date and answers a query.
+	Delta(ctx context.Context, q manifest.Query) (manifest.Delta, error)
+	// Learn is told the digest of a file that was read whole.
+	Learn(path control.TreePath, at manifest.Stamp, d manifest.Digest)
+}
+
 // Server serves trees to movers.
 type Server struct {
-	// Open decides: the root of the user's tree, if from may read it for the
-	// move whose busy epoch is epoch.
-	Open func(ctx context.Context, from cluster.Peer, u director.User, epoch director.Epoch) (root string, err error)
+	// Open decides: the user's tree, if from may read it for the move whose busy
+	// epoch is epoch.
+	Open func(ctx context.Context, from cluster.Peer, u director.User, epoch director.Epoch) (Tree, error)
 	Log  *slog.Logger
 }
 
@@ -72,24 +100,24 @@ func (s *Server) serve(ctx context.Context, c *tls.Conn, from cluster.Peer) erro
 		return err
 	}
 	u, err := director.ParseUser(string(h.User))
+	var user Tree
 	var root *os.Root
 	if err == nil {
-		var dir string
-		if dir, err = s.Open(ctx, from, u, h.Epoch); err == nil {
-			root, err = os.OpenRoot(dir)
+		if user, err = s.Open(ctx, from, u, h.Epoch); err == nil {
+			root, err = os.OpenRoot(user.Root())
 		}
 	}
 	if err != nil {
 		return errors.Join(err, wire.Write(c, welcome{Error: err.Error()}))
 	}
 	defer root.Close()
-	if err := wire.Write(c, welcome{}); err != nil {
+	if err := wire.Write(c, welcome{Version: version}); err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { c.Close() })
 	defer stop()
-	t := &tree{root}
-	srv := sftp.NewRequestServer(rolling{c, r}, sftp.Handlers{FileGet: t, FilePut: t, FileCmd: t, FileList: t}, sftp.WithRSAllocator())
+	t := &tree{Tree: user, root: root, ctx: ctx}
+	srv := sftp.NewRequestServer(rolling{c, r}, sftp.Handlers{FileGet: t, FilePut: t, FileCmd: t, FileList: t}, sftp.WithRSAllocator(), sftp.WithRSMaxTxPacket(packet))
 	defer srv.Close()
 	return srv.Serve()
 }
@@ -115,7 +143,11 @@ func (c rolling) Close() error { return c.c.Close() }
 
 // tree is one user's folder, read-only. os.Root keeps every path, and every
 // symbolic link in it, inside.
-type tree struct{ root *os.Root }
+type tree struct {
+	Tree
+	root *os.Root
+	ctx  context.Context // of the connection
+}
 
 func rel(p string) string {
 	if p = strings.TrimPrefix(path.Clean("/"+p), "/"); p == "" {
@@ -136,6 +168,15 @@ func (t *tree) Fileread(r *sftp.Request) (io.ReaderAt, error) {
 // Filewrite refuses: a source is never written to.
 func (t *tree) Filewrite(*sftp.Request) (io.WriterAt, error) {
 	return nil, sftp.ErrSSHFxPermissionDenied
+}
+
+// OpenFile opens what is written and read: only the names to ask through.
+func (t *tree) OpenFile(r *sftp.Request) (sftp.WriterAtReaderAt, error) {
+	x, err := t.exchange(r.Filepath)
+	if err != nil {
+		return nil, sftp.ErrSSHFxPermissionDenied
+	}
+	return x, nil
 }
 
 // Filecmd refuses likewise.
@@ -177,13 +218,20 @@ func (l listing) ListAt(out []fs.FileInfo, at int64) (int, error) {
 	return n, nil
 }
 
+// Conn is a connection to a source.
+type Conn struct {
+	*sftp.Client
+	// Version is the source's.
+	Version int
+}
+
 // Dial opens one SFTP connection to the source of u's move.
-func Dial(ctx context.Context, id *cluster.Identity, node string, source director.BackendID, u director.User, epoch director.Epoch) (*sftp.Client, error) {
+func Dial(ctx context.Context, id *cluster.Identity, node string, source director.BackendID, u director.User, epoch director.Epoch) (*Conn, error) {
 	c, err := id.Dial(ctx, node, cluster.Peer{Role: cluster.RoleBackend, ID: string(source)}, cluster.ProtoSFTP)
 	if err != nil {
 		return nil, err
 	}
-	fail := func(err error) (*sftp.Client, error) {
+	fail := func(err error) (*Conn, error) {
 		c.Close()
 		return nil, fmt.Errorf("sftp to %s for %s: %w", source, u, err)
 	}
@@ -200,9 +248,13 @@ func Dial(ctx context.Context, id *cluster.Identity, node string, source directo
 		return fail(errors.New(w.Error))
 	}
 	rw := rolling{c, r}
-	cl, err := sftp.NewClientPipe(rw, rw, sftp.UseConcurrentReads(true), sftp.MaxConcurrentRequestsPerFile(32))
+	options := []sftp.ClientOption{sftp.UseConcurrentReads(true), sftp.MaxConcurrentRequestsPerFile(32)}
+	if w.Version >= version {
+		options = append(options, sftp.MaxPacketUnchecked(packet))
+	}
+	cl, err := sftp.NewClientPipe(rw, rw, options...)
 	if err != nil {
 		return fail(err)
 	}
-	return cl, nil
+	return &Conn{cl, w.Version}, nil
 }

@@ -24,9 +24,10 @@ Dovecot that is installed and the bare limit of the disk, and what readers wait
 for; or put a load on a server that runs already.`,
 		Example: `  waypost bench deliver --quick
   waypost bench grow --quick
-  waypost bench imap --quick`,
+  waypost bench imap --quick
+  waypost bench move --quick`,
 	}
-	c.AddCommand(a.benchDeliverCmd(), a.benchGrowCmd(), a.benchIMAPCmd())
+	c.AddCommand(a.benchDeliverCmd(), a.benchGrowCmd(), a.benchIMAPCmd(), a.benchMoveCmd())
 	return parent(c)
 }
 

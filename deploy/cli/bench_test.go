@@ -31,6 +31,8 @@ func TestBenchRefuses(t *testing.T) {
 		{"bench imap --peer courier", "want dovecot-always"},
 		{"bench imap --messages 100 --batch 60 --operations 10", "want at least 120"},
 		{"bench imap --rounds 0", "rounds 0"},
+		{"bench move --peer courier", "want waypost, dovecot or rsync"},
+		{"bench move --peer waypost --messages 10", "want at least 100"},
 	} {
 		a, _, stderr := newTest("")
 		if code := a.main(t.Context(), strings.Fields(c.args)); code != exitUsage || !strings.Contains(stderr.String(), c.want) {

@@ -19,6 +19,8 @@ type settings struct {
 	password                string
 	access                  bool
 	pop3Port                int
+	// doveadmPort is where doveadm's commands are taken; 0: nowhere.
+	doveadmPort int
 }
 
 // base is what all runs share. Dovecot is at its best here: no user data base is
@@ -123,6 +125,16 @@ service anvil {
 }
 `
 
+const doveadmPart = `
+doveadm_password = %s
+service doveadm {
+  vsz_limit = 2G
+  inet_listener {
+    port = %d
+  }
+}
+`
+
 const quotaPart = `
 mail_plugins = $mail_plugins quota
 plugin {
@@ -154,6 +166,9 @@ func (s settings) render() string {
 	fmt.Fprintf(&b, base, s.dir, s.internal, s.group, s.logins, s.uid, s.gid, s.fsync, s.imapPort, s.lmtpProcesses, s.password)
 	if s.access {
 		fmt.Fprintf(&b, accessPart, runtime.NumCPU(), s.pop3Port)
+	}
+	if s.doveadmPort != 0 {
+		fmt.Fprintf(&b, doveadmPart, s.password, s.doveadmPort)
 	}
 	plugins := ""
 	if s.quota {
