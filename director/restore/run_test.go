@@ -231,10 +231,9 @@ func TestRunFromNothing(t *testing.T) {
 // closed, and another run opens it.
 func TestRunBrokenOff(t *testing.T) {
 	for n := 0; ; n++ {
-		r := newRig(t)
 		broken := false
 		for _, outcome := range []memory.Outcome{memory.Unavailable, memory.UnknownDone, memory.UnknownNotDone} {
-			r = newRig(t)
+			r := newRig(t)
 			i := 0
 			r.store.SetCommitHook(func([]director.Guard, []director.Op) memory.Outcome {
 				i++
