@@ -46,6 +46,7 @@ import (
 	"waypost/backend/sharing"
 	"waypost/director"
 	"waypost/director/cache"
+	"waypost/director/census"
 	"waypost/internal/cluster"
 	"waypost/internal/durable"
 	"waypost/internal/telemetry"
@@ -114,6 +115,8 @@ type Server struct {
 	shares   *sharing.Shares
 	// mailBytes is what the mailboxes hold, as last added up.
 	mailBytes atomic.Int64
+	// mailWeight has more of it, for plans; nil before the first time.
+	mailWeight atomic.Pointer[weight]
 
 	snapshots snapshots
 	// lost is closed when the directory says that this backend is (BackendLost).
@@ -234,6 +237,7 @@ func (b *Server) routes() {
 	calls.Handle(control.PathUsage, control.Handle(b.usage, dir, admin))
 	calls.Handle(control.PathSessions, control.Handle(b.listSessions, dir, admin))
 	calls.Handle(control.PathKick, control.Handle(b.kick, dir, admin))
+	calls.Handle(census.Path, control.Handle(b.census, mover))
 	checks := &checker{b: b}
 	calls.HandleFunc(control.PathCheck, checks.check)
 	calls.HandleFunc(control.PathRepair, checks.repair)

@@ -3,12 +3,8 @@ package backend
 import (
 	"context"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
-
-	"waypost/backend/quota"
 )
 
 // Load is what the backend gossips: a hint for placing users, never truth. used
@@ -40,18 +36,16 @@ func (b *Server) weigh(ctx context.Context) {
 		b.users.mu.Lock()
 		names := slices.Collect(maps.Keys(b.users.fences))
 		b.users.mu.Unlock()
-		var sum int64
+		sum := weight{since: time.Now()}
 		for _, name := range names {
-			log, err := os.ReadFile(filepath.Join(b.disk.live(name), "Maildir", "maildirsize"))
-			if err != nil {
-				continue // moved away, or never opened: it weighs nothing here
-			}
-			if c, err := quota.Parse(log); err == nil {
-				sum += c.Usage.Bytes
-			}
+			u := b.usedBy(name)
+			sum.bytes += u.Bytes
+			sum.messages += u.Messages
+			sum.deliveriesPerDay += u.DeliveriesPerDay
 			pause(ctx, weighPace)
 		}
-		b.mailBytes.Store(sum)
+		b.mailBytes.Store(sum.bytes)
+		b.mailWeight.Store(&sum)
 		pause(ctx, weighEvery)
 	}
 }

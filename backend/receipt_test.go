@@ -55,7 +55,7 @@ func moved(t *testing.T, n int) (*rig, director.Move, director.Record) {
 }
 
 // inboxFiles gives the files of alice's INBOX at a backend.
-func (r *rig) inbox(root string) (files []string) {
+func (r *rig) inboxFiles(root string) (files []string) {
 	r.t.Helper()
 	for _, dir := range []string{"cur", "new"} {
 		es, err := os.ReadDir(filepath.Join(root, "Maildir", dir))
