@@ -269,8 +269,8 @@ func TestStaleStaging(t *testing.T) {
 	}
 }
 
-// TestSealReadsContents: names and sizes do not prove anything; bodies that were lost on
-// the target's disk do not get into a sealed mailbox.
+// TestSealReadsContents: names and sizes do not prove anything; bodies that somebody put in
+// the place of those that were proven while they came do not get into a sealed mailbox.
 func TestSealReadsContents(t *testing.T) {
 	for name, damage := range map[string]func([]byte) []byte{
 		"empty": func([]byte) []byte { return nil },
@@ -291,7 +291,8 @@ func TestSealReadsContents(t *testing.T) {
 			file := r.inboxFiles(r.nodes["b2"].disk.staging(alice))[0]
 			text, err := os.ReadFile(file)
 			r.must(err)
-			r.must(os.WriteFile(file, damage(text), 0o600))
+			r.must(os.WriteFile(file+".other", damage(text), 0o600))
+			r.must(os.Rename(file+".other", file))
 			_, err = call[control.ManifestSummary](r, r.mover, "b2", control.PathSeal, control.SealRequest{User: alice, Epoch: busy.Epoch, Digest: sum.Digest})
 			if !control.IsCode(err, control.CodeDiffers) {
 				t.Errorf("sealed with lost bodies: %v", err)
