@@ -304,7 +304,10 @@ func (b *Server) freeze(ctx context.Context, _ cluster.Peer, req control.MoveReq
 		if err != nil {
 			return control.ManifestSummary{}, err
 		}
-		return manifest.Summary(m), nil
+		sum := manifest.Summary(m)
+		// By now who was to QUIT before the freeze has, and the others go on elsewhere.
+		sum.Maildrop = b.maildrops.Holder(u.name)
+		return sum, nil
 	})
 }
 
@@ -325,7 +328,7 @@ func (u *user) freezeAt(epoch director.Epoch) error {
 			return err
 		}
 		// Nothing of ours touches a frozen tree, not even a late close.
-		if err := u.closeAccount(); err != nil {
+		if err := u.closeFor(leftMoving); err != nil {
 			return err
 		}
 	}
@@ -394,6 +397,7 @@ func (b *Server) seal(ctx context.Context, _ cluster.Peer, req control.SealReque
 		if sum.Digest != req.Digest {
 			return sum, refuse(control.CodeDiffers, "staging is %s, the manifest %s", sum.Digest, req.Digest)
 		}
+		b.maildrops.Reserve(u.name, req.Maildrop)
 		if again {
 			return sum, nil
 		}
