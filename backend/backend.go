@@ -9,6 +9,10 @@
 // finishes what was left half done. A 250, an OK to APPEND and a seal are
 // durable.
 //
+// Sessions survive moves and restarts (carry.go): a session whose mailbox leaves is handed off to
+// its proxy, and one that comes goes on only if what its client has seen is proven to be what
+// the mailbox has. A hand-off is taken once.
+//
 // What survives on the disk is in type disk. The package meets the other
 // tiers only through protocols and package director.
 package backend
@@ -19,9 +23,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"maps"
 	"net/http"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,6 +35,7 @@ import (
 	"waypost/backend/control"
 	"waypost/backend/fence"
 	"waypost/backend/fulltext"
+	"waypost/backend/handed"
 	"waypost/backend/imap"
 	"waypost/backend/journal"
 	"waypost/backend/lmtp"
@@ -104,8 +107,11 @@ type Server struct {
 
 	maildrops pop3.Locks
 	sessions  sessions
-	busy      fence.BusyUsers
-	looks     *lookQueue
+	handed    *handed.Log
+	// stopping: sessions are let go, and none begins any more.
+	stopping atomic.Bool
+	busy     fence.BusyUsers
+	looks    *lookQueue
 
 	digests  digests
 	load     *loadMeter
@@ -162,6 +168,9 @@ func New(cfg Config, d Deps) (*Server, error) {
 		if b.journal != nil {
 			err = errors.Join(err, b.journal.Close())
 		}
+		if b.handed != nil {
+			err = errors.Join(err, b.handed.Close())
+		}
 		return nil, errors.Join(err, b.lock.Unlock())
 	}
 	return b, nil
@@ -186,6 +195,9 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 		return err
 	}
 	if b.outbox, err = outbox.Open(vfs.OS, b.disk.outbox()); err != nil {
+		return err
+	}
+	if b.handed, err = handed.Open(vfs.OS, b.disk.handed(), time.Now); err != nil {
 		return err
 	}
 	if err := b.openJournal(); err != nil {
@@ -274,9 +286,9 @@ func (b *Server) Addr() string { return b.mux.Addr().String() }
 // Ready is closed when the backend serves.
 func (b *Server) Ready() <-chan struct{} { return b.ready }
 
-// Serve brings the fences up to date and serves until ctx ends; then it says
-// BYE to its sessions, finishes deliveries under way, and closes the disk. It
-// waits for the directory as long as need be.
+// Serve brings the fences up to date and serves until ctx ends; then it hands its
+// sessions off, or says BYE where that cannot be, finishes deliveries under way, and
+// closes the disk. It waits for the directory as long as need be.
 func (b *Server) Serve(ctx context.Context) error {
 	err := b.serve(ctx)
 	b.closeUsers()
@@ -285,7 +297,7 @@ func (b *Server) Serve(ctx context.Context) error {
 		err = cerr
 	}
 	// Nothing writes any more. An error leaves the journal for the next start.
-	return errors.Join(err, b.journal.Close(), b.lock.Unlock())
+	return errors.Join(err, b.journal.Close(), b.handed.Close(), b.lock.Unlock())
 }
 
 func (b *Server) serve(ctx context.Context) error {
@@ -339,22 +351,6 @@ func (b *Server) serve(ctx context.Context) error {
 	return b.drain(ctx)
 }
 
-// drainTime is how long deliveries under way have to finish.
-const drainTime = 10 * time.Second
-
-func (b *Server) drain(ctx context.Context) error {
-	b.log.Info("backend stops", "sessions", b.sessions.count())
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTime)
-	defer cancel()
-	for _, x := range b.sessions.match(func(control.Session) bool { return true }) {
-		x.cancel()
-	}
-	if err := b.mux.Shutdown(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return err
-	}
-	return nil
-}
-
 // begin does what must be done before anything is served, and repeats it while
 // the directory is away.
 func (b *Server) begin(ctx context.Context) error {
@@ -406,10 +402,7 @@ func (b *Server) register(ctx context.Context) error {
 }
 
 func (b *Server) closeUsers() {
-	b.users.mu.Lock()
-	open := slices.Collect(maps.Values(b.users.open))
-	b.users.mu.Unlock()
-	for _, u := range open {
+	for _, u := range b.users.all() {
 		u.mu.Lock()
 		if err := u.closeAccount(); err != nil {
 			b.log.Error("close mailbox", "user", u.name, "error", err)

@@ -25,6 +25,7 @@ import (
 //	rollback-accepted  an operator has accepted that it is an older one
 //	journal/         what is not yet in the trees for sure (package journal)
 //	outbox/          messages on their way out (package outbox)
+//	handed           the hand-offs of sessions that were accepted (package handed)
 //	fences/xx/USER   the fences
 //	users/xx/USER/   the live trees
 //	staging/xx/USER/ trees being pulled, or sealed
@@ -96,6 +97,7 @@ func (d disk) incoming() string                { return filepath.Join(d.root, "i
 func (d disk) live(u director.User) string     { return d.in("users", u) }
 func (d disk) staging(u director.User) string  { return d.in("staging", u) }
 func (d disk) manifest(u director.User) string { return d.in("manifests", u) }
+func (d disk) handed() string                  { return filepath.Join(d.root, "handed") }
 func (d disk) trashRoot() string               { return filepath.Join(d.root, "trash") }
 func (d disk) trash(u director.User, e director.Epoch) string {
 	return filepath.Join(d.trashRoot(), fmt.Sprintf("%s@%d", u, e))

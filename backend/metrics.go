@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"waypost/backend/mailbox"
+	"waypost/internal/handoff"
 )
 
 // metrics are what an operator pages on; docs/metrics.md lists them.
@@ -15,6 +16,10 @@ type metrics struct {
 	alarms      prometheus.Counter
 	takenBack   prometheus.Counter
 	pulledBytes prometheus.Counter
+	handedOff   *prometheus.CounterVec
+	resumed     prometheus.Counter
+	checkpoints prometheus.Counter
+	notResumed  *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, b *Server) (*metrics, error) {
@@ -29,13 +34,28 @@ func newMetrics(reg prometheus.Registerer, b *Server) (*metrics, error) {
 			Help: "Busy users this home returned to active because the move was over the limit or had no owner."}),
 		pulledBytes: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "pulled_bytes_total",
 			Help: "Bytes of mail copied here by moves."}),
+		handedOff: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "sessions_handed_off_total",
+			Help: "Sessions that were handed off to their proxies, by why: moving, stopping, mailbox_closed."}, []string{"why"}),
+		resumed: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "sessions_resumed_total",
+			Help: "Sessions that had been handed off and went on here."}),
+		checkpoints: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "session_checkpoints_total",
+			Help: "States of silent sessions that proxies were given, to go on from if this backend is lost."}),
+		notResumed: prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "sessions_not_resumed_total",
+			Help: "Sessions that had been handed off and could not go on, by reason."}, []string{"reason"}),
 	}
 	// A series that begins with the trouble is seen too late.
 	for _, reason := range []string{"stale", "busy", "refused"} {
 		m.refusals.WithLabelValues(reason)
 	}
+	for _, why := range []string{leftMoving, leftStopping, leftClosed} {
+		m.handedOff.WithLabelValues(why)
+	}
+	for _, reason := range []handoff.Reason{handoff.Version, handoff.Folder, handoff.Identity, handoff.Rewound, handoff.UnknownMessages, handoff.TooBig,
+		handoff.Twice, handoff.Capability} {
+		m.notResumed.WithLabelValues(string(reason))
+	}
 	gauges := []prometheus.Collector{
-		m.refusals, m.alarms, m.takenBack, m.pulledBytes,
+		m.refusals, m.alarms, m.takenBack, m.pulledBytes, m.handedOff, m.resumed, m.checkpoints, m.notResumed,
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "sessions", Help: "Open IMAP and POP3 sessions."},
 			func() float64 { return float64(b.sessions.count()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "users", Help: "Users this backend serves."},

@@ -360,7 +360,12 @@ func (b *Server) freeze(ctx context.Context, _ cluster.Peer, req control.MoveReq
 		u.tree.Lock()
 		defer u.tree.Unlock()
 		_, sum, err := u.frozenManifest(ctx, fence.Fence{State: fence.Frozen, Epoch: req.Epoch})
-		return sum, err
+		if err != nil {
+			return control.ManifestSummary{}, err
+		}
+		// By now who was to QUIT before the freeze has, and the others go on elsewhere.
+		sum.Maildrop = b.maildrops.Holder(u.name)
+		return sum, nil
 	})
 }
 
@@ -380,7 +385,7 @@ func (u *user) freezeAt(epoch director.Epoch) error {
 			return err
 		}
 		// Nothing of ours touches a frozen tree, not even a late close.
-		if err := u.closeAccount(); err != nil {
+		if err := u.closeFor(leftMoving); err != nil {
 			return err
 		}
 	}
@@ -458,6 +463,7 @@ func (b *Server) seal(ctx context.Context, _ cluster.Peer, req control.SealReque
 		if sum.Digest != req.Digest {
 			return sum, refuse(control.CodeDiffers, "staging is %s, the manifest %s", sum.Digest, req.Digest)
 		}
+		b.maildrops.Reserve(u.name, req.Maildrop)
 		if again {
 			return sum, nil
 		}

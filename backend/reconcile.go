@@ -69,7 +69,7 @@ func (u *user) perform(d fence.Decision, deleted bool) error {
 		if u.alarm != d.Why {
 			u.b.log.Error("user refused", "user", u.name, "fence", u.fence.String(), "why", d.Why)
 			u.b.metrics.alarms.Inc()
-			u.hangUp()
+			u.hangUp(leftMoving)
 		}
 		u.alarm = d.Why
 		return nil

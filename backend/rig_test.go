@@ -31,6 +31,7 @@ type rig struct {
 	store *memory.Store
 	dir   *director.Directory
 	nodes map[director.BackendID]*node
+	log   slog.Handler // of backends that are started
 	mover *cluster.Identity
 	admin *cluster.Identity
 }
@@ -45,7 +46,7 @@ type node struct {
 
 func newRig(t *testing.T, ids ...director.BackendID) *rig {
 	t.Helper()
-	r := &rig{t: t, pki: t.TempDir(), store: memory.New(), nodes: make(map[director.BackendID]*node)}
+	r := &rig{t: t, pki: t.TempDir(), store: memory.New(), nodes: make(map[director.BackendID]*node), log: slog.DiscardHandler}
 	var err error
 	if r.ca, err = cluster.CreateAuthority(r.pki, "test"); err != nil {
 		t.Fatal(err)
@@ -96,7 +97,7 @@ func (r *rig) tryStart(cfg Config) (*node, error) {
 		r.t.Fatal(err)
 	}
 	id := r.identity(cluster.Peer{Role: cluster.RoleBackend, ID: string(cfg.ID)})
-	s, err := New(cfg, Deps{Identity: id, Directory: r.dir, Cache: c, Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry()})
+	s, err := New(cfg, Deps{Identity: id, Directory: r.dir, Cache: c, Log: slog.New(r.log), Metrics: prometheus.NewRegistry()})
 	if err != nil {
 		cancel()
 		return nil, err
@@ -234,7 +235,7 @@ func (r *rig) toSealed(to director.BackendID, id string) (director.Move, directo
 	sum, err := call[control.ManifestSummary](r, r.mover, m.Source, control.PathFreeze, req)
 	r.must(err)
 	r.must(r.pull(m, true))
-	_, err = call[control.ManifestSummary](r, r.mover, to, control.PathSeal, control.SealRequest{User: alice, Epoch: req.Epoch, Digest: sum.Digest})
+	_, err = call[control.ManifestSummary](r, r.mover, to, control.PathSeal, control.SealRequest{User: alice, Epoch: req.Epoch, Digest: sum.Digest, Maildrop: sum.Maildrop})
 	r.must(err)
 	m.Receipt, m.Messages, m.Bytes = sum.Digest, sum.Messages, sum.Bytes
 	return m, busy

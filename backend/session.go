@@ -20,6 +20,7 @@ import (
 	"waypost/director"
 	"waypost/internal/cluster"
 	"waypost/internal/frames"
+	"waypost/internal/handoff"
 	"waypost/internal/wire"
 )
 
@@ -33,8 +34,9 @@ type sessions struct {
 }
 
 type session struct {
-	info   control.Session
-	cancel context.CancelFunc
+	info control.Session
+	// cancel ends it for good with cause handoff.ErrKicked, else as the backend's stop does.
+	cancel context.CancelCauseFunc
 	done   chan struct{}
 }
 
@@ -88,7 +90,7 @@ func (b *Server) serveSession(ctx context.Context, c *tls.Conn, from cluster.Pee
 		return
 	}
 	_ = c.SetDeadline(time.Time{}) // the Hello's
-	opt := frames.Options{Draining: b.mux.Draining(), MaxStreams: 2 * b.cfg.MaxSessions}
+	opt := frames.Options{Draining: b.mux.Draining(), MaxStreams: 2 * b.cfg.MaxSessions, HandOff: h.HandOff}
 	err := frames.Serve(ctx, c, r, opt, func(ctx context.Context, s *frames.Stream, h *wire.Hello) {
 		b.answer(ctx, s, h, from)
 	})
@@ -122,9 +124,13 @@ func (c *plainSession) Welcome(w wire.Welcome) error {
 // serve, lie on the stack of every session that waits: the work before and after is elsewhere.
 func (b *Server) answer(ctx context.Context, c sessionConn, h *wire.Hello, from cluster.Peer) {
 	s := &served{b: b, h: h}
+	if stream, ok := c.(*frames.Stream); ok {
+		s.framed = framed{stream, s}
+		c = &s.framed
+	}
 	err := s.begin(ctx, c, from)
 	if err == nil {
-		err = s.serve(c)
+		err = s.running.run()
 	}
 	s.end(c, err)
 }
@@ -132,12 +138,23 @@ func (b *Server) answer(ctx context.Context, c sessionConn, h *wire.Hello, from 
 // refusedError is a session that never began.
 type refusedError struct {
 	status wire.Status
+	reason handoff.Reason // of StatusUnresumable
 	err    error
 }
 
 func (e *refusedError) Error() string { return string(e.status) + ": " + e.err.Error() }
 
+func (e *refusedError) welcome() wire.Welcome {
+	if e.status == wire.StatusUnresumable {
+		return wire.Welcome{Status: e.status, Text: string(e.reason)}
+	}
+	return wire.Welcome{Status: e.status, Text: e.Error()}
+}
+
 func refused(err error) error {
+	if reason, is := handoff.ReasonOf(err); is {
+		return unresumable(reason, err)
+	}
 	status := wire.StatusRefused
 	switch {
 	case errors.Is(err, mailbox.ErrStale):
@@ -145,19 +162,25 @@ func refused(err error) error {
 	case errors.Is(err, mailbox.ErrFrozen):
 		status = wire.StatusBusy
 	}
-	return &refusedError{status, err}
+	return &refusedError{status: status, err: err}
 }
 
 // served is a session from its Hello to its end.
 type served struct {
 	b       *Server
 	h       *wire.Hello
+	framed  framed          // its connection, if that is one of frames
 	ctx     context.Context // ends with session
 	box     mailbox.Box
 	whole   mailbox.Box // IMAP's: box, and what is shown beside it
 	session *session    // nil: it was refused
 	unlock  func()      // of a maildrop
+	running running     // nil: no protocol has it
 	began   bool        // the Welcome is said
+
+	state     []byte     // what it is resumed with, until it has begun
+	handOff   handoff.ID // of state
+	handedOff string     // why it was
 }
 
 // begin opens the mailbox and says Welcome. Who calls it calls end.
@@ -172,6 +195,9 @@ func (s *served) begin(ctx context.Context, conn sessionConn, from cluster.Peer)
 	case h.Protocol != "imap" && h.Protocol != "pop3" && h.Protocol != "managesieve":
 		return refused(fmt.Errorf("protocol %q is not spoken here", h.Protocol))
 	}
+	if err := s.arrives(conn); err != nil {
+		return err
+	}
 	openCtx, cancelOpen := context.WithTimeout(ctx, helloTimeout)
 	s.box, err = b.Open(openCtx, name, director.BackendID(h.Home), director.Epoch(h.Epoch))
 	cancelOpen()
@@ -183,34 +209,55 @@ func (s *served) begin(ctx context.Context, conn sessionConn, from cluster.Peer)
 		ID: h.Session, User: name, Protocol: h.Protocol, Client: h.Client,
 		Node: b.id.Self().String(), Backend: b.cfg.ID, Started: time.Now(),
 	}}
-	s.ctx, x.cancel = context.WithCancel(ctx)
+	s.ctx, x.cancel = context.WithCancelCause(ctx)
 	if !b.sessions.add(x) {
-		x.cancel()
+		x.cancel(nil)
 		return refused(errors.New("too many sessions"))
 	}
 	s.session = x
-	switch hold, ok := conn.(interface{ Hold() }); {
-	case h.Protocol == "pop3":
-		if err := s.lock(); err != nil {
-			return err
-		}
-	case h.Protocol == "imap" && ok:
+	if b.stopping.Load() {
+		return refused(errStopping) // who was opened before has been told to go
+	}
+	s.endFormer()
+	if err := s.speak(conn); err != nil {
+		return err
+	}
+	if err := s.accept(); err != nil {
+		return err
+	}
+	hold, holds := conn.(interface{ Hold() })
+	if holds && h.Protocol == "imap" && s.state == nil {
 		hold.Hold() // IMAP's greeting follows
 	}
 	if err := conn.Welcome(wire.Welcome{Status: wire.StatusOK}); err != nil {
 		return err
 	}
 	s.began = true
+	resumed := s.state != nil
+	s.state = nil
+	if resumed {
+		b.metrics.resumed.Inc()
+	}
 	b.log.LogAttrs(ctx, slog.LevelInfo, "session begins", slog.String("session", h.Session), slog.String("user", h.User),
-		slog.String("protocol", h.Protocol), slog.String("client", h.Client), slog.String("proxy", from.ID))
+		slog.String("protocol", h.Protocol), slog.String("client", h.Client), slog.String("proxy", from.ID), slog.Bool("resumed", resumed))
 	return nil
 }
 
-// lock takes the maildrop.
-func (s *served) lock() error {
-	unlock, ok := s.b.maildrops.Lock(s.ctx, s.box.User())
+// lock takes the maildrop. It has the session's name if that can go on elsewhere: then it
+// stays its own until it has been handed off.
+func (s *served) lock(conn sessionConn) error {
+	id := ""
+	carries := s.carries(conn)
+	if carries {
+		id = s.h.Session
+	}
+	unlock, ok := s.b.maildrops.Lock(s.ctx, s.box.User(), id)
 	if !ok {
-		return &refusedError{wire.StatusInUse, errors.New("another session holds the maildrop")}
+		return &refusedError{status: wire.StatusInUse, err: errors.New("another session holds the maildrop")}
+	}
+	if carries {
+		s.unlock = unlock
+		return nil
 	}
 	// A session that only sends its last message on, because the user is
 	// being moved, can delete no more: it must not keep the next one out.
@@ -230,63 +277,124 @@ func (s *served) lock() error {
 	return nil
 }
 
-// serve speaks the session's protocol until its end.
-func (s *served) serve(conn sessionConn) error {
+// running is a session that its protocol has begun: run it, or abandon it.
+type running interface {
+	run() error
+	abandon()
+}
+
+type runningIMAP struct{ *imap.Running }
+
+func (r runningIMAP) run() error { return r.Run() }
+func (r runningIMAP) abandon()   { r.Abandon() }
+
+type runningPOP3 struct {
+	*pop3.Running
+	ctx  context.Context
+	conn net.Conn
+}
+
+func (r *runningPOP3) run() error { return r.Run(r.ctx, r.conn) }
+func (r *runningPOP3) abandon()   {}
+
+type runningSieve struct {
+	*managesieve.Running
+	ctx  context.Context
+	conn net.Conn
+}
+
+func (r *runningSieve) run() error { return r.Run(r.ctx, r.conn) }
+func (r *runningSieve) abandon()   {}
+
+// speak lets the session's protocol begin, before anything is said to the client.
+func (s *served) speak(conn sessionConn) (err error) {
 	switch s.h.Protocol {
-	case "managesieve":
-		return s.serveSieve(conn)
+	case "imap":
+		err = s.speakIMAP(conn)
 	case "pop3":
-		return s.servePOP3(conn)
+		if err := s.lock(conn); err != nil {
+			return err
+		}
+		err = s.speakPOP3(conn)
+	default:
+		err = s.speakSieve(conn)
 	}
-	r, err := s.beginIMAP(conn)
+	if err != nil {
+		return refused(err)
+	}
+	return nil
+}
+
+func (s *served) speakIMAP(conn sessionConn) error {
+	s.whole = s.b.withShared(s.b.withArchives(s.box))
+	r, err := s.b.imap.Begin(s.ctx, conn, imap.Session{Box: s.whole, Store: s.b, Texts: textIndex(s.box), Client: s.h.Client, ID: s.h.Session, State: s.state})
 	if err != nil {
 		return err
 	}
-	return r.Run()
+	s.running = runningIMAP{r}
+	return nil
 }
 
-func (s *served) beginIMAP(conn sessionConn) (*imap.Running, error) {
-	s.whole = s.b.withShared(s.b.withArchives(s.box))
-	return s.b.imap.Begin(s.ctx, conn, imap.Session{Box: s.whole, Store: s.b, Texts: textIndex(s.box), Client: s.h.Client, ID: s.h.Session})
-}
-
-func (s *served) serveSieve(conn sessionConn) error {
-	return s.b.sieve.Serve(s.ctx, conn, managesieve.Session{Scripts: userScripts{s.b}.guarded(s.box), Client: s.h.Client, ID: s.h.Session})
-}
-
-func (s *served) servePOP3(conn sessionConn) error {
+func (s *served) speakPOP3(conn sessionConn) error {
 	uidl, err := s.b.uidlOf(s.box.User())
 	if err != nil {
 		return err
 	}
 	settled := cmp.Or(s.h.POP3, &wire.POP3{})
-	return s.b.pop3.Serve(s.ctx, conn, pop3.Session{Box: s.box, UIDL: uidl, UTF8: settled.UTF8, Capabilities: settled.Capabilities, Client: s.h.Client, ID: s.h.Session})
+	r, err := s.b.pop3.Begin(pop3.Session{
+		Box: s.box, UIDL: uidl, UTF8: settled.UTF8, Capabilities: settled.Capabilities, Client: s.h.Client, ID: s.h.Session, State: s.state,
+	})
+	if err != nil {
+		return err
+	}
+	s.running = &runningPOP3{r, s.ctx, conn}
+	return nil
+}
+
+func (s *served) speakSieve(conn sessionConn) error {
+	r, err := s.b.sieve.Begin(managesieve.Session{Scripts: userScripts{s.b}.guarded(s.box), Client: s.h.Client, ID: s.h.Session, State: s.state})
+	if err != nil {
+		return err
+	}
+	s.running = &runningSieve{r, s.ctx, conn}
+	return nil
 }
 
 // end gives back what begin took, and answers a Hello that was refused.
 func (s *served) end(c sessionConn, err error) {
+	if s.running != nil && !s.began {
+		s.running.abandon()
+	}
 	if s.whole != nil {
 		s.whole.Close()
 	}
+	if s.handedOff != "" && s.h.Protocol == "pop3" {
+		s.b.maildrops.Reserve(s.box.User(), s.h.Session)
+	}
 	if s.unlock != nil {
-		s.unlock()
+		s.unlock() // of what is reserved by now it does nothing
 	}
 	if s.session != nil {
 		s.b.sessions.remove(s.session)
-		s.session.cancel()
+		s.session.cancel(nil)
 	}
 	if s.box != nil {
 		s.box.Close()
 	}
-	if s.began && err == nil && s.h.Protocol == "imap" {
+	if s.began && err == nil && s.h.Protocol == "imap" && s.handedOff == "" {
 		return // which has logged more of it
 	}
 	log := s.b.log.With("session", s.h.Session, "user", s.h.User, "protocol", s.h.Protocol, "client", s.h.Client)
 	var refused *refusedError
 	switch {
+	case s.handedOff != "":
+		log.Info("session handed off", "why", s.handedOff)
 	case errors.As(err, &refused):
+		if refused.status == wire.StatusUnresumable {
+			s.b.metrics.notResumed.WithLabelValues(string(refused.reason)).Inc()
+		}
 		log.Info("session refused", "status", refused.status, "error", refused.err)
-		_ = c.Welcome(wire.Welcome{Status: refused.status, Text: refused.err.Error()})
+		_ = c.Welcome(refused.welcome())
 	case err != nil:
 		log.Info("session ended", "error", err)
 	default:
@@ -313,7 +421,7 @@ func (b *Server) kick(ctx context.Context, _ cluster.Peer, req control.KickReque
 		return (req.ID == "" || i.ID == req.ID) && (req.User == "" || i.User == req.User)
 	})
 	for _, x := range xs {
-		x.cancel()
+		x.cancel(handoff.ErrKicked)
 	}
 	for _, x := range xs {
 		select {

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,8 +33,11 @@ type user struct {
 	acct  *maildir.Account
 	// script is the active Sieve script, once read; it goes with acct.
 	script *scripts.Active
-	// left is closed when the fence leaves the epoch it serves.
+	// left is closed when the fence leaves the epoch it serves, the mailbox is closed, or the
+	// backend stops: sessions are handed off.
 	left chan struct{}
+	// why it was closed last: a word of the metrics.
+	why string
 	// lastLimit is the quota as last known.
 	lastLimit atomic.Pointer[mailbox.Limit]
 	// alarm is why requests are refused, empty when they are not.
@@ -57,6 +62,13 @@ type users struct {
 	fences  map[director.User]fence.Fence // all fences of the disk, as last put
 	unused  list.List                     // of *user, the longest unused first
 	maxIdle int
+}
+
+// all gives those that are in memory now.
+func (t *users) all() []*user {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.Collect(maps.Values(t.open))
 }
 
 // use finds or makes a user's entry; release must follow.
@@ -175,7 +187,7 @@ func (u *user) setFence(f fence.Fence) error {
 	u.b.log.Info("fence changed", "user", u.name, "from", u.fence.String(), "to", f.String())
 	was := u.fence.State
 	if was == fence.Serving {
-		u.hangUp()
+		u.hangUp(leftMoving)
 	}
 	u.fence = f
 	// After a rollback the tree is still what it was.
@@ -246,9 +258,10 @@ func (u *user) limit() mailbox.Limit {
 	return mailbox.Limit{}
 }
 
-// hangUp ends the sessions of this user: what they were opened for is no more.
+// hangUp has the sessions of this user handed off: what they were opened for is no more.
 // Called under mu.
-func (u *user) hangUp() {
+func (u *user) hangUp(why string) {
+	u.why = why
 	close(u.left)
 	u.left = make(chan struct{})
 	u.b.texts.Revoke(u.name)
@@ -257,7 +270,10 @@ func (u *user) hangUp() {
 // closeAccount closes the live tree's files, and with them whatever was opened
 // on them. A mailbox that has journaled what it could not bring into its files
 // yet stays open. Called under mu.
-func (u *user) closeAccount() error {
+func (u *user) closeAccount() error { return u.closeFor(leftClosed) }
+
+// closeFor is closeAccount, with why for the sessions that go by it.
+func (u *user) closeFor(why string) error {
 	if u.acct == nil {
 		return nil
 	}
@@ -266,7 +282,7 @@ func (u *user) closeAccount() error {
 		return err
 	}
 	u.acct, u.script = nil, nil
-	u.hangUp()
+	u.hangUp(why)
 	return err
 }
 

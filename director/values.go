@@ -272,6 +272,9 @@ type Move struct {
 	Receipt  string `json:"receipt,omitempty"`
 	Messages int64  `json:"messages,omitempty"`
 	Bytes    int64  `json:"bytes,omitempty"`
+	// Maildrop is the POP3 session that had the maildrop at the freeze, and is to find
+	// it free at the target.
+	Maildrop string `json:"maildrop,omitempty"`
 	// CopiedBytes and Passes tell how the hot copy went.
 	CopiedBytes int64 `json:"copied_bytes,omitempty"`
 	Passes      int   `json:"passes,omitempty"`

@@ -60,6 +60,14 @@ type Config struct {
 	DialTimeout time.Duration `toml:"dial_timeout"`
 	OpenTimeout time.Duration `toml:"open_timeout"`
 
+	// ResumeWait is how long a session may be held up that its backend has let go of, for
+	// a move or a restart, or has crashed with: until its mailbox is served again, there
+	// or elsewhere, and the session goes on. After it the session ends, with BYE in IMAP.
+	// ResumeConcurrency bounds how many sessions resume on one backend at the same time;
+	// the others wait their turn.
+	ResumeWait        time.Duration `toml:"resume_wait"`
+	ResumeConcurrency int           `toml:"resume_concurrency"`
+
 	// POP3LoginDelay, if not 0, is how long a user of POP3 waits between two
 	// logins at this proxy, in whole seconds and at most a day (RFC 2449, Section
 	// 6.5). Clients are told so; a login that comes too early is refused.
@@ -86,6 +94,7 @@ func DefaultConfig() Config {
 		MaxCommands: 50, MaxFailures: 3, FailureDelay: 2 * time.Second,
 		LoginWait: 30 * time.Second, DeadWait: 5 * time.Second,
 		DialTimeout: 5 * time.Second, OpenTimeout: 10 * time.Second,
+		ResumeWait: time.Minute, ResumeConcurrency: 64,
 		IdleIMAP: 35 * time.Minute, IdlePOP3: 11 * time.Minute, IdleManageSieve: 35 * time.Minute,
 		WriteTimeout: 5 * time.Minute, DrainWait: 30 * time.Second,
 	}
@@ -125,6 +134,7 @@ func (c Config) Validate() error {
 		{"max_connections", c.MaxConnections}, {"max_unauthenticated", c.MaxUnauthenticated},
 		{"max_unauthenticated_per_address", c.MaxUnauthenticatedPerAddress},
 		{"max_commands", c.MaxCommands}, {"max_failures", c.MaxFailures},
+		{"resume_concurrency", c.ResumeConcurrency},
 	} {
 		if n.value < 1 {
 			bad("%s is %d: want at least 1", n.name, n.value)
@@ -136,7 +146,7 @@ func (c Config) Validate() error {
 	}{
 		{"prelogin_timeout", c.PreloginTimeout}, {"handshake_timeout", c.HandshakeTimeout},
 		{"login_wait", c.LoginWait}, {"dead_wait", c.DeadWait}, {"dial_timeout", c.DialTimeout},
-		{"open_timeout", c.OpenTimeout}, {"idle_imap", c.IdleIMAP}, {"idle_pop3", c.IdlePOP3},
+		{"open_timeout", c.OpenTimeout}, {"resume_wait", c.ResumeWait}, {"idle_imap", c.IdleIMAP}, {"idle_pop3", c.IdlePOP3},
 		{"idle_managesieve", c.IdleManageSieve},
 		{"write_timeout", c.WriteTimeout}, {"drain_wait", c.DrainWait},
 	} {

@@ -35,6 +35,8 @@ func TestConfig(t *testing.T) {
 		{"half a certificate", `imaps = ["127.0.0.1:993"]` + "\n" + `cert_file = "x"`, "belong together"},
 		{"no network", `imap = ["127.0.0.1:143"]` + "\n" + `plaintext_from = ["localhost"]`, "want a network"},
 		{"no limit", `imap = ["127.0.0.1:143"]` + "\nallow_plaintext = true\nmax_connections = 0", "max_connections is 0"},
+		{"nobody resumes", `imap = ["127.0.0.1:143"]` + "\nallow_plaintext = true\nresume_concurrency = 0", "resume_concurrency is 0"},
+		{"no wait", `imap = ["127.0.0.1:143"]` + "\nallow_plaintext = true\n" + `resume_wait = "0s"`, "resume_wait is 0s"},
 		{"no time", `imap = ["127.0.0.1:143"]` + "\nallow_plaintext = true\n" + `idle_imap = "-1s"`, "idle_imap is -1s"},
 	} {
 		cfg := DefaultConfig()

@@ -178,12 +178,19 @@ type fakeBackend struct {
 	ln     net.Listener
 	served sync.WaitGroup
 
-	mu     sync.Mutex // protects what follows
-	old    bool       // it knows no frames
-	status wire.Status
-	play   func(wire.Hello, net.Conn, *bufio.Reader)
-	hellos []wire.Hello
-	conns  map[net.Conn]bool
+	mu    sync.Mutex // protects what follows
+	old   bool       // it knows no frames
+	rigid bool       // it knows no hand-offs
+	// draining is closed to have it end its connections.
+	draining chan struct{}
+	status   wire.Status
+	play     func(wire.Hello, net.Conn, *bufio.Reader)
+	hellos   []wire.Hello
+	conns    map[net.Conn]bool
+	// resume answers a session that is resumed, and plays it; nil: as play does.
+	resume  func(wire.Hello, *frames.Stream)
+	resumed []wire.Hello
+	streams map[*frames.Stream]bool // of carry, that have not let go
 }
 
 func newFakeBackend(t *testing.T, id director.BackendID) *fakeBackend {
@@ -192,7 +199,19 @@ func newFakeBackend(t *testing.T, id director.BackendID) *fakeBackend {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &fakeBackend{id: id, ln: ln, play: echo, status: wire.StatusOK, conns: map[net.Conn]bool{}}
+	b := &fakeBackend{id: id, ln: ln, play: echo, status: wire.StatusOK, conns: map[net.Conn]bool{}, streams: map[*frames.Stream]bool{}, draining: make(chan struct{})}
+	b.accept(ln)
+	t.Cleanup(func() {
+		b.mu.Lock()
+		ln := b.ln
+		b.mu.Unlock()
+		ln.Close()
+		b.served.Wait()
+	})
+	return b
+}
+
+func (b *fakeBackend) accept(ln net.Listener) {
 	b.served.Go(func() {
 		for {
 			c, err := ln.Accept()
@@ -202,8 +221,6 @@ func newFakeBackend(t *testing.T, id director.BackendID) *fakeBackend {
 			b.served.Go(func() { b.serve(c) })
 		}
 	})
-	t.Cleanup(func() { ln.Close(); b.served.Wait() })
-	return b
 }
 
 // serve is a backend's end of a connection, until that ends.
@@ -211,7 +228,7 @@ func (b *fakeBackend) serve(c net.Conn) {
 	defer c.Close()
 	b.mu.Lock()
 	b.conns[c] = true
-	old := b.old
+	old, rigid, draining := b.old, b.rigid, b.draining
 	b.mu.Unlock()
 	defer func() { b.mu.Lock(); defer b.mu.Unlock(); delete(b.conns, c) }()
 	if c.SetDeadline(time.Now().Add(proxytest.Patience)) != nil {
@@ -224,8 +241,12 @@ func (b *fakeBackend) serve(c net.Conn) {
 	case h.Protocol == wire.ProtocolFrames && old:
 		_ = wire.Write(c, wire.Welcome{Status: wire.StatusRefused, Text: "what user?"})
 	case h.Protocol == wire.ProtocolFrames:
-		_ = frames.Serve(context.Background(), c, r, frames.Options{}, func(_ context.Context, s *frames.Stream, h *wire.Hello) {
-			if s.SetDeadline(time.Now().Add(proxytest.Patience)) == nil {
+		_ = frames.Serve(context.Background(), c, r, frames.Options{HandOff: h.HandOff && !rigid, Draining: draining}, func(_ context.Context, s *frames.Stream, h *wire.Hello) {
+			switch {
+			case s.SetDeadline(time.Now().Add(proxytest.Patience)) != nil:
+			case s.State() != nil:
+				b.goOn(*h, s)
+			default:
 				b.session(*h, s, s.Welcome, bufio.NewReader(s))
 			}
 		})

@@ -164,14 +164,27 @@ func compress(h *house, overTLS bool) *packed {
 		k = h.imap()
 	}
 	k.Run(nil, "C: a COMPRESS DEFLATE\nS: a OK begin")
+	return newPacked(k)
+}
+
+// newPacked is a client that has just been told that compression begins.
+func newPacked(k *proxytest.Client) *packed {
+	k.T.Helper()
 	w, err := flate.NewWriter(k.Conn, flate.DefaultCompression)
 	if err != nil {
-		h.t.Fatal(err)
+		k.T.Fatal(err)
 	}
 	return &packed{k, w, bufio.NewReader(flate.NewReader(k.R))}
 }
 
+// line is echoed.
 func (p *packed) line(text string) {
+	p.k.T.Helper()
+	p.send(text)
+	p.expect(text)
+}
+
+func (p *packed) send(text string) {
 	p.k.T.Helper()
 	if _, err := io.WriteString(p.w, text); err != nil {
 		p.k.T.Fatal(err)
@@ -179,7 +192,6 @@ func (p *packed) line(text string) {
 	if err := p.w.Flush(); err != nil {
 		p.k.T.Fatal(err)
 	}
-	p.expect(text)
 }
 
 func (p *packed) expect(text string) {
@@ -231,11 +243,29 @@ func TestCompressAndGoOnPlain(t *testing.T) {
 	}
 }
 
+// bomb is what is sent for that many zeroes.
+func bomb(t *testing.T) (deflated string, size int64) {
+	t.Helper()
+	size = 4 << 20
+	var b bytes.Buffer
+	w, err := flate.NewWriter(&b, flate.BestSpeed)
+	if err == nil {
+		_, err = io.Copy(w, io.LimitReader(zeroes{}, size))
+	}
+	if err == nil {
+		err = w.Flush()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String(), size
+}
+
 // A few bytes that mean a great many cost the proxy no memory: the backend takes them
 // at its leisure.
 func TestCompressBomb(t *testing.T) {
 	h, b := homely(t)
-	const size = 16 << 20
+	bomb, size := bomb(t)
 	took := make(chan int64, 1)
 	b.play = func(_ wire.Hello, c net.Conn, r *bufio.Reader) {
 		fmt.Fprint(c, "* PREAUTH [CAPABILITY IMAP4rev1 COMPRESS=DEFLATE] ready\r\n")
@@ -250,12 +280,7 @@ func TestCompressBomb(t *testing.T) {
 	}
 	h.start()
 	p := compress(h, false)
-	if _, err := io.Copy(p.w, io.LimitReader(zeroes{}, size)); err != nil {
-		t.Fatal(err)
-	}
-	if err := p.w.Flush(); err != nil {
-		t.Fatal(err)
-	}
+	p.k.Send(bomb)
 	p.k.Conn.Close()
 	if n := <-took; n != size {
 		t.Errorf("%d bytes of %d", n, size)

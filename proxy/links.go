@@ -48,13 +48,20 @@ type linkKey struct {
 
 // trunk has all connections to one backend.
 type trunk struct {
-	clients []*frames.Client
+	clients []client
 	dialing *dialing  // nil: none is being made
 	plain   time.Time // no frames are tried before
 }
 
+// client is a connection, and when it began to be made.
+type client struct {
+	*frames.Client
+	began time.Time
+}
+
 // dialing is a connection being made.
 type dialing struct {
+	began  time.Time
 	done   chan struct{} // closed when the rest is set
 	client *frames.Client
 	err    error
@@ -66,52 +73,59 @@ func newLinks(dial func(ctx context.Context, id director.BackendID, addr string)
 	return l
 }
 
-// get gives a connection that takes another session. frames.ErrPlain means that the
-// backend wants a connection for each.
-func (l *links) get(ctx context.Context, id director.BackendID, addr string) (*frames.Client, error) {
-	l.mu.Lock()
-	if l.base.Err() != nil {
-		l.mu.Unlock()
-		return nil, errLinksClosed
+// get gives a connection that takes another session, and that was begun after a time:
+// one from before a loss may be lost as well. frames.ErrPlain means that the backend
+// wants a connection for each.
+func (l *links) get(ctx context.Context, id director.BackendID, addr string, after time.Time) (*frames.Client, error) {
+	for {
+		best, d, err := l.find(linkKey{id, addr}, after)
+		if best != nil || err != nil {
+			return best, err
+		}
+		select {
+		case <-d.done:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		if !d.began.Before(after) {
+			return d.client, d.err
+		}
 	}
-	key := linkKey{id, addr}
+}
+
+// find gives a connection that there is, or one being made.
+func (l *links) find(key linkKey, after time.Time) (*frames.Client, *dialing, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.base.Err() != nil {
+		return nil, nil, errLinksClosed
+	}
 	t := l.all[key]
 	if t == nil {
 		t = new(trunk)
 		l.all[key] = t
 	}
 	if time.Now().Before(t.plain) {
-		l.mu.Unlock()
-		return nil, frames.ErrPlain
+		return nil, nil, frames.ErrPlain
 	}
-	best, usable := t.best()
+	best, usable := t.best(after)
 	if t.dialing == nil && (best == nil || usable < maxLinks && best.Streams() >= linkSessions) {
-		d := &dialing{done: make(chan struct{})}
+		d := &dialing{began: time.Now(), done: make(chan struct{})}
 		t.dialing = d
 		l.work.Go(func() { l.run(key, t, d) })
 	}
-	d := t.dialing
-	l.mu.Unlock()
-	if best != nil {
-		return best, nil
-	}
-	select {
-	case <-d.done:
-		return d.client, d.err
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+	return best, t.dialing, nil
 }
 
 // best is the one with the fewest sessions of those that take more.
-func (t *trunk) best() (best *frames.Client, usable int) {
+func (t *trunk) best(after time.Time) (best *frames.Client, usable int) {
 	for _, c := range t.clients {
-		if !c.Usable() {
+		if !c.Usable() || c.began.Before(after) {
 			continue
 		}
 		usable++
 		if best == nil || c.Streams() < best.Streams() {
-			best = c
+			best = c.Client
 		}
 	}
 	return best, usable
@@ -128,7 +142,7 @@ func (l *links) run(key linkKey, t *trunk, d *dialing) {
 	t.dialing = nil
 	switch {
 	case err == nil:
-		t.clients = append(t.clients, c)
+		t.clients = append(t.clients, client{c, d.began})
 	case errors.Is(err, frames.ErrPlain):
 		t.plain = time.Now().Add(plainFor)
 	case len(t.clients) == 0:
@@ -146,7 +160,7 @@ func (l *links) run(key linkKey, t *trunk, d *dialing) {
 	}
 	l.mu.Lock()
 	for i := range t.clients {
-		if t.clients[i] == c {
+		if t.clients[i].Client == c {
 			t.clients = append(t.clients[:i:i], t.clients[i+1:]...)
 			break
 		}

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"net/netip"
 	"time"
 
 	"waypost/director"
+	"waypost/internal/handoff"
 	"waypost/internal/wire"
 	"waypost/proxy/prelogin"
 )
@@ -21,6 +23,10 @@ const (
 	refusedEvery = 2 * time.Second
 	// retryEvery paces attempts on a backend that does not answer.
 	retryEvery = 300 * time.Millisecond
+	// inUseEvery paces attempts on a maildrop whose session is to be resumed.
+	inUseEvery = time.Second
+	// slowestRetry is what that comes to for sessions that wait to be resumed.
+	slowestRetry = 4 * retryEvery
 	// stillEvery is how often a waiting IMAP client is told so.
 	stillEvery = 15 * time.Second
 )
@@ -41,6 +47,7 @@ type request struct {
 type upstream struct {
 	conn    net.Conn
 	backend director.BackendID
+	epoch   director.Epoch
 	pending []byte // read behind the greeting
 	// capabilities of IMAP, as the backend announced them; may be empty.
 	capabilities string
@@ -78,6 +85,8 @@ type opening struct {
 	q request
 	// try is one attempt on a home: attempt.
 	try       func(context.Context, director.Record) (*upstream, error)
+	state     []byte    // of a session that is resumed; nil: a login
+	after     time.Time // no older connection will do
 	lastStill time.Time
 	held      bool
 	// refusals counts those at this (home, epoch); confirmed is set once the
@@ -90,6 +99,7 @@ type opening struct {
 	deadHome  director.BackendID
 	deadSince time.Time
 	began     time.Time // of the last attempt
+	retry     time.Duration
 }
 
 func (o *opening) run(ctx context.Context) (*upstream, error) {
@@ -112,7 +122,10 @@ func (o *opening) run(ctx context.Context) (*upstream, error) {
 		up, err = o.try(ctx, rec)
 		switch {
 		case err == nil:
+			up.epoch = rec.Epoch
 			return up, nil
+		case o.state != nil && errors.Is(err, prelogin.ErrInUse):
+			rec, err = o.afterInUse(ctx, rec)
 		case errors.Is(err, prelogin.ErrAuth), errors.Is(err, prelogin.ErrDisabled):
 			rec, err = o.afterDenial(ctx, rec, err)
 		case final(err):
@@ -127,6 +140,9 @@ func (o *opening) run(ctx context.Context) (*upstream, error) {
 }
 
 func final(err error) bool {
+	if _, notCarried := handoff.ReasonOf(err); notCarried {
+		return true
+	}
 	for _, f := range []error{prelogin.ErrAuth, prelogin.ErrDisabled, prelogin.ErrInUse, prelogin.ErrLimit, prelogin.ErrThrottled, prelogin.ErrDelay, prelogin.ErrTemporary} {
 		if errors.Is(err, f) {
 			return true
@@ -165,10 +181,12 @@ func (o *opening) attempt(ctx context.Context, rec director.Record) (*upstream, 
 	if !ok {
 		return nil, fmt.Errorf("backend %s is not in the directory", rec.Home)
 	}
-	switch b.Kind {
-	case director.KindWaypost:
+	switch {
+	case o.state != nil:
+		return o.resumeAt(ctx, rec, b)
+	case b.Kind == director.KindWaypost:
 		return o.openWaypost(ctx, rec, b, o.q)
-	case director.KindDovecot:
+	case b.Kind == director.KindDovecot:
 		if b.Dovecot == nil {
 			return nil, fmt.Errorf("backend %s is of kind dovecot and has no dovecot settings", rec.Home)
 		}
@@ -209,7 +227,7 @@ func (o *opening) afterRefusal(ctx context.Context, rec director.Record, why err
 	if o.refusals > 1 && o.confirmed && !o.alarmed && !errors.Is(why, errRefused) {
 		o.alarmed = true
 		o.metrics.refusedTwice.WithLabelValues(string(rec.Home)).Inc()
-		o.log.Error("refused twice at the same home and epoch: login held", "session", o.q.session, "user", string(o.q.user),
+		o.log.Error("refused twice at the same home and epoch: login or session held", "session", o.q.session, "user", string(o.q.user),
 			"home", string(rec.Home), "epoch", uint64(rec.Epoch), "answer", why.Error())
 	}
 	return o.hold(ctx, rec)
@@ -228,27 +246,54 @@ func answer(why error) string {
 // afterSilence waits a little for a backend that does not answer; a changed
 // record ends the wait.
 func (o *opening) afterSilence(ctx context.Context, rec director.Record, why error) (director.Record, error) {
-	o.metrics.backendErrors.WithLabelValues(string(rec.Home)).Inc()
-	if o.deadHome != rec.Home {
-		o.deadHome, o.deadSince = rec.Home, o.began
-		o.log.Warn("backend does not answer", "session", o.q.session, "user", string(o.q.user), "backend", string(rec.Home), "error", why)
+	if !errors.Is(why, errSilent) {
+		o.metrics.backendErrors.WithLabelValues(string(rec.Home)).Inc()
 	}
-	left := o.cfg.DeadWait - time.Since(o.deadSince)
+	if o.deadHome != rec.Home {
+		o.deadHome, o.deadSince, o.retry = rec.Home, o.began, retryEvery
+		level := slog.LevelWarn
+		if o.state != nil {
+			level = slog.LevelDebug // all sessions of that backend are here
+		}
+		o.log.Log(ctx, level, "backend does not answer", "session", o.q.session, "user", string(o.q.user), "backend", string(rec.Home), "error", why)
+	}
+	patience := o.cfg.DeadWait
+	if o.state != nil {
+		patience = o.cfg.ResumeWait
+	}
+	left := patience - time.Since(o.deadSince)
 	if left <= 0 || ctx.Err() != nil {
 		return rec, fmt.Errorf("%w: backend %s: %w", prelogin.ErrTemporary, rec.Home, why)
 	}
-	next, err := o.waitChange(ctx, rec, min(left, o.jitter(retryEvery)))
+	next, err := o.waitChange(ctx, rec, min(left, o.jitter(o.retry)))
+	if o.state != nil {
+		o.retry = min(2*o.retry, slowestRetry)
+	}
 	if err == nil {
 		return next, nil
 	}
 	return rec, nil // the next attempt, or the end of ctx there, decides
 }
 
+// afterInUse waits for the end of a session that the backend has not noticed to be
+// over: the one that is to be resumed.
+func (o *opening) afterInUse(ctx context.Context, rec director.Record) (director.Record, error) {
+	o.deadHome = ""
+	next, err := o.waitChange(ctx, rec, o.jitter(inUseEvery))
+	switch {
+	case err == nil:
+		return next, nil
+	case ctx.Err() != nil:
+		return rec, fmt.Errorf("%w: %w", prelogin.ErrTemporary, context.Cause(ctx))
+	}
+	return rec, nil
+}
+
 // hold waits until the record is another than rec. An active rec it returns
 // again after a while, for one more attempt: also when the store cannot be
 // asked, for the home's own fence decides.
 func (o *opening) hold(ctx context.Context, rec director.Record) (director.Record, error) {
-	if !o.held {
+	if !o.held && o.state == nil {
 		o.held = true
 		o.metrics.held.Inc()
 		o.metrics.heldTotal.Inc()

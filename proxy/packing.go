@@ -17,53 +17,114 @@ type packing struct {
 	deflater *deflate.Deflater
 	deflated bool              // what goes to the client; pumpDown's own
 	inflater *deflate.Inflater // of what comes from the client; pumpUp's own
+	held     held              // pumpUp's own
 }
+
+// held are the client's bytes that came and that no backend has taken. It is bounded: by
+// the window of a stream, one read, and what inflateBytes can come to.
+type held struct {
+	meant  []byte // inflated
+	asSent []byte // behind those, as the client sent them
+}
+
+// inflateBytes of the client's are inflated at once: about a thousand times as much can
+// come out, and is held if a backend lets go of the session meanwhile.
+const inflateBytes = 1 << 10
 
 // compress is at the place in the backend's bytes where the client is told no more in
 // plain. It wakes pumpUp, which may have let bytes pass already that are deflated.
 func (r *relay) compress() {
 	r.deflated = true
 	_ = r.client.SetReadDeadline(past) // closed: pumpUp hears of it
+	r.wake()
 }
 
 func (r *relay) switchDue() bool { return r.stream != nil && r.stream.SwitchDue() }
 
-// inflateUp begins to inflate, with what the backend has not taken.
-func (r *relay) inflateUp() error {
+// inflateUp begins to inflate, with what the backend has not taken, and rest behind that.
+func (r *relay) inflateUp(rest []byte) error {
 	raw, err := r.stream.Switch()
+	rest = append(raw, rest...)
 	if err != nil {
+		r.held.asSent = append(r.held.asSent, rest...)
+		if !r.stream.SwitchDue() {
+			r.inflater = new(deflate.Inflater)
+		}
 		return err
 	}
 	r.inflater = new(deflate.Inflater)
-	return r.inflate(raw)
+	return r.inflate(rest)
 }
 
 // inflate gives the backend what p means. The window of the backend's stream bounds
-// what a few bytes can come to: it is not taken faster than the backend takes it.
+// what a few bytes can come to: it is not taken faster than the backend takes it. What
+// the backend does not take at all is held.
 func (r *relay) inflate(p []byte) error {
-	err := r.inflater.Write(p, func(q []byte) error {
-		_, err := r.write(r.backend, q)
-		return err
-	})
-	if errors.Is(err, deflate.ErrCorrupt) {
-		return fmt.Errorf("%w: %w", errClientDeflate, err)
+	for len(p) > 0 {
+		piece := p[:min(len(p), inflateBytes)]
+		p = p[len(piece):]
+		var refused error
+		err := r.inflater.Write(piece, func(q []byte) error {
+			var n int
+			if refused == nil {
+				n, refused = r.write(r.backend, q)
+			}
+			r.held.meant = append(r.held.meant, q[n:]...)
+			return nil // an error would be the end of the inflater
+		})
+		if errors.Is(err, deflate.ErrCorrupt) {
+			return fmt.Errorf("%w: %w", errClientDeflate, err)
+		}
+		if refused != nil {
+			r.held.asSent = append(r.held.asSent, p...)
+			return refused
+		}
 	}
-	return err
+	return nil
 }
 
-// up gives the backend what came from the client.
+// up gives the backend what came from the client, or has it held.
 func (r *relay) up(p []byte) error {
 	if r.inflater != nil {
 		return r.inflate(p)
 	}
 	n, err := r.write(r.backend, p)
-	if !errors.Is(err, frames.ErrCompress) {
-		return err
+	if errors.Is(err, frames.ErrCompress) {
+		return r.inflateUp(p[n:])
 	}
-	if err := r.inflateUp(); err != nil {
-		return err
+	if err != nil {
+		r.held.asSent = append(r.held.asSent, p[n:]...)
 	}
-	return r.inflate(p[n:])
+	return err
+}
+
+// takeOver gathers what the next backend is to be given first: what the last one did not
+// read, and what it was not given. Nothing else of the relay runs.
+func (r *relay) takeOver(unconsumed []byte) {
+	if r.inflater != nil {
+		r.held.meant = append(unconsumed, r.held.meant...)
+		return
+	}
+	r.held.asSent = append(unconsumed, r.held.asSent...)
+	if r.stream.SwitchDue() { // it will not be asked for again
+		r.inflater = new(deflate.Inflater)
+	}
+}
+
+// giveHeld gives a new backend what is held.
+func (r *relay) giveHeld() error {
+	h := r.held
+	r.held = held{}
+	if len(h.meant) > 0 {
+		if n, err := r.write(r.backend, h.meant); err != nil {
+			r.held = held{h.meant[n:], h.asSent}
+			return err
+		}
+	}
+	if len(h.asSent) == 0 {
+		return nil
+	}
+	return r.up(h.asSent)
 }
 
 // hangUp tells the backend that the client sends no more.
@@ -79,7 +140,7 @@ func (r *relay) hangUp() error {
 	if !errors.Is(err, frames.ErrCompress) {
 		return err
 	}
-	if err := r.inflateUp(); err != nil {
+	if err := r.inflateUp(nil); err != nil {
 		return err
 	}
 	return r.stream.HangUp()

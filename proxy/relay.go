@@ -23,9 +23,13 @@ var (
 	errClientStuck  = errors.New("client takes no bytes")
 	errBackendLost  = errors.New("backend lost")
 	errBackendEnded = errors.New("backend ended")
+	// errHandedOff is no end: the backend has let go of the session.
+	errHandedOff = errors.New("handed off")
 	// errClientDeflate: what came compressed is no deflate stream, or was sent plain
 	// where RFC 4978, Section 3, wants the answer to COMPRESS waited for.
 	errClientDeflate = errors.New("client's compression is broken")
+	// errUpDone ends the way up alone.
+	errUpDone = errors.New("nothing more goes up")
 )
 
 const (
@@ -35,7 +39,8 @@ const (
 	halfClosed = time.Minute
 )
 
-// relay copies a session's bytes both ways until one side ends it.
+// relay copies a session's bytes both ways until one side ends it. It runs once for each
+// backend that has the session.
 type relay struct {
 	client, backend         net.Conn
 	toBackend, toClient     []byte // what was read before the relay began
@@ -53,6 +58,12 @@ type relay struct {
 	ending atomic.Int64
 	// refusal is why the client's bytes could not be given on; pumpUp's own.
 	refusal error
+	// gone is set when the client has ended its side; pumpUp's own.
+	gone bool
+	// pausing asks pumpUp to leave the client's bytes where they are, and woken wakes it
+	// where it does not read.
+	pausing atomic.Bool
+	woken   chan struct{}
 	// armedUp and armedDown are when the deadlines of writing were set, after start;
 	// each is its pump's own.
 	armedUp, armedDown time.Duration
@@ -60,24 +71,62 @@ type relay struct {
 	stop               context.CancelCauseFunc
 }
 
-// run returns why the session ended. The connections are left to the caller to
-// close; nothing of run uses them any more.
+// run returns why the session ended, or cannot go on here. The connections are left to the
+// caller to close; nothing of run uses them any more.
 func (r *relay) run(ctx context.Context) error {
 	r.start = time.Now()
+	r.lastSeen.Store(0)
+	r.ending.Store(0)
+	r.pausing.Store(false)
+	r.refusal, r.armedUp, r.armedDown, r.woken = nil, 0, 0, make(chan struct{}, 1)
 	r.ctx, r.stop = context.WithCancelCause(ctx)
 	defer r.stop(nil)
 	// cut interrupts both pumps. Whoever sets a deadline looks at ctx after it,
 	// so that none is set over these and missed.
 	unhook := context.AfterFunc(r.ctx, r.cut)
-	defer unhook()
 	up := make(chan struct{})
 	go func() {
 		defer close(up)
 		r.pumpUp()
 	}()
-	r.stop(r.pumpDown())
+	why := r.pumpDown()
+	if r.goesOn(why) {
+		r.pause()
+	} else {
+		r.stop(why)
+	}
 	<-up
-	return context.Cause(r.ctx)
+	r.toBackend, r.toClient = nil, nil
+	if !unhook() {
+		return context.Cause(r.ctx)
+	}
+	return why
+}
+
+// goesOn tells whether another backend, or this one again, can have the session.
+func (r *relay) goesOn(why error) bool {
+	if errors.Is(why, errHandedOff) {
+		return true
+	}
+	if r.stream == nil || !errors.Is(why, frames.ErrLost) {
+		return false
+	}
+	_, ok := r.stream.LastCheckpoint()
+	return ok
+}
+
+// pause stops pumpUp, and nothing else: what the client says from now on stays where it is.
+func (r *relay) pause() {
+	r.pausing.Store(true)
+	_ = r.client.SetReadDeadline(past) // closed: pumpUp hears of it
+	r.wake()
+}
+
+func (r *relay) wake() {
+	select {
+	case r.woken <- struct{}{}:
+	default: // it is to be woken already
+	}
 }
 
 func (r *relay) cut() {
@@ -91,27 +140,61 @@ func (r *relay) cut() {
 // gone: what the backend still has to say is said to a client that only closed
 // its half.
 func (r *relay) pumpUp() {
-	err := r.pump(r.client, r.toBackend, func(p []byte) error {
-		if r.refusal = r.up(p); r.refusal != nil {
-			return r.refusal
+	r.refusal = r.giveHeld()
+	err := r.refusal
+	if err == nil && !r.gone {
+		err = r.pump(r.client, r.toBackend, r.take)
+		if r.gone = errors.Is(err, io.EOF); r.gone {
+			err = nil
 		}
-		r.bytesIn(len(p))
-		return nil
-	})
-	if errors.Is(err, io.EOF) {
-		err = r.hangUp()
+	}
+	if err == nil {
+		err = r.end()
+	}
+	if r.refusal != nil {
+		err = r.refusal
 	}
 	switch {
-	case errors.Is(r.refusal, errClientDeflate), errors.Is(err, errClientDeflate):
+	case errors.Is(err, errClientDeflate):
 		r.stop(errClientDeflate)
+	case errors.Is(err, errUpDone), errors.Is(err, frames.ErrHandOff), errors.Is(err, frames.ErrLost):
+		// pumpDown hears why, behind all that the backend has said
 	case r.refusal != nil: // nobody reads at the backend; pumpDown hears why
 		r.expect(partingGrace)
-	case err == nil:
-		r.expect(halfClosed)
 	case errors.Is(err, errIdle):
 		r.stop(errIdle)
 	default:
 		r.stop(errClientGone)
+	}
+}
+
+// take gives on what came from the client.
+func (r *relay) take(p []byte) error {
+	r.refusal = r.up(p)
+	if r.refusal == nil || errors.Is(r.refusal, frames.ErrHandOff) {
+		r.bytesIn(len(p))
+	}
+	return r.refusal
+}
+
+// end tells the backend that the client sends no more, and once more if compression began
+// meanwhile: what the client had sent before its end is deflated then.
+func (r *relay) end() error {
+	for {
+		if err := r.hangUp(); err != nil {
+			return err
+		}
+		r.expect(halfClosed)
+		if r.stream == nil || r.inflater != nil || !r.stream.CanHandOff() {
+			return errUpDone
+		}
+		select {
+		case <-r.woken:
+		case <-r.ctx.Done():
+		}
+		if !r.switchDue() || r.pausing.Load() || r.ctx.Err() != nil {
+			return errUpDone
+		}
 	}
 }
 
@@ -152,6 +235,8 @@ func (r *relay) pumpDown() error {
 		return errIdle
 	case errors.Is(err, io.EOF):
 		return errBackendEnded
+	case errors.Is(err, frames.ErrHandOff):
+		return errHandedOff
 	}
 	return fmt.Errorf("%w: %w", errBackendLost, err)
 }
@@ -175,7 +260,7 @@ func (r *relay) pump(c net.Conn, first []byte, take func([]byte) error) error {
 	}
 	for {
 		err := s.copyReady(rearm, taken)
-		if errors.Is(err, frames.ErrCompress) {
+		if errors.Is(err, frames.ErrCompress) && !r.deflated {
 			r.compress()
 			continue
 		}
@@ -188,8 +273,11 @@ func (r *relay) pump(c net.Conn, first []byte, take func([]byte) error) error {
 		if cause := context.Cause(r.ctx); cause != nil {
 			return cause
 		}
+		if c == r.client && r.pausing.Load() {
+			return errUpDone
+		}
 		if c == r.client && r.switchDue() {
-			if r.refusal = r.inflateUp(); r.refusal != nil {
+			if r.refusal = r.inflateUp(nil); r.refusal != nil {
 				return takeError{r.refusal}
 			}
 		}
@@ -223,8 +311,8 @@ func (r *relay) armRead(c net.Conn, d time.Duration) error {
 		_ = c.SetReadDeadline(past)
 		return cause
 	}
-	if c == r.client && r.switchDue() {
-		return c.SetReadDeadline(past) // compress may have been before us
+	if c == r.client && (r.pausing.Load() || r.switchDue()) {
+		return c.SetReadDeadline(past) // pause or compress may have been before us
 	}
 	return nil
 }

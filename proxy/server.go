@@ -56,6 +56,8 @@ type Server struct {
 	buffers   bufferPool
 	deflater  deflate.Deflater
 	links     *links
+	resumes   *pacing
+	parked    atomic.Int64 // bytes of sessions that wait to be resumed
 
 	// mu makes sure that no connection is admitted once draining is set.
 	mu          sync.Mutex
@@ -100,6 +102,7 @@ func Assemble(cfg Config, deps Deps) (*Server, error) {
 		cfg: cfg, deps: deps, dir: deps.Directory, log: deps.Log, metrics: newMetrics(deps.Metrics),
 		tls: map[string]*tls.Config{}, nets: nets, seed: maphash.MakeSeed(),
 		registry: newRegistry(deps.Node), gate: newGate(cfg), delay: newLoginDelay(cfg.POP3LoginDelay),
+		resumes: newPacing(cfg.ResumeConcurrency),
 	}
 	if cfg.CertFile != "" {
 		cert, err := loadCertificate(cfg.CertFile, cfg.KeyFile, deps.Log)
@@ -116,7 +119,7 @@ func Assemble(cfg Config, deps Deps) (*Server, error) {
 		s.closeListeners()
 		return nil, err
 	}
-	s.links = newLinks(s.dialNode, deps.Log, frames.Options{})
+	s.links = newLinks(s.dialNode, deps.Log, frames.Options{HandOff: true})
 	s.unsubscribe = s.dir.Subscribe(s.watch)
 	return s, nil
 }

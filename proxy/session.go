@@ -242,6 +242,13 @@ func (h *handling) session(ctx context.Context) {
 	}
 	h.pending, h.up.pending = nil, nil
 	why := r.run(ctx)
+	for r.goesOn(why) {
+		if why = h.carry(ctx, r, why); why != nil {
+			break
+		}
+		why = r.run(ctx)
+	}
+	h.countLoss(r, why)
 	r.leave(why)
 	if text := parting(why); text != "" && r.border != nil && r.border.open() {
 		r.say("* BYE " + text + "\r\n")
@@ -269,7 +276,7 @@ func parting(why error) string {
 		return "[UNAVAILABLE] Server is shutting down."
 	case errors.Is(why, errIdle):
 		return "Autologout; idle for too long."
-	case errors.Is(why, errBackendLost), errors.Is(why, errBackendEnded):
+	case errors.Is(why, errBackendLost), errors.Is(why, errBackendEnded), errors.Is(why, errNotCarried):
 		return "[UNAVAILABLE] Mailbox is away for a moment, connect again."
 	}
 	return ""
@@ -284,6 +291,7 @@ func reason(why error) string {
 		{errKicked, "kicked"}, {errDisabled, "account"}, {errShutdown, "shutdown"}, {errIdle, "idle"},
 		{errClientGone, "client"}, {errClientStuck, "client_stuck"}, {errClientDeflate, "client_deflate"},
 		{errBackendLost, "backend_lost"}, {errBackendEnded, "backend"},
+		{errNotCarried, "not_carried"},
 	} {
 		if errors.Is(why, r.err) {
 			return r.name

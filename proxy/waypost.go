@@ -15,13 +15,18 @@ import (
 	"waypost/internal/wire"
 )
 
-// openWaypost opens a session on a backend of kind waypost: on a connection that many
-// share, or on its own where the backend is of before them.
-func (s *Server) openWaypost(ctx context.Context, rec director.Record, b director.Backend, q request) (*upstream, error) {
-	hello := wire.Hello{
+// hello names the session to the backend of a record.
+func (q request) hello(rec director.Record) wire.Hello {
+	return wire.Hello{
 		Version: wire.Version, Protocol: q.protocol, User: string(q.user), Home: string(rec.Home), Epoch: uint64(rec.Epoch),
 		Client: q.client.String(), Session: q.session, POP3: q.pop3,
 	}
+}
+
+// openWaypost opens a session on a backend of kind waypost: on a connection that many
+// share, or on its own where the backend is of before them.
+func (s *Server) openWaypost(ctx context.Context, rec director.Record, b director.Backend, q request) (*upstream, error) {
+	hello := q.hello(rec)
 	stream, err := s.openStream(ctx, rec.Home, b.Node, hello)
 	if err == nil {
 		return s.converse(ctx, stream, rec.Home, func(c *talk) (string, error) { return c.greeting(q) })
@@ -47,7 +52,7 @@ func (s *Server) openStream(ctx context.Context, id director.BackendID, addr str
 	defer cancel()
 	for range 2 {
 		var link *frames.Client
-		if link, err = s.links.get(ctx, id, addr); err != nil {
+		if link, err = s.links.get(ctx, id, addr, time.Time{}); err != nil {
 			return nil, err
 		}
 		var w wire.Welcome

@@ -202,7 +202,7 @@ func (s *Server) freeze(ctx context.Context, mv director.Move, rec director.Reco
 	if err != nil {
 		return err
 	}
-	mv.Phase, mv.Receipt, mv.Messages, mv.Bytes = director.PhaseFrozen, sum.Digest, sum.Messages, sum.Bytes
+	mv.Phase, mv.Receipt, mv.Messages, mv.Bytes, mv.Maildrop = director.PhaseFrozen, sum.Digest, sum.Messages, sum.Bytes, sum.Maildrop
 	s.at(mv.User, "frozen")
 	return s.dir.Advance(ctx, mv, rec, nil)
 }
@@ -223,7 +223,7 @@ func (s *Server) seal(ctx context.Context, mv director.Move, rec director.Record
 	}
 	s.log.Info("last pass", "user", mv.User, "move", mv.ID, "files", p.Files, "bytes", p.Bytes, "renamed", p.Renamed, "removed", p.Removed)
 	s.at(mv.User, "pulled")
-	if _, err := target.Seal(ctx, control.SealRequest{User: mv.User, Epoch: rec.Epoch, Digest: mv.Receipt}); err != nil {
+	if _, err := target.Seal(ctx, control.SealRequest{User: mv.User, Epoch: rec.Epoch, Digest: mv.Receipt, Maildrop: mv.Maildrop}); err != nil {
 		return err
 	}
 	mv.Phase = director.PhaseSealed

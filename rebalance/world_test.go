@@ -237,7 +237,7 @@ func (n *node) Freeze(ctx context.Context, req control.MoveRequest) (control.Man
 		return control.ManifestSummary{}, no(control.CodeFence)
 	}
 	n.fence = fence.Fence{State: fence.Frozen, Epoch: req.Epoch}
-	return control.ManifestSummary{Digest: digest(n.live), Messages: int64(len(n.live))}, nil
+	return control.ManifestSummary{Digest: digest(n.live), Messages: int64(len(n.live)), Maildrop: maildrop}, nil
 }
 
 func (n *node) Seal(ctx context.Context, req control.SealRequest) (control.ManifestSummary, error) {
@@ -255,12 +255,15 @@ func (n *node) Seal(ctx context.Context, req control.SealRequest) (control.Manif
 	if !again && (n.fence.State != fence.Incoming || n.fence.Epoch != req.Epoch) {
 		return control.ManifestSummary{}, no(control.CodeFence)
 	}
-	if digest(n.staging) != req.Digest {
+	if digest(n.staging) != req.Digest || req.Maildrop != maildrop {
 		return control.ManifestSummary{}, no(control.CodeDiffers)
 	}
 	n.fence = fence.Fence{State: fence.Sealed, Epoch: req.Epoch, Digest: req.Digest}
 	return control.ManifestSummary{Digest: req.Digest}, nil
 }
+
+// maildrop is the session that every freeze names, and that every seal must.
+const maildrop = "pop3-session"
 
 func digest(tree map[string]bool) string {
 	return fmt.Sprint(slices.Sorted(maps.Keys(tree)))

@@ -36,7 +36,7 @@ const (
 	// what the tree holds now, or exactly when frozen.
 	PathManifest = "/v1/manifest"
 	// PathFreeze (MoveRequest → ManifestSummary): at the source: fence Frozen
-	// at Epoch; sessions end.
+	// at Epoch; sessions are handed off.
 	PathFreeze = "/v1/freeze"
 	// PathSeal (SealRequest → ManifestSummary): at the target: staging equals
 	// Digest, is durable, fence Sealed at Epoch.
@@ -143,6 +143,9 @@ type SealRequest struct {
 	User   director.User  `json:"user"`
 	Epoch  director.Epoch `json:"epoch"`
 	Digest string         `json:"digest"`
+	// Maildrop is the session that the freeze has named: the target keeps the maildrop
+	// for it, for some minutes (RFC 1939, Section 4: nobody else may have it meanwhile).
+	Maildrop string `json:"maildrop,omitempty"`
 }
 
 // ManifestSummary is a manifest without its entries.
@@ -151,6 +154,9 @@ type ManifestSummary struct {
 	Messages int64  `json:"messages"`
 	Bytes    int64  `json:"bytes"` // of messages, on disk
 	Files    int64  `json:"files"`
+	// Maildrop, in the answer to a freeze, is the id of the POP3 session that has the
+	// maildrop and goes on after the move; empty for none.
+	Maildrop string `json:"maildrop,omitempty"`
 }
 
 // Manifest is what one user's tree holds: every file and folder, ordered by

@@ -264,6 +264,7 @@ func (s *session) replace(c *cmd) error {
 	}
 	s.out.Raw("* OK [").Raw(appendCode(r)).Raw("] replaced").CRLF()
 	if _, err := s.view.folder.Expunge([]mailbox.UID{uid}); err != nil {
+		s.way.midway = true
 		return s.fail(fmt.Errorf("the message that was replaced: %w", err))
 	}
 	c.highest = true

@@ -203,12 +203,18 @@ func (s *session) tellStored(c *cmd, changed []mailbox.Message, change mailbox.F
 			continue
 		}
 		st := state{m.Flags, m.ModSeq}
-		if silent {
+		switch {
+		case silent && change.Op != mailbox.FlagsSet && v.unsure(m.UID):
+			// What it makes of what the client knows, nobody knows: sync tells.
+			v.change(m.UID, st)
+		case silent:
 			// What the client takes it to be now; if something else changed
 			// the message too, sync tells.
 			st.flags = applyFlags(v.believed(v.told.At(i)).flags, change.Op, change.Flags)
+			v.tell(m.UID, st)
+		default:
+			v.tell(m.UID, st)
 		}
-		v.tell(m.UID, st)
 		if silent && !s.enabled.condstore {
 			v.unknown = false
 			continue

@@ -44,6 +44,8 @@ type command struct {
 	sets bool
 	// expunges: it is what makes messages go, and tells so whatever NOTIFY says.
 	expunges bool
+	// again: its answers change nothing here, and are taken back where it is to be executed again.
+	again bool
 }
 
 // commands is the table of all commands.
@@ -67,22 +69,22 @@ func commands() map[string]command {
 		"RENAME":       {run: (*session).rename, in: loggedIn},
 		"SUBSCRIBE":    {run: (*session).subscribe, in: loggedIn},
 		"UNSUBSCRIBE":  {run: (*session).subscribe, in: loggedIn},
-		"LIST":         {run: (*session).list, in: loggedIn},
-		"LSUB":         {run: (*session).lsub, in: loggedIn},
-		"STATUS":       {run: (*session).status, in: loggedIn},
+		"LIST":         {run: (*session).list, in: loggedIn, again: true},
+		"LSUB":         {run: (*session).lsub, in: loggedIn, again: true},
+		"STATUS":       {run: (*session).status, in: loggedIn, again: true},
 		"APPEND":       {run: (*session).append, in: loggedIn},
 		"IDLE":         {run: (*session).idle, in: loggedIn},
 		"NOTIFY":       {run: (*session).notifyCommand, in: loggedIn},
-		"GETQUOTA":     {run: (*session).getQuota, in: loggedIn},
-		"GETQUOTAROOT": {run: (*session).getQuotaRoot, in: loggedIn},
+		"GETQUOTA":     {run: (*session).getQuota, in: loggedIn, again: true},
+		"GETQUOTAROOT": {run: (*session).getQuotaRoot, in: loggedIn, again: true},
 		"SETQUOTA":     {run: (*session).setQuota, in: loggedIn},
-		"GETMETADATA":  {run: (*session).getMetadata, in: loggedIn},
+		"GETMETADATA":  {run: (*session).getMetadata, in: loggedIn, again: true},
 		"SETMETADATA":  {run: (*session).setMetadata, in: loggedIn},
-		"GETACL":       {run: (*session).getACL, in: loggedIn},
+		"GETACL":       {run: (*session).getACL, in: loggedIn, again: true},
 		"SETACL":       {run: (*session).setACL, in: loggedIn},
 		"DELETEACL":    {run: (*session).deleteACL, in: loggedIn},
-		"LISTRIGHTS":   {run: (*session).listRights, in: loggedIn},
-		"MYRIGHTS":     {run: (*session).myRights, in: loggedIn},
+		"LISTRIGHTS":   {run: (*session).listRights, in: loggedIn, again: true},
+		"MYRIGHTS":     {run: (*session).myRights, in: loggedIn, again: true},
 
 		"CHECK":    {run: (*session).noop, in: selected},
 		"CLOSE":    {run: (*session).closeBox, in: selected},
@@ -148,9 +150,13 @@ func (s *session) complete(c *cmd, err error) error {
 	s.out.Raw(a.text).CRLF()
 	if a.kind == "BAD" {
 		if s.bads++; s.bads >= maxBad {
+			s.c.forget()
 			return s.end(endBug)
 		}
 	}
+	// From here on it must not be executed again.
+	s.c.forget()
+	s.way.Answered = true
 	return s.p.Drain()
 }
 
@@ -198,6 +204,7 @@ func (s *session) dispatch(c *cmd) error {
 	if name != "FETCH" {
 		s.drop()
 	}
+	s.way.again = known.again
 	had := s.view
 	err = known.run(s, c)
 	if s.view != nil && s.view == had && s.settled(err) {

@@ -38,20 +38,28 @@ type conn struct {
 	net.Conn
 	limits Limits
 	inputs *sync.Pool // of *[]byte, inputSize long
-	// blocking is called before a read that may have to wait.
+	// blocking is called before a read that may have to wait, settled, if not nil, where the
+	// session waits at rest.
 	blocking func() error
+	settled  func()
 
 	// The reading goroutine's own. in is what was read and not taken; it lies in first, in
 	// *store, or in memory of its own where a line is long.
 	in    []byte
 	first [64]byte
 	store *[]byte
+	record
 	// wait is how long the next read may take; it rolls within a command.
 	wait time.Duration
+	// atRest: the client may take its time, since rested.
+	atRest bool
+	rested time.Time
 
 	rmu    sync.Mutex // guards the deadline of reads, and:
 	why    ending     // endNone until somebody wants the session to end
 	closed bool
+	// resting: the goroutine is in a read at rest, and touches nothing of its own.
+	resting bool
 
 	// cut: the network connection was closed over the session's head.
 	cut           atomic.Bool
@@ -84,12 +92,20 @@ func (c *conn) ending() ending {
 	return c.why
 }
 
-// rest is called between two commands: an input buffer that is empty is given back, and
-// the client may take its time.
+// rest is called between two commands: what was recorded of the one before is forgotten.
 func (c *conn) rest() {
-	c.wait = c.limits.Idle
+	c.forget()
+	c.forgot = false
+	c.relax()
+}
+
+// relax is called where the client may take its time: an input buffer that is empty is given
+// back.
+func (c *conn) relax() {
+	c.wait, c.atRest = c.limits.Idle, true
 	if len(c.in) == 0 {
-		c.in = nil
+		c.spill()
+		c.in, c.begun = nil, nil
 		if c.store != nil {
 			c.inputs.Put(c.store)
 			c.store = nil
@@ -111,6 +127,8 @@ func (c *conn) Line(max int) ([]byte, error) {
 			if len(line) > max {
 				return nil, syntax.ErrTooBig
 			}
+			c.atRest, c.rested, c.waited = false, time.Time{}, 0
+			c.announced(line)
 			return line, nil
 		}
 		looked = len(c.in)
@@ -125,13 +143,11 @@ func (c *conn) Line(max int) ([]byte, error) {
 
 // more reads behind what c.in has.
 func (c *conn) more() error {
+	c.spill()
 	var room []byte
 	switch {
 	case len(c.in) == 0 && c.store == nil:
-		room = c.first[:]
-		n, err := c.fill(room)
-		c.in = room[:n]
-		return err
+		return c.moreInto(c.first[:], 0)
 	case c.store == nil:
 		c.store = c.inputs.Get().(*[]byte)
 	}
@@ -146,8 +162,17 @@ func (c *conn) more() error {
 	} else {
 		room = c.in[:cap(c.in)]
 	}
+	return c.moreInto(room, have)
+}
+
+// moreInto reads behind what room has.
+func (c *conn) moreInto(room []byte, have int) error {
+	// Before the read: while it waits, others may look.
+	c.in = room[:have]
+	c.begun = c.in
 	n, err := c.fill(room[have:])
 	c.in = room[:have+n]
+	c.begun = c.in
 	return err
 }
 
@@ -159,7 +184,10 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, nil
 	}
 	c.wait = c.limits.Literal
-	return c.fill(p)
+	c.spill()
+	n, err := c.fill(p)
+	c.note(p[:n])
+	return n, err
 }
 
 // fill reads some bytes from the network, at least one.
@@ -172,9 +200,29 @@ func (c *conn) fill(p []byte) (int, error) {
 		c.rmu.Unlock()
 		return 0, errEnded
 	}
-	c.Conn.SetReadDeadline(time.Now().Add(c.wait))
+	now := time.Now()
+	if c.atRest && c.rested.IsZero() {
+		c.rested = now
+	}
+	until := now.Add(c.wait)
+	if c.waited > 0 {
+		// Elsewhere it has been silent for some time; it is to have some here.
+		until = now.Add(max(c.wait-c.waited, min(c.wait, leastWait)))
+		c.rested, c.waited = now.Add(-c.waited), 0
+	}
+	c.Conn.SetReadDeadline(until)
+	rests := c.atRest
+	c.resting = rests
 	c.rmu.Unlock()
+	if rests && c.settled != nil {
+		c.settled()
+	}
 	n, err := c.Conn.Read(p)
+	if rests {
+		c.rmu.Lock()
+		c.resting = false
+		c.rmu.Unlock()
+	}
 	c.read.Add(int64(n))
 	switch {
 	case n > 0:
@@ -211,8 +259,9 @@ func (c *conn) close() {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
 	c.closed = true
+	c.forget()
 	if c.store != nil {
-		c.in = nil
+		c.in, c.begun = nil, nil
 		c.inputs.Put(c.store)
 		c.store = nil
 	}
@@ -228,8 +277,11 @@ func (c *conn) replace(nc net.Conn) {
 // input is the connection as the Parser sees it.
 type input struct {
 	*conn
-	out *syntax.Encoder
+	s *session
 }
 
 // Continue implements syntax.Input: the client waits for leave to send a literal.
-func (i input) Continue() error { return i.out.Raw("+ OK").CRLF().Flush() }
+func (i input) Continue() error {
+	i.s.way.Granted++
+	return i.s.out.Raw("+ OK").CRLF().Flush()
+}

@@ -107,12 +107,20 @@ func (s *session) fetch(c *cmd) error {
 	if c.uid && !s.enabled.uidOnly {
 		req.AddUID()
 	}
-	if mods.vanished {
-		if err := s.vanished(mods.since, s.asked(set), 0); err != nil {
+	if mods.vanished && s.way.After == 0 {
+		gone, err := s.view.expungedSince(mods.since, 0)
+		if err != nil {
 			return s.fail(err)
 		}
+		s.tellVanished(gone, s.asked(set))
 	}
-	return s.fetchSpans(req, mods, s.resolve(set, c.uid))
+	return s.fetchSpans(req, mods, s.resolve(set, c.uid), &s.way.fetched)
+}
+
+// fetched is how far a FETCH came: up to the message After, of which Lost were gone.
+type fetched struct {
+	After mailbox.UID
+	Lost  bool
 }
 
 // fetchModifiers takes what stands behind the items (RFC 4466; RFC 7162, Section 3.1.4 and
@@ -152,9 +160,9 @@ func (s *session) fetchModifiers(c *cmd) (m fetchMods, err error) {
 	return m, err
 }
 
-// fetchSpans writes the answers. Messages that are marked as seen by it are marked before
-// anything is written, all at once.
-func (s *session) fetchSpans(req *fetch.Request, mods fetchMods, spans []search.Span) error {
+// fetchSpans writes the answers, behind those that were written elsewhere. Messages that are marked
+// as seen by it are marked before anything is written, all at once.
+func (s *session) fetchSpans(req *fetch.Request, mods fetchMods, spans []search.Span, at *fetched) error {
 	v := s.view
 	if mods.partial != nil {
 		spans = mods.partial.of(spans)
@@ -165,8 +173,11 @@ func (s *session) fetchSpans(req *fetch.Request, mods fetchMods, spans []search.
 		}
 	}
 	src := &source{s, index.ReaderOf(v.folder)}
-	n, lost := 0, false
+	n := 0
 	for i, m := range v.messages(spans) {
+		if m.UID <= at.After {
+			continue
+		}
 		st := v.state(m)
 		if mods.skips(st) {
 			continue
@@ -174,13 +185,17 @@ func (s *session) fetchSpans(req *fetch.Request, mods fetchMods, spans []search.
 		if s.c.cut.Load() {
 			return errEnded // nobody reads it; what writes little would not notice
 		}
-		if n++; n%fetchPause == 0 && s.stopping() {
+		if n++; (n%fetchPause == 0 || s.carrier != nil) && s.stopping() {
 			return errEnded
+		}
+		if v.ghost(m.UID) {
+			at.After, at.Lost = m.UID, true
+			continue
 		}
 		var room [8]string
 		msg := fetch.Message{Seq: uint32(i + 1), UID: m.UID, ModSeq: st.modSeq, Size: m.WireSize}
 		_, news := v.news[m.UID]
-		if news && req.SetsSeen() {
+		if (news || v.unsure(m.UID)) && req.SetsSeen() {
 			msg.TellFlags, msg.TellModSeq = true, s.enabled.condstore
 		}
 		if msg.TellFlags || req.Flags() {
@@ -191,7 +206,7 @@ func (s *session) fetchSpans(req *fetch.Request, mods fetchMods, spans []search.
 		case s.out.Err() != nil:
 			return s.out.Err()
 		case errors.Is(err, mailbox.ErrNoMessage):
-			lost = true // it was expunged; the client learns so as soon as it may
+			at.Lost = true // it was expunged; the client learns so as soon as it may
 		case errors.Is(err, fetch.ErrUnknownEncoding):
 			return no("UNKNOWN-CTE", "a part cannot be decoded")
 		case errors.Is(err, fetch.ErrBroken):
@@ -201,8 +216,12 @@ func (s *session) fetchSpans(req *fetch.Request, mods fetchMods, spans []search.
 		case err != nil:
 			return s.fail(err)
 		}
+		at.After = m.UID
+		if msg.TellFlags && v.unsure(m.UID) {
+			v.tell(m.UID, st)
+		}
 	}
-	if lost && !s.enabled.qresync {
+	if at.Lost && !s.enabled.qresync {
 		return no("EXPUNGEISSUED", "some of the messages no longer exist")
 	}
 	return s.out.Err()
@@ -246,27 +265,8 @@ func (s *session) see(req *fetch.Request, mods fetchMods, spans []search.Span) e
 	return nil
 }
 
-// keepFrom is the size from which on a message stays open for the next FETCH: clients fetch long
-// ones piece by piece, and to get to a piece can mean to read all before it.
-const keepFrom = 256 << 10
-
-// kept is a message that stays open between two FETCHes.
-type kept struct {
-	mailbox.Body
-	folder mailbox.Folder
-	uid    mailbox.UID
-}
-
-// Close implements io.Closer; drop closes the message.
-func (*kept) Close() error { return nil }
-
 // drop closes the message that is kept open, if there is one.
-func (s *session) drop() {
-	if s.kept != nil {
-		s.kept.Body.Close()
-		s.kept = nil
-	}
-}
+func (s *session) drop() { _ = s.last.Drop() } // it was only read
 
 // source gives a FETCH its messages.
 type source struct {
@@ -282,17 +282,7 @@ var (
 
 // Open implements fetch.Source.
 func (f *source) Open(uid mailbox.UID) (mailbox.Body, error) {
-	s := f.s
-	if s.kept != nil && s.kept.uid == uid && s.kept.folder == s.view.folder {
-		return s.kept, nil
-	}
-	s.drop()
-	b, err := s.view.folder.Open(uid)
-	if err != nil || b.WireSize() < keepFrom {
-		return b, err
-	}
-	s.kept = &kept{b, s.view.folder, uid}
-	return s.kept, nil
+	return f.s.last.Open(uid, f.s.view.folder.Open)
 }
 
 // Meta implements fetch.Source.

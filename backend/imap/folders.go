@@ -167,13 +167,21 @@ func (s *session) follow(from, to string) {
 		return
 	}
 	folder, err := s.box.Folder(to + rest)
-	if err != nil {
+	if err != nil && !fenced(err) {
 		s.view.dead = true
 		return
 	}
-	s.view.folder, s.view.name = folder, to+rest
-	// From its Snapshot on the new handle knows which UIDs it may take.
-	if snap, err := s.view.snapshot(); err != nil || snap.UIDValidity != s.view.uidValidity {
+	s.view.name = to + rest
+	var snap mailbox.Snapshot
+	if err == nil {
+		// From its Snapshot on the new handle knows which UIDs it may take.
+		s.view.folder = folder
+		snap, err = s.view.snapshot()
+	}
+	switch {
+	case fenced(err):
+		s.c.end(endMoving)
+	case err != nil || snap.UIDValidity != s.view.uidValidity:
 		s.c.end(endFolder)
 	}
 }

@@ -19,7 +19,12 @@ func (s *session) idle(c *cmd) error {
 	if err := c.End(); err != nil {
 		return err
 	}
-	s.out.Raw("+ idling").CRLF()
+	if s.p.Grant() {
+		s.c.waited = s.way.waited // it goes on
+	} else {
+		s.way.Granted++
+		s.out.Raw("+ idling").CRLF()
+	}
 	if err := s.out.Flush(); err != nil {
 		return err
 	}
@@ -35,7 +40,7 @@ func (s *session) idle(c *cmd) error {
 	}
 	s.locked = false
 	s.mu.Unlock()
-	s.c.rest()
+	s.c.relax()
 	// As a command's line: what is not DONE may announce a literal, which must not run.
 	err := s.p.Next()
 	done := err == nil && strings.EqualFold(strings.TrimSpace(string(s.p.Line())), "DONE")
@@ -100,5 +105,6 @@ func (s *session) news(quit <-chan struct{}) (changed <-chan struct{}, retry <-c
 		s.c.end(endGone)
 		return nil, nil, false
 	}
+	s.changed()
 	return s.view.folder.Changed(s.view.version), nil, true
 }

@@ -10,7 +10,10 @@
 //   - When the mailbox is fenced (mailbox.ErrStale, ErrFrozen, ErrRefused, or
 //     Done) or closed (mailbox.ErrClosed), or the folder numbered anew, the
 //     session ends with a BYE between two commands, never with a NO. A FETCH
-//     of a message that was begun is finished.
+//     of a message that was begun is finished. Over a connection that can (handOffer), and so
+//     where the backend stops, the session is handed off instead: the client sees a pause.
+//   - A session that was handed off goes on only where what the client was told is proven to
+//     fit the folder. A command that was cut is executed there, if it had changed nothing.
 //   - Memory per session is bounded: messages stream in both directions,
 //     commands are bounded by package syntax, structures by package mime; a
 //     session that waits holds no buffers. So is the time that LIST takes to
@@ -21,10 +24,11 @@
 //     there is, at a pace that leaves the processor to others.
 //   - What a client sent as a literal never runs as a command.
 //
-// A crash loses open sessions and nothing else.
+// A crash loses open sessions and nothing else; over a connection that can, sessions at rest have
+// a checkpoint from which they go on.
 //
 // Subpackages: syntax has the tokens, fetch renders messages, search finds, sorts and threads
-// them. Each command is one line of the table in command.go and a function in the file of its
+// them, carried is what a session takes along. Each command is one line of the table in command.go and a function in the file of its
 // extension. The capabilities, and the RFCs that they stand for, are in capability.go.
 package imap
 
@@ -37,6 +41,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -141,6 +146,9 @@ type Session struct {
 	Texts mailbox.TextIndex
 	// Client is the client's address, ID the session's name; both for logs.
 	Client, ID string
+	// State, if not nil, is what the session was handed off with: it goes on from there,
+	// and no greeting is sent.
+	State []byte
 }
 
 // Server serves sessions. It is safe for concurrent use.
@@ -155,12 +163,14 @@ type Server struct {
 	inputs   *sync.Pool    // of *[]byte, inputSize long
 	searches chan struct{} // a place for each search that reads messages
 
-	mu       sync.Mutex
-	stopped  bool
-	conns    map[net.Conn]struct{}
-	sessions sync.WaitGroup
-	watches  watches
-	memory   *sortMemory
+	mu          sync.Mutex
+	stopped     bool
+	conns       map[net.Conn]struct{}
+	sessions    sync.WaitGroup
+	watches     watches
+	checkpoints checkpoints
+	recorded    atomic.Int64 // bytes of all sessions' records
+	memory      *sortMemory
 }
 
 // New makes a server.
@@ -177,16 +187,22 @@ func New(o Options) *Server {
 }
 
 // Serve handles one session until it ends and closes nc. It returns nil for an
-// end that either side wanted: LOGOUT, a client that hung up, a BYE.
+// end that either side wanted: LOGOUT, a client that hung up, a BYE, a hand-off.
 func (s *Server) Serve(ctx context.Context, nc net.Conn, sess Session) error {
 	r, err := s.Begin(ctx, nc, sess)
-	if err != nil {
-		return err
+	if err == nil {
+		return r.Run()
 	}
-	return r.Run()
+	defer nc.Close()
+	if sess.State == nil {
+		nc.SetWriteDeadline(time.Now().Add(time.Second))
+		_, said := io.WriteString(nc, "* BYE "+endStopping.bye()+"\r\n")
+		err = errors.Join(err, said)
+	}
+	return err
 }
 
-// Running is a session that has begun. Run must be called.
+// Running is a session that has begun. Run or Abandon must be called.
 type Running struct {
 	ctx     context.Context
 	nc      net.Conn
@@ -194,13 +210,24 @@ type Running struct {
 }
 
 // Begin is the first part of Serve, for callers with many sessions: what it needs lies on no
-// stack while they wait. With an error nc is closed.
+// stack while they wait. It sends nothing, and with an error nc stays open.
+//
+// A Session with a State is proven to be what the client has seen before Begin returns. If it is
+// not, the error is a *handoff.Error, for good; others are temporary.
 func (s *Server) Begin(ctx context.Context, nc net.Conn, sess Session) (*Running, error) {
+	if sess.State != nil {
+		return s.resume(ctx, nc, &sess)
+	}
 	if err := s.enter(nc); err != nil {
-		nc.Close()
 		return nil, err
 	}
 	return &Running{ctx, nc, newSession(ctx, s, &sess, nc)}, nil
+}
+
+// Abandon is in place of Run: nothing is said or executed, and nc stays open.
+func (r *Running) Abandon() {
+	r.session.close()
+	r.session.srv.leave(r.nc)
 }
 
 // Run is the rest of Serve.
@@ -221,7 +248,7 @@ func (s *Server) part(ss *session, why ending) error {
 	switch _, whole := ss.c.Conn.(holder); {
 	case whole:
 		ss.c.Conn.Close() // it takes what was written along
-	case why != endGone:
+	case why != endGone && why != endHandedOff:
 		linger(ss.c.Conn, s.limits.Grace)
 	}
 	s.unwatch(ss)
@@ -247,9 +274,7 @@ func (s *Server) enter(nc net.Conn) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
-		nc.SetWriteDeadline(time.Now().Add(time.Second))
-		_, err := io.WriteString(nc, "* BYE "+endStopping.bye()+"\r\n")
-		return errors.Join(ErrClosed, err)
+		return ErrClosed
 	}
 	s.conns[nc] = struct{}{}
 	s.sessions.Add(1)
@@ -265,8 +290,8 @@ func (s *Server) leave(nc net.Conn) {
 	s.sessions.Done()
 }
 
-// Shutdown lets every session end with a BYE after its present command. When
-// ctx ends first, connections are cut.
+// Shutdown lets every session end, handed off where its connection can, else with a BYE after its
+// present command. When ctx ends first, connections are cut.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.mu.Lock()
 	s.stopped = true

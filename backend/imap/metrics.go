@@ -10,6 +10,7 @@ import (
 type metrics struct {
 	open     prometheus.Gauge
 	ended    *prometheus.CounterVec // by reason
+	stayed   *prometheus.CounterVec // by reason
 	bytes    *prometheus.CounterVec // by direction
 	appended prometheus.Counter
 	failures prometheus.Counter
@@ -22,6 +23,9 @@ func newMetrics(r prometheus.Registerer) *metrics {
 		})),
 		ended: register(r, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "waypost_imap_sessions_ended_total", Help: "IMAP sessions that have ended, by reason.",
+		}, []string{"reason"})),
+		stayed: register(r, prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "waypost_imap_sessions_not_handed_off_total", Help: "IMAP sessions that ended where they should have been handed off, by reason.",
 		}, []string{"reason"})),
 		bytes: register(r, prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "waypost_imap_bytes_total", Help: "Bytes of IMAP sessions that have ended, by direction (in, out).",

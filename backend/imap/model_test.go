@@ -24,7 +24,8 @@ type copied struct {
 // QRESYNC (RFC 7162) or UIDONLY (RFC 9586), which may go away and come back.
 type copyOf struct {
 	r        *rig
-	b        mailbox.Box
+	begin    func() *traveller
+	tr       *traveller
 	c        *client
 	uidOnly  bool
 	notified bool // messages come unasked (RFC 5465)
@@ -39,7 +40,8 @@ type copyOf struct {
 
 // connect dials and selects; a client that was there before resynchronizes.
 func (p *copyOf) connect(t tb) {
-	p.c = p.r.dial(p.b)
+	p.tr = p.begin()
+	p.c = p.tr.client
 	p.c.t = t
 	if p.uidOnly {
 		p.c.ok("ENABLE QRESYNC UIDONLY")
@@ -279,26 +281,27 @@ func (p *copyOf) act(t *rapid.T, action string) {
 func TestCopiesModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRig(t, Limits{})
-		b := r.box(1)
-		folder, err := b.Folder("INBOX")
-		if err != nil {
-			rt.Fatalf("%v", err)
-		}
+		w := &memoryWorld{t, r.store, 1}
+		b := w.box()
+		folder := folderOf(t, b, "INBOX")
+		defer func() { b.Close() }()
+		ends := cleanups{}
+		defer ends.run()
 		if rapid.Bool().Draw(rt, "filled") {
 			r.fill(b, 40)
 		}
 		var copies []*copyOf
 		for i := range 4 {
-			p := &copyOf{r: r, b: b, uidOnly: i%2 == 1, notified: i >= 2, msgs: make(map[uint32]copied)}
+			begin := func() *traveller { return travelOn(t, w, r.srv, ends.add) }
+			p := &copyOf{r: r, begin: begin, uidOnly: i%2 == 1, notified: i >= 2, msgs: make(map[uint32]copied)}
 			p.connect(rt)
-			defer func() { p.c.nc.Close() }()
 			p.settle(rt, folder)
 			copies = append(copies, p)
 		}
 		for range rapid.IntRange(1, 20).Draw(rt, "steps") {
 			p := copies[rapid.IntRange(0, len(copies)-1).Draw(rt, "session")]
 			action := rapid.SampledFrom([]string{"append", "store", "conditional", "expunge", "fetch", "changed", "idle",
-				"settle", "deliver", "remove", "logout", "break", "reselect"}).Draw(rt, "action")
+				"settle", "deliver", "remove", "logout", "break", "reselect", "hop", "hop"}).Draw(rt, "action")
 			switch action {
 			case "settle":
 				p.settle(rt, folder)
@@ -317,6 +320,18 @@ func TestCopiesModel(t *testing.T) {
 				if !p.away {
 					p.leave(rt, action == "logout")
 				}
+			case "hop":
+				var all []*traveller
+				for _, p := range copies {
+					if !p.away {
+						all = append(all, p.tr)
+					}
+				}
+				others := rapid.SliceOfN(rapid.SampledFrom([]string{"deliver", "flag", "expunge", "first"}), 0, 4).Draw(rt, "meanwhile")
+				b.Close()
+				hopAll(w, all, func(b mailbox.Box) { meanwhile(rt, r, b, others) })
+				b = w.box()
+				folder = folderOf(t, b, "INBOX")
 			case "reselect":
 				if !p.away {
 					p.take(rt, p.c.ok("SELECT INBOX (QRESYNC (%d %d))", p.uidValidity, p.highest))

@@ -1,7 +1,8 @@
 package imap
 
 import (
-	"hash/maphash"
+	"crypto/sha256"
+	"encoding/binary"
 	"strings"
 
 	"waypost/backend/imap/fetch"
@@ -94,7 +95,6 @@ type notify struct {
 	all    event // of all groups
 	// others are the prefixes of what is not the user's own.
 	others []string
-	seed   maphash.Seed
 
 	since   uint64 // the version of the account's last change that was looked at
 	relist  bool   // the listing is to be looked at
@@ -288,7 +288,29 @@ func (n *notify) annotated(name string, change map[string]*string) {
 	for entry, value := range change {
 		delete(all, entry)
 		if value != nil && (entry != mailbox.UseEntry || *value != "") {
-			all[entry] = maphash.String(n.seed, *value)
+			all[entry] = hashOf(*value)
+		}
+	}
+}
+
+// hashOf tells values of metadata apart, alike wherever the session goes on.
+func hashOf(value string) uint64 {
+	sum := sha256.Sum256([]byte(value))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
+// kept gives what undoes a look at the folders that fails: what it has found is found again by the
+// next one, and told then.
+func (n *notify) kept() (undo func()) {
+	folders, account, ids := make(map[string]known, len(n.folders)), n.account, n.ids
+	for name, w := range n.folders {
+		folders[name] = *w
+	}
+	return func() {
+		n.account, n.ids = account, ids
+		clear(n.folders)
+		for name, w := range folders {
+			n.folders[name] = &w
 		}
 	}
 }

@@ -1,8 +1,6 @@
 package imap
 
 import (
-	"hash/maphash"
-
 	"waypost/backend/imap/fetch"
 	"waypost/backend/imap/syntax"
 	"waypost/backend/mailbox"
@@ -25,7 +23,7 @@ func (s *session) notifyCommand(c *cmd) error {
 	if err := c.SP(); err != nil {
 		return err
 	}
-	a := notifyArgs{n: &notify{seed: maphash.MakeSeed()}}
+	a := notifyArgs{n: &notify{}}
 	set := c.TakeName("SET")
 	switch {
 	case set:
@@ -207,17 +205,23 @@ func (s *session) notifyFetch(c *cmd, n *notify) (err error) {
 	return err
 }
 
+// learnOthers learns what is not the user's own.
+func (n *notify) learnOthers(b mailbox.Box) {
+	n.others = nil
+	for _, ns := range b.Namespaces() {
+		if ns.Kind != mailbox.Personal {
+			n.others = append(n.others, ns.Prefix)
+		}
+	}
+}
+
 // begin looks at the folders for the first time.
 func (s *session) begin(a *notifyArgs) error {
 	n := a.n
 	if len(n.groups) == 0 {
 		return nil
 	}
-	for _, ns := range s.box.Namespaces() {
-		if ns.Kind != mailbox.Personal {
-			n.others = append(n.others, ns.Prefix)
-		}
-	}
+	n.learnOthers(s.box)
 	n.pending, n.folders = make(map[string]struct{}), make(map[string]*known)
 	// Before the listing: what happens meanwhile is seen twice, and not missed.
 	u, _ := s.box.Updates(0)

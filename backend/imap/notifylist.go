@@ -2,7 +2,6 @@ package imap
 
 import (
 	"errors"
-	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
@@ -285,7 +284,7 @@ func (l *listing) entries(name string, was map[string]uint64) (map[string]uint64
 	now := make(map[string]uint64, len(all))
 	var changed []string
 	for entry, value := range all {
-		h := maphash.String(l.n.seed, value)
+		h := hashOf(value)
 		if old, ok := was[entry]; !ok || old != h {
 			changed = append(changed, entry)
 		}

@@ -116,6 +116,7 @@ func (s *session) notifyRound() (next wakes, on bool) {
 		s.c.end(endGone)
 		return next, false
 	}
+	s.changed()
 	return next, true
 }
 
@@ -166,7 +167,9 @@ func (s *session) newsOfOthers(n *notify, next *wakes) error {
 	}
 	n.note(u)
 	if n.relist {
+		undo := n.kept()
 		if _, err := s.listNotified(n, false); err != nil {
+			undo()
 			return err
 		}
 		n.relist = false

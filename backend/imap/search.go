@@ -37,6 +37,7 @@ func (s *session) search(c *cmd) error {
 	if q.ModSeq() {
 		s.enabled.condstore = true
 	}
+	had := s.saved
 	if q.Save() {
 		s.saved = nil // what a failed one leaves (RFC 5182, Section 2.1)
 	}
@@ -54,9 +55,12 @@ func (s *session) search(c *cmd) error {
 	}})
 	if err != nil {
 		if ctx.Err() != nil {
-			return errEnded
+			err = errEnded
 		}
-		return s.fail(err)
+		if err = s.fail(err); errors.Is(err, errEnded) {
+			s.saved = had // where it is executed again, it may name it
+		}
+		return err
 	}
 	if q.Save() {
 		s.saved = r.Saved

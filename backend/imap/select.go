@@ -61,13 +61,18 @@ func (s *session) selectBox(c *cmd) error {
 		s.enabled.condstore = true
 	}
 	readOnly := c.name == "EXAMINE" || !writable(rights)
-	s.view = newView(name, folder, readOnly, snap)
-	s.tellSelected(snap, rights)
-	if known != nil && known.uidValidity == snap.UIDValidity {
-		if err := s.resync(snap, known); err != nil {
-			s.unselect()
+	v := newView(name, folder, readOnly, snap)
+	var gone []mailbox.UIDRange
+	if known = known.of(snap); known != nil {
+		// Before anything is told: a SELECT that is cut off is executed again elsewhere.
+		if gone, err = v.expungedSince(known.modSeq, known.agreed(v)); err != nil {
 			return s.fail(err)
 		}
+	}
+	s.view = v
+	s.tellSelected(snap, rights)
+	if known != nil {
+		s.resync(known, gone)
 	}
 	c.code = "READ-WRITE"
 	if readOnly {
@@ -221,10 +226,8 @@ func (v *view) unseenIn(lo, hi int) (first, count int) {
 
 // resync tells what has changed since the client was last here: what is gone, then what is
 // otherwise (RFC 7162, Section 3.2.5.2).
-func (s *session) resync(snap mailbox.Snapshot, known *resync) error {
-	if err := s.vanished(known.modSeq, known.known, known.agreed(s.view)); err != nil {
-		return err
-	}
+func (s *session) resync(known *resync, gone []mailbox.UIDRange) {
+	s.tellVanished(gone, known.known)
 	spans := []search.Span{{Lo: 0, Hi: s.view.told.Len()}}
 	if known.known != nil {
 		spans = s.resolve(syntax.Set{Ranges: known.known}, true)
@@ -234,7 +237,14 @@ func (s *session) resync(snap mailbox.Snapshot, known *resync) error {
 			s.tellState(i, m, true, true)
 		}
 	}
-	return s.out.Err()
+}
+
+// of gives r, if it is about the folder as it is.
+func (r *resync) of(snap mailbox.Snapshot) *resync {
+	if r == nil || r.uidValidity != snap.UIDValidity {
+		return nil
+	}
+	return r
 }
 
 // agreed gives the highest UID up to which the client has just the messages that there are: it
@@ -268,16 +278,18 @@ func expand(all []syntax.Range) []uint32 {
 	return out
 }
 
-// vanished writes VANISHED (EARLIER) for what was expunged since modSeq among known (nil: all),
-// above the UID from. Where history does not reach back it names all that is not there.
-func (s *session) vanished(modSeq uint64, known []syntax.Range, from mailbox.UID) error {
-	history, complete, err := s.view.folder.ExpungedSince(modSeq)
-	if err != nil {
-		return err
+// expungedSince gives what was expunged since modSeq. Where history does not reach back it is all
+// above the UID from that is not there.
+func (v *view) expungedSince(modSeq uint64, from mailbox.UID) ([]mailbox.UIDRange, error) {
+	history, complete, err := v.folder.ExpungedSince(modSeq)
+	if err == nil && !complete {
+		history = v.absent(from)
 	}
-	if !complete {
-		history = s.absent(from)
-	}
+	return history, err
+}
+
+// tellVanished writes VANISHED (EARLIER) for what was expunged among known (nil: all).
+func (s *session) tellVanished(history []mailbox.UIDRange, known []syntax.Range) {
 	gone := make([]syntax.Range, 0, len(history))
 	for _, r := range history {
 		gone = s.view.outside(gone, r)
@@ -288,7 +300,6 @@ func (s *session) vanished(modSeq uint64, known []syntax.Range, from mailbox.UID
 	if len(gone) > 0 {
 		s.out.Raw("* VANISHED (EARLIER) ").Ranges(gone).CRLF()
 	}
-	return s.out.Err()
 }
 
 // asked are the UIDs that a set names, whether there are such messages or not: '*' is whatever
@@ -330,18 +341,18 @@ func (v *view) outside(out []syntax.Range, r mailbox.UIDRange) []syntax.Range {
 }
 
 // absent gives the UIDs above from that no message of the view has.
-func (s *session) absent(from mailbox.UID) []mailbox.UIDRange {
+func (v *view) absent(from mailbox.UID) []mailbox.UIDRange {
 	var out []mailbox.UIDRange
 	next := from + 1
-	i, _ := s.view.told.Find(next)
-	for _, m := range s.view.told.From(i) {
+	i, _ := v.told.Find(next)
+	for _, m := range v.told.From(i) {
 		if m.UID > next {
 			out = append(out, mailbox.UIDRange{First: next, Last: m.UID - 1})
 		}
 		next = m.UID + 1
 	}
-	if s.view.uidNext > next {
-		out = append(out, mailbox.UIDRange{First: next, Last: s.view.uidNext - 1})
+	if v.uidNext > next {
+		out = append(out, mailbox.UIDRange{First: next, Last: v.uidNext - 1})
 	}
 	return out
 }

@@ -38,6 +38,11 @@ type session struct {
 	locked  bool
 	watcher *watcher // NOTIFY's
 	bads    int
+	// carrier is the connection, if it can hand the session off; else nil.
+	carrier handOffer
+	resumed *resumed // nil: a session that began here, or has gone on by now
+	way     underWay
+	queued  queued // for a checkpoint
 
 	mu      sync.Mutex // guards all below
 	out     *syntax.Encoder
@@ -46,7 +51,7 @@ type session struct {
 	secure  bool        // the connection is encrypted here
 	view    *view       // of the selected folder, else nil
 	saved   []mailbox.UID
-	kept    *kept // see drop
+	last    fetch.Last // see drop
 	enabled enabled
 	deflate bool
 	notify  *notify // what NOTIFY asked for, else nil
@@ -100,8 +105,13 @@ func newSession(ctx context.Context, srv *Server, data *Session, nc net.Conn) *s
 	}
 	s.log = slog.New(sessionLog{srv.log.Handler(), s, user})
 	s.out = syntax.NewEncoder(s.c, srv.outputs)
-	s.p = syntax.New(input{s.c, s.out}, srv.limits.Syntax)
+	s.p = syntax.New(input{s.c, s}, srv.limits.Syntax)
 	s.c.blocking = s.flush
+	if c, ok := nc.(handOffer); ok && s.box != nil && c.CanHandOff() {
+		s.carrier = c
+		s.queued.read = -1 // there is no checkpoint yet
+		s.c.records, s.c.all, s.c.settled = true, &srv.recorded, s.changed
+	}
 	return s
 }
 
@@ -116,21 +126,30 @@ func (s *session) flush() error {
 
 // serve runs commands until the session ends, and says why it did.
 func (s *session) serve() ending {
-	err := s.greet()
+	err := s.start()
 	for err == nil {
+		s.c.rest()
 		if s.stopping() {
 			err = errEnded // also where commands wait that were sent before
 			break
 		}
-		s.c.rest()
-		if err = s.p.Next(); err == nil {
-			err = s.command()
+		if err = s.p.Next(); err != nil {
+			break
 		}
+		if s.carrier != nil && s.stopping() {
+			err = errEnded // where it goes on the command is executed
+			break
+		}
+		err = s.command()
 	}
 	return s.farewell(err)
 }
 
-func (s *session) greet() error {
+// start is what comes before the first command.
+func (s *session) start() error {
+	if s.resumed != nil {
+		return s.goOn()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	how := "PREAUTH"
@@ -153,13 +172,18 @@ func (s *session) command() error {
 		}
 		s.mu.Unlock()
 	}()
-	return s.execute()
+	s.way.begin = s.out.Mark()
+	err := s.execute()
+	if err == nil {
+		s.way, s.p.Granted = underWay{}, 0
+	}
+	return err
 }
 
 // errLogout ends the session after its last answer.
 var errLogout = errors.New("logout")
 
-// farewell says BYE where something can still be said.
+// farewell hands the session off, or says BYE where something can still be said.
 func (s *session) farewell(err error) ending {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,11 +197,16 @@ func (s *session) farewell(err error) ending {
 		why = endTooBig
 	case errors.Is(err, errEnded):
 		why = s.c.ending()
+		if s.carrier != nil && (why == endMoving || why == endStopping) {
+			if why = s.handOff(why); why == endHandedOff || why == endGone {
+				return why
+			}
+		}
 	default:
 		if !errors.Is(err, io.EOF) {
 			s.log.Debug("imap connection failed", "error", err)
 		}
-		return endGone
+		return s.gone(err)
 	}
 	if why != endLogout {
 		s.out.Raw("* BYE ").Raw(why.bye()).CRLF()
@@ -195,6 +224,7 @@ func (s *session) farewell(err error) ending {
 func (s *session) close() {
 	s.stop()
 	s.watcher.wait()
+	s.srv.checkpoints.remove(s)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.unselect()

@@ -218,13 +218,23 @@ func (p *picture) take(t tb, lines []string, expunges bool) {
 // learn asks for the flags of messages that are new to the client.
 func (p *picture) learn(t tb) {
 	if len(p.msgs) > 50 {
-		p.take(t, p.c.ok("FETCH 1:* (UID FLAGS)"), false)
+		p.fetch(t, "1:* (UID FLAGS)")
 	}
 	for i, m := range p.msgs {
 		if !m.known {
-			p.take(t, p.c.ok("FETCH %d (UID FLAGS)", i+1), false)
+			p.fetch(t, fmt.Sprintf("%d (UID FLAGS)", i+1))
 		}
 	}
+}
+
+// fetch asks for flags. Of a message that was expunged while the session went from one place to the
+// other they are not known.
+func (p *picture) fetch(t tb, what string) {
+	lines, st := p.c.cmd("FETCH %s", what)
+	if !strings.HasPrefix(st, "OK") && !strings.HasPrefix(st, "NO [EXPUNGEISSUED]") {
+		t.Fatalf("FETCH %s: %s", what, st)
+	}
+	p.take(t, lines, false)
 }
 
 // TestViewsModel lets two sessions and a delivery agent work on one folder in
@@ -234,11 +244,12 @@ func (p *picture) learn(t tb) {
 func TestViewsModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		r := newRig(t, Limits{})
-		b := r.box(1)
-		folder, err := b.Folder("INBOX")
-		if err != nil {
-			rt.Fatalf("%v", err)
-		}
+		w := &memoryWorld{t, r.store, 1}
+		b := w.box()
+		folder := folderOf(t, b, "INBOX")
+		defer func() { b.Close() }()
+		ends := cleanups{}
+		defer ends.run()
 		// Enough for some chunks, or few, so that the same ones are met often.
 		away := 1
 		if rapid.Bool().Draw(rt, "large") {
@@ -246,14 +257,20 @@ func TestViewsModel(t *testing.T) {
 			away = 150
 		}
 		var views []*picture
+		var all []*traveller
+		tp := &trap{spring: w.freeze}
+		b.Close()
 		for range 2 {
-			c := r.dial(b)
-			c.t = rt
-			p := &picture{c: c}
-			p.take(rt, c.ok("SELECT INBOX"), false)
-			views = append(views, p)
-			defer c.nc.Close()
+			tr := travelOn(t, w, r.srv, ends.add)
+			tr.t = rt
+			p := &picture{c: tr.client}
+			p.take(rt, tr.ok("SELECT INBOX"), false)
+			views, all = append(views, p), append(all, tr)
+			tr.wrap = func(b mailbox.Box) mailbox.Box { return trapBox{b, tp} }
 		}
+		hopAll(w, all, nil) // behind the trap
+		b = w.box()
+		folder = folderOf(t, b, "INBOX")
 		truth := func() mailbox.Messages {
 			snap, err := folder.Snapshot()
 			if err != nil {
@@ -281,8 +298,8 @@ func TestViewsModel(t *testing.T) {
 		op := rapid.SampledFrom([]string{"+FLAGS", "-FLAGS", "FLAGS"})
 		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
 			p := rapid.SampledFrom(views).Draw(rt, "session")
-			action := rapid.SampledFrom([]string{"deliver", "store", "silent", "expunge", "fetch", "noop", "away", "idle", "search"}).Draw(rt, "action")
-			if len(p.msgs) == 0 && slices.Contains([]string{"store", "silent", "fetch"}, action) {
+			action := rapid.SampledFrom([]string{"deliver", "store", "silent", "expunge", "fetch", "noop", "away", "idle", "search", "hop", "cut", "cut"}).Draw(rt, "action")
+			if len(p.msgs) == 0 && slices.Contains([]string{"store", "silent", "fetch", "cut"}, action) {
 				action = "deliver"
 			}
 			switch action {
@@ -295,7 +312,7 @@ func TestViewsModel(t *testing.T) {
 			case "expunge":
 				p.take(rt, p.c.ok("EXPUNGE"), true)
 			case "fetch":
-				p.take(rt, p.c.ok("FETCH %d (UID FLAGS)", pick(p)), false)
+				p.fetch(rt, fmt.Sprintf("%d (UID FLAGS)", pick(p)))
 			case "search":
 				p.take(rt, p.c.ok("SEARCH SEEN"), false)
 			case "noop":
@@ -321,6 +338,49 @@ func TestViewsModel(t *testing.T) {
 					rt.Fatalf("%s", st)
 				}
 				p.take(rt, lines, true)
+			case "cut":
+				// In the middle of a command.
+				p.learn(rt)
+				what := rapid.SampledFrom([]string{
+					fmt.Sprintf("STORE %d:* %s (%s)", pick(p), op.Draw(rt, "op"), flag.Draw(rt, "flag")), "EXPUNGE", "NOOP",
+					fmt.Sprintf("FETCH %d:* (UID FLAGS BODY[]<0.5>)", pick(p)), "SEARCH TEXT world", fmt.Sprintf("COPY %d INBOX", pick(p)),
+				}).Draw(rt, "command")
+				b.Close()
+				tp.left.Store(rapid.Int64Range(1, 8).Draw(rt, "operation"))
+				moved := followAll(t, w, all)
+				lines, st := p.c.cmd("%s", what)
+				if tp.left.Swap(-1) > 0 {
+					w.freeze() // it was not reached
+				}
+				<-moved
+				if !strings.HasPrefix(st, "OK") && !strings.HasPrefix(st, "NO [EXPUNGEISSUED]") {
+					rt.Fatalf("%s: %s", what, st)
+				}
+				p.take(rt, lines, what == "EXPUNGE" || what == "NOOP" || strings.HasPrefix(what, "COPY"))
+				b = w.box()
+				folder = folderOf(t, b, "INBOX")
+			case "hop":
+				// In the middle of an IDLE, or at rest; and meanwhile others work.
+				idles := rapid.Bool().Draw(rt, "idles")
+				if idles {
+					p.c.send("h IDLE\r\n")
+					for l := p.c.line(); l != "+ idling"; l = p.c.line() {
+						p.take(rt, []string{l}, true)
+					}
+				}
+				others := rapid.SliceOfN(rapid.SampledFrom([]string{"deliver", "flag", "expunge", "first"}), 0, 4).Draw(rt, "meanwhile")
+				b.Close()
+				hopAll(w, all, func(b mailbox.Box) { meanwhile(rt, r, b, others) })
+				b = w.box()
+				folder = folderOf(t, b, "INBOX")
+				if idles {
+					p.c.send("DONE\r\n")
+					lines, st := p.c.until("h")
+					if !strings.HasPrefix(st, "OK") {
+						rt.Fatalf("%s", st)
+					}
+					p.take(rt, lines, true)
+				}
 			}
 		}
 		for _, p := range views {

@@ -110,7 +110,7 @@ func (s *session) bring(t telling) error {
 	if snap.UIDValidity != v.uidValidity {
 		return fmt.Errorf("UIDVALIDITY is %d, was %d: %w", snap.UIDValidity, v.uidValidity, errView)
 	}
-	if snap.Version == v.version && !v.owes(t) {
+	if snap.Version == v.version && !v.anew && !v.owes(t) {
 		v.settleRecent()
 		return nil
 	}
@@ -135,7 +135,7 @@ func (s *session) bring(t telling) error {
 // owes reports that there is something untold that may be told now, although the folder is as
 // before.
 func (v *view) owes(t telling) bool {
-	return t.expunged && len(v.leftovers) > 0 || t.fresh && v.held || t.flags && len(v.owed) > 0
+	return t.expunged && len(v.leftovers) > 0 || t.fresh && v.held || t.flags && len(v.owed) > 0 || len(v.unfetched) > 0
 }
 
 // withhold takes out of a difference what NOTIFY leaves untold. New messages are as if the
@@ -184,11 +184,12 @@ func (v *view) take(snap mailbox.Snapshot, d difference, t telling) {
 			delete(v.recent, uid)
 			delete(v.owed, uid)
 		}
-		v.told, v.leftovers = snap.Messages, nil
+		v.told, v.leftovers, v.ghosts = snap.Messages, nil, nil
 	} else {
 		v.told, v.leftovers = v.withLeftovers(d), d.gone
 	}
-	v.version, v.last = snap.Version, snap.Messages
+	v.version, v.last, v.anew = snap.Version, snap.Messages, false
+	v.synced = snap.HighestModSeq
 	v.uidNext = snap.UIDNext
 	if !v.held && len(v.owed) == 0 && len(v.leftovers) == 0 {
 		// A client that is told it has all up to here.
@@ -239,27 +240,44 @@ func (s *session) tell(d difference) error {
 		i := v.index(uid)
 		s.tellState(i, v.told.At(i), true, true)
 	}
-	if s.notify.fetches() && len(d.fresh) > 0 {
-		return s.tellFetched(d.fresh)
+	if !s.notify.fetches() {
+		v.unfetched = nil
+		return nil
 	}
-	return nil
+	for _, m := range d.fresh {
+		if !slices.Contains(v.own, m.UID) {
+			v.unfetched = append(v.unfetched, m.UID)
+		}
+	}
+	if len(d.fresh) > 0 {
+		v.own = nil
+	}
+	return s.tellFetched()
 }
 
 // tellFetched answers what NOTIFY wants to know of new messages, but for those that the session
 // itself has put there (RFC 5465, Section 5.2).
-func (s *session) tellFetched(fresh []*mailbox.Message) error {
+func (s *session) tellFetched() error {
+	v := s.view
+	if len(v.unfetched) == 0 {
+		return nil
+	}
 	if s.enabled.condstore {
 		s.notify.fetch.AddModSeq()
 	}
-	var uids []mailbox.UID
-	for _, m := range fresh {
-		if !slices.Contains(s.view.own, m.UID) {
-			uids = append(uids, m.UID)
-		}
-	}
-	s.view.own = nil
-	err := s.fetchSpans(s.notify.fetch, fetchMods{}, s.view.spansOf(uids))
+	var at fetched
+	err := s.fetchSpans(s.notify.fetch, fetchMods{}, v.spansOf(v.unfetched), &at)
 	s.drop()
+	if errors.Is(err, errEnded) {
+		// Where the session goes on they are told.
+		i, told := slices.BinarySearch(v.unfetched, at.After)
+		if told {
+			i++
+		}
+		v.unfetched = v.unfetched[i:]
+		return nil
+	}
+	v.unfetched = nil
 	if errors.Is(err, fetch.ErrBroken) {
 		return err
 	}

@@ -22,8 +22,11 @@ type view struct {
 	id          string // the folder's MAILBOXID
 	uidValidity uint32
 	version     uint64 // of the last snapshot seen
-	highest     uint64 // its HIGHESTMODSEQ
+	highest     uint64 // HIGHESTMODSEQ as the client was told
+	synced      uint64 // HIGHESTMODSEQ of that snapshot
 	uidNext     mailbox.UID
+	// anew: the session comes from elsewhere, and no snapshot was told here.
+	anew bool
 	// last are that snapshot's messages. told are the same, unless there are
 	// leftovers: messages, rising, that are expunged and of which the client
 	// could not be told yet.
@@ -45,6 +48,11 @@ type view struct {
 	// that snapshots said to be and that sync has not looked at yet.
 	recent map[mailbox.UID]struct{}
 	noted  []mailbox.UID
+	// ghosts are those of leftovers, rising, that were gone before the session came here: of
+	// them it knows the UIDs only.
+	ghosts []mailbox.UID
+	// unfetched are messages of which NOTIFY's data items are still to be told.
+	unfetched []mailbox.UID
 }
 
 // state is what changes in a message.
@@ -56,7 +64,7 @@ type state struct {
 func newView(name string, folder mailbox.Folder, readOnly bool, snap mailbox.Snapshot) *view {
 	v := &view{
 		name: name, folder: folder, readOnly: readOnly, id: snap.ID, uidValidity: snap.UIDValidity, version: snap.Version,
-		highest: snap.HighestModSeq, uidNext: snap.UIDNext, last: snap.Messages, told: snap.Messages, keywords: snap.Keywords,
+		highest: snap.HighestModSeq, synced: snap.HighestModSeq, uidNext: snap.UIDNext, last: snap.Messages, told: snap.Messages, keywords: snap.Keywords,
 	}
 	v.noted = snap.Recent
 	v.settleRecent()
@@ -139,12 +147,37 @@ func (v *view) believed(m *mailbox.Message) state {
 	return v.state(m)
 }
 
-// tell notes what an answer to a command tells of a message.
-func (v *view) tell(uid mailbox.UID, st state) {
+// anyFlags are what no message has: what the client takes for the flags of one of which that is not
+// known, for the session comes from elsewhere.
+const anyFlags mailbox.System = math.MaxUint8
+
+// unsure reports that what the client takes the state of a message to be is not known.
+func (v *view) unsure(uid mailbox.UID) bool {
+	st, ok := v.owed[uid]
+	return ok && st.flags.System == anyFlags
+}
+
+// ghost reports that nothing is known of one of told's but its UID.
+func (v *view) ghost(uid mailbox.UID) bool {
+	if len(v.ghosts) == 0 || len(v.leftovers) == 0 {
+		return false
+	}
+	_, is := slices.BinarySearch(v.ghosts, uid)
+	_, left := slices.BinarySearch(v.leftovers, uid)
+	return is && left
+}
+
+// change notes a message's state of which the client was not told all.
+func (v *view) change(uid mailbox.UID, st state) {
 	if v.news == nil {
 		v.news = make(map[mailbox.UID]state)
 	}
 	v.news[uid] = st
+}
+
+// tell notes what an answer to a command tells of a message.
+func (v *view) tell(uid mailbox.UID, st state) {
+	v.change(uid, st)
 	delete(v.owed, uid)
 	v.learn(st.flags)
 }
@@ -197,7 +230,7 @@ func (s *session) resolve(set syntax.Set, byUID bool) []search.Span {
 // numbers checks that a set of sequence numbers names no more than there are: more is a
 // client that has lost its place. "1:*" of an empty folder is nothing.
 func (s *session) numbers(set syntax.Set, byUID bool) error {
-	if byUID || set.Saved {
+	if byUID || set.Saved || s.view.dead {
 		return nil
 	}
 	n := max(uint32(s.view.told.Len()), 1)

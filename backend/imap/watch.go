@@ -2,8 +2,11 @@ package imap
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
+
+	"waypost/internal/handoff"
 )
 
 // holder is a connection whose Close comes behind all that was written, whatever the peer still
@@ -45,9 +48,13 @@ func (s *Server) watch(ctx context.Context, ss *session) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	ss.watching.unhook = context.AfterFunc(ctx, func() {
+		why := endStopping
+		if errors.Is(context.Cause(ctx), handoff.ErrKicked) {
+			why = endKicked
+		}
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		ss.stopWithin(endStopping, s.limits.Grace)
+		ss.stopWithin(why, s.limits.Grace)
 	})
 	w.live[ss] = struct{}{}
 	if w.stopped {

@@ -3,6 +3,9 @@
 // waited for, and reading stops when the mailbox is no longer served here, while an
 // answer under way may still be sent for a bounded time. A Link belongs to the
 // session's goroutine; it has one of its own, which Wait waits for.
+//
+// Over a connection that can (a frames.Stream) it hands the session off, and makes
+// checkpoints of it while the client is silent.
 package link
 
 import (
@@ -38,6 +41,13 @@ type Options struct {
 	// Moved and Idle are what Read fails with after done, and when the client was
 	// silent beyond Allow.
 	Moved, Idle error
+	// Before is what the client sent elsewhere: it is read first.
+	Before []byte
+	// Checkpoints, shared by a server's sessions, and State are for checkpoints: State
+	// gives the session's state as it is while it rests, or nil if there is to be none. It
+	// is called on another goroutine, while the session waits in Read.
+	Checkpoints *Checkpoints
+	State       func() []byte
 }
 
 // Link is the client's connection, for reading.
@@ -48,10 +58,12 @@ type Link struct {
 	opt  Options
 	// Out is for writing.
 	Out *Writer
-	// Sent counts the bytes written.
-	Sent int64
+	// Sent and received count the bytes on the connection.
+	Sent, received int64
 
-	until time.Time
+	until   time.Time
+	resting bool
+	spot    *spot // nil: no checkpoints
 	// lastWrite, in Unix nanoseconds, is when writing ends; 0: not yet known.
 	lastWrite atomic.Int64
 
@@ -67,6 +79,10 @@ func New(ctx context.Context, conn net.Conn, done <-chan struct{}, opt Options) 
 	}
 	l.Out = &Writer{to: timedWriter{l}, buffers: opt.Buffers}
 	l.watcher.Go(l.watch)
+	if h, ok := conn.(handOffer); ok && opt.Checkpoints != nil && h.CanHandOff() {
+		l.spot = &spot{conn: h, state: opt.State}
+		opt.Checkpoints.add(l.spot)
+	}
 	return l
 }
 
@@ -83,7 +99,27 @@ func (l *Link) watch() {
 }
 
 // Wait returns when the Link's goroutine has ended; ctx must have.
-func (l *Link) Wait() { l.watcher.Wait() }
+func (l *Link) Wait() {
+	if l.spot != nil {
+		l.opt.Checkpoints.remove(l.spot)
+	}
+	l.watcher.Wait()
+}
+
+// CanHandOff tells whether HandOff is of use.
+func (l *Link) CanHandOff() bool {
+	h, ok := l.Conn.(handOffer)
+	return ok && h.CanHandOff() && l.ctx.Err() == nil
+}
+
+// HandOff sends what is buffered, and then lets go of the session. Without an error nothing may
+// be read or written afterwards.
+func (l *Link) HandOff(state []byte) error {
+	if err := l.Out.Flush(); err != nil {
+		return err
+	}
+	return l.Conn.(handOffer).HandOff(state) // as CanHandOff says
+}
 
 // Stopped says why no further command may be begun, if so.
 func (l *Link) Stopped() error {
@@ -98,8 +134,14 @@ func (l *Link) Stopped() error {
 	}
 }
 
-// Allow gives the client so long for what is read next.
-func (l *Link) Allow(d time.Duration) { l.until = time.Now().Add(d) }
+// Allow gives the client so long for what is read next. resting: all that was read was
+// dealt with.
+func (l *Link) Allow(d time.Duration, resting bool) {
+	l.until, l.resting = time.Now().Add(d), resting
+}
+
+// Left is what is left of what was allowed.
+func (l *Link) Left() time.Duration { return time.Until(l.until) }
 
 // Read is for the session's bufio.Reader. It sets its deadline first and looks
 // for a stop afterwards: watch does it the other way round, so that between them
@@ -114,7 +156,14 @@ func (l *Link) Read(p []byte) (int, error) {
 	if err := l.Stopped(); err != nil {
 		return 0, err
 	}
-	n, err := l.Conn.Read(p)
+	if len(l.opt.Before) > 0 {
+		n := copy(p, l.opt.Before)
+		if l.opt.Before = l.opt.Before[n:]; len(l.opt.Before) == 0 {
+			l.opt.Before = nil // and its memory is given back
+		}
+		return n, nil
+	}
+	n, err := l.receive(p)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, err
 	}
@@ -123,6 +172,20 @@ func (l *Link) Read(p []byte) (int, error) {
 	}
 	return n, l.opt.Idle
 }
+
+func (l *Link) receive(p []byte) (int, error) {
+	if l.resting && l.spot != nil {
+		l.spot.rest(l.received, l.Sent)
+		defer l.spot.work()
+	}
+	l.resting = false
+	n, err := l.Conn.Read(p)
+	l.received += int64(n)
+	return n, err
+}
+
+// Before is what is left of Options.Before.
+func (l *Link) Before() []byte { return l.opt.Before }
 
 // timedWriter is below Link.Out.
 type timedWriter struct{ *Link }

@@ -38,6 +38,39 @@ func (e *Editor) Append(m Message) {
 	s.n, s.last = s.n+1, m.UID
 }
 
+// Insert adds a message where its UID belongs; false if there is one with it.
+func (e *Editor) Insert(m Message) bool {
+	at, i, ok := e.locate(m.UID)
+	switch {
+	case ok:
+		return false
+	case at == len(e.table):
+		e.Append(m)
+		return true
+	}
+	e.begin(1)
+	s := &e.table[at]
+	c := e.own(s, 1)
+	c.all = slices.Insert(c.all, i, m)
+	// An empty chunk has the UID that its last message had.
+	s.n, s.last = s.n+1, c.all[len(c.all)-1].UID
+	if s.n > chunkSize {
+		e.split(at)
+	}
+	return true
+}
+
+// split makes two of a chunk that the Editor owns.
+func (e *Editor) split(at int) {
+	s := &e.table[at]
+	all := s.c.all
+	half := len(all) / 2
+	next := span{c: &chunk{all: slices.Clone(all[half:]), maker: e.maker}, n: int32(len(all) - half), last: s.last}
+	s.c.all = all[:half:half]
+	s.n, s.last = int32(half), all[half-1].UID
+	e.table = slices.Insert(e.table, at+1, next)
+}
+
 // Set replaces the message with m's UID; false if there is none.
 func (e *Editor) Set(m Message) bool {
 	at, i, ok := e.locate(m.UID)

@@ -121,3 +121,27 @@ func (m Messages) From(i int) iter.Seq2[int, *Message] {
 
 // All visits all messages with their indices.
 func (m Messages) All() iter.Seq2[int, *Message] { return m.From(0) }
+
+// Ranges gives the UIDs as ranges that rise and do not touch each other. Chunks without a gap
+// are not looked into.
+func (m Messages) Ranges() []UIDRange {
+	var out []UIDRange
+	add := func(first, last UID) {
+		if n := len(out); n > 0 && out[n-1].Last+1 == first {
+			out[n-1].Last = last
+			return
+		}
+		out = append(out, UIDRange{first, last})
+	}
+	for _, s := range m.table {
+		all := s.c.all
+		if first := all[0].UID; int(s.last-first) == len(all)-1 {
+			add(first, s.last)
+			continue
+		}
+		for i := range all {
+			add(all[i].UID, all[i].UID)
+		}
+	}
+	return out
+}

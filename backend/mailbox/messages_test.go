@@ -57,6 +57,18 @@ func checkSame(t *rapid.T, m Messages, want []Message) {
 	if visited != max(n, from) {
 		t.Fatalf("From(%d) ends at %d of %d", from, visited, n)
 	}
+	var uids []UID
+	for i, r := range m.Ranges() {
+		if i > 0 && r.First <= uids[len(uids)-1]+1 {
+			t.Fatalf("range %d begins at %d, behind %d", i, r.First, uids[len(uids)-1])
+		}
+		for uid := r.First; uid <= r.Last; uid++ {
+			uids = append(uids, uid)
+		}
+	}
+	if !slices.EqualFunc(uids, want, func(uid UID, m Message) bool { return uid == m.UID }) {
+		t.Fatalf("Ranges gives %d UIDs, want %d", len(uids), n)
+	}
 }
 
 // checkShape checks that chunks are neither empty nor too large, and not many
@@ -140,6 +152,20 @@ func TestMessagesProperty(t *testing.T) {
 				}
 				if e.Set(changed) != ok {
 					t.Fatalf("Set: %v", !ok)
+				}
+			},
+			"insert": func(t *rapid.T) {
+				from := some()
+				for uid := from; uid < from+UID(rapid.SampledFrom([]int{1, 3, 300}).Draw(t, "count")); uid++ {
+					i, ok := slices.BinarySearchFunc(model, uid, byUID)
+					fresh := Message{UID: uid, Size: 1}
+					if !ok {
+						model = slices.Insert(model, i, fresh)
+					}
+					if e.Insert(fresh) == ok {
+						t.Fatalf("Insert: %v", ok)
+					}
+					next = max(next, uid+1)
 				}
 			},
 			"delete": func(t *rapid.T) {

@@ -50,7 +50,16 @@ type parser struct {
 	// onLine is called before a command is waited for, onLiteral before each of
 	// its literals.
 	onLine, onLiteral func()
+
+	// record is what was read of the command under way, in case that another backend has
+	// to read it again: without those bytes of literals that were dropped, which are counted
+	// here for each literal.
+	record  bytes.Buffer
+	dropped []int64
 }
+
+// forget ends a command: it was executed.
+func (p *parser) forget() { p.record, p.dropped = bytes.Buffer{}, nil }
 
 // read reads a command with its literals, to the end of its last line, whatever
 // is wrong with it.
@@ -77,7 +86,7 @@ func (p *parser) read() (command, error) {
 		if literals == maxArgs {
 			return cmd, fmt.Errorf("%w: %d literals in a command", ErrAbuse, literals+1)
 		}
-		got, err := p.literal(n, cmd.room(p.scriptBytes))
+		got, err := p.literal(literals, n, cmd.room(p.scriptBytes))
 		if err != nil {
 			return cmd, err
 		}
@@ -92,6 +101,7 @@ func (p *parser) read() (command, error) {
 // logged in can smuggle nothing but its own commands.
 func (p *parser) line() (string, error) {
 	line, err := p.br.ReadSlice('\n')
+	p.record.Write(line) // half a line, too
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull):
 		return "", fmt.Errorf("%w: a line of over %d bytes", ErrAbuse, len(line))
@@ -146,24 +156,32 @@ func (c *command) room(scriptBytes int64) int64 {
 	return stringBytes
 }
 
-// literal reads n bytes, and keeps them if they are at most room. Memory grows
-// with what has come, not with what was announced.
-func (p *parser) literal(n, room int64) (arg, error) {
+// literal reads n bytes, and keeps them if they are at most room, and if none were dropped
+// elsewhere. Memory grows with what has come, not with what was announced. i counts the
+// command's literals.
+func (p *parser) literal(i int, n, room int64) (arg, error) {
 	p.onLiteral()
-	if n > max(discardBytes, room) {
+	for len(p.dropped) <= i {
+		p.dropped = append(p.dropped, 0)
+	}
+	before := p.dropped[i]
+	if n > max(discardBytes, room) || before > n {
 		return arg{}, fmt.Errorf("%w: a literal of %d bytes", ErrAbuse, n)
 	}
-	var into bytes.Buffer
+	start := p.record.Len()
+	tooLong := n > room || before > 0
 	var err error
-	if n > room {
-		_, err = io.CopyN(io.Discard, p.br, n)
+	if tooLong {
+		var more int64
+		more, err = io.CopyN(io.Discard, p.br, n-before)
+		p.dropped[i] += more
 	} else {
-		_, err = io.CopyN(&into, p.br, n)
+		_, err = io.CopyN(&p.record, p.br, n)
 	}
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF
 	}
-	return arg{kind: 's', text: into.String(), tooLong: n > room}, err
+	return arg{kind: 's', text: string(p.record.Bytes()[start:]), tooLong: tooLong}, err
 }
 
 // parse takes the arguments of one line. literal: one follows, which must be set

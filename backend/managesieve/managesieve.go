@@ -6,14 +6,19 @@
 //   - A script that Options.Compile does not accept is never stored, and an OK to
 //     a change means that the change is durable.
 //   - A move is never an error: once the Scripts are done, closed, or refuse by
-//     their fence, no further command is answered, and the connection ends with
-//     BYE (TRYLATER). A command whose answer was that BYE was not done; only one
-//     that failed on the disk at that very moment may turn out to have been.
+//     their fence, no further command is begun, and the session is handed off
+//     (frames.Stream.HandOff): another Server goes on with it (Session.State), with the
+//     command that the fence has cut, or as much as has come of it. Over a connection
+//     that cannot do that it ends with BYE (TRYLATER), and so it does after a command
+//     that failed on the disk at that very moment. A command whose answer was that BYE was
+//     not done; only one of that last kind may turn out to have been.
 //   - Bytes of a literal never run as commands, however long it is and whatever
 //     is wrong with its command.
-//   - Memory per session: one script of the size allowed, and a few KiB.
+//   - Memory per session: a few KiB, and two scripts of the size allowed while one is
+//     coming.
 //
-// A session keeps nothing that a crash could lose.
+// A session keeps nothing that a crash could lose, but its connection; while the client is
+// silent the proxy has a checkpoint to go on from.
 //
 // Covered: RFC 5804 without its optional extensions; AUTHENTICATE and STARTTLS
 // are the proxy's, which is why they are refused here (Sections 2.1 and 2.2).
@@ -40,7 +45,10 @@ import (
 // How a session can end other than by LOGOUT, beside errors of the connection.
 // An errors.Is io.EOF is a client that hung up.
 var (
-	// ErrMoved: the Scripts were done, closed or stale; the session was ended by us.
+	// ErrHandedOff: the session goes on elsewhere, or will.
+	ErrHandedOff = errors.New("the session was handed off")
+	// ErrMoved: the Scripts were done, closed or stale; the session was ended by us, and
+	// could not be handed off.
 	ErrMoved = errors.New("the mailbox is no longer served here")
 	// ErrIdle: the client was silent for too long.
 	ErrIdle = errors.New("idle for too long")
@@ -107,12 +115,16 @@ type Session struct {
 	Scripts Scripts
 	// Client is the client's address and ID the session's, for logs.
 	Client, ID string
+	// State, if not nil, is what another backend has handed off, in its envelope
+	// (package handoff): the session goes on from there.
+	State []byte
 }
 
 // Server serves sessions and is safe for concurrent use.
 type Server struct {
-	opt Options
-	met *metrics
+	opt         Options
+	met         *metrics
+	checkpoints link.Checkpoints
 }
 
 // New makes a server. Options.Compile must be set.
@@ -140,8 +152,35 @@ func New(opt Options) *Server {
 
 // Serve runs a session to its end and closes conn, whose next byte must be the
 // first after the login. It returns nil after a LOGOUT, and else why the session
-// ended; errors have been logged. The end of ctx ends the session at once.
+// ended; errors have been logged. The end of ctx ends the session at once, for good.
 func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error {
+	r, err := srv.Begin(ses)
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	return r.Run(ctx, conn)
+}
+
+// Running is a session that has begun, and to which nobody has listened yet.
+type Running struct{ s *session }
+
+// Begin is the first part of Serve: it looks whether it can go on from a State, before
+// anything is said to the client. A *handoff.Error says that it can not, for good. Nothing
+// must be given back if Run is not called.
+func (srv *Server) Begin(ses Session) (*Running, error) {
+	s := newSession(srv, &ses)
+	if ses.State != nil {
+		if err := s.resume(ses.State); err != nil {
+			return nil, fmt.Errorf("managesieve session %s of %s: %w", ses.ID, ses.Scripts.User(), err)
+		}
+	}
+	return &Running{s}, nil
+}
+
+// Run is the rest of Serve. A session that was handed off ends in ErrHandedOff.
+func (r *Running) Run(ctx context.Context, conn net.Conn) error {
+	s, srv := r.s, r.s.srv
 	defer conn.Close()
 	srv.met.sessions.Inc()
 	defer srv.met.sessions.Dec()
@@ -149,9 +188,13 @@ func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error 
 	ctx, cancel := context.WithCancel(ctx)
 	start := time.Now()
 
-	s := newSession(ctx, srv, conn, ses)
+	s.attach(ctx, conn)
 	err := s.moved(s.run())
-	s.farewell(err)
+	if s.handOff(err) {
+		err = ErrHandedOff
+	} else {
+		s.farewell(err)
+	}
 	cancel()
 	s.link.Wait()
 
@@ -164,18 +207,20 @@ func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error 
 	s.log.Log(context.WithoutCancel(ctx), level, "managesieve session ended", "reason", reason, "err", err,
 		"commands", s.commands, "bytes", s.link.Sent, "seconds", time.Since(start).Seconds())
 	if err != nil {
-		return fmt.Errorf("managesieve session %s of %s: %w", ses.ID, ses.Scripts.User(), err)
+		return fmt.Errorf("managesieve session %s of %s: %w", s.id, s.scripts.User(), err)
 	}
 	return nil
 }
 
 // endings are the words by which the ends of sessions are counted.
-var endings = []string{"logout", "moved", "idle", "stopped", "slow", "hung_up", "abuse", "error"}
+var endings = []string{"logout", "handed_off", "moved", "idle", "stopped", "slow", "hung_up", "abuse", "error"}
 
 func ending(err error) string {
 	switch {
 	case err == nil:
 		return "logout"
+	case errors.Is(err, ErrHandedOff):
+		return "handed_off"
 	case errors.Is(err, ErrMoved):
 		return "moved"
 	case errors.Is(err, ErrIdle):

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"waypost/backend/link"
 	"waypost/backend/mailbox"
@@ -27,22 +28,45 @@ type session struct {
 	parser  *parser
 	log     *slog.Logger
 
+	// id and client are for logs, and for who goes on with the session.
+	id, client string
+
+	// input and dropped are what another backend has read of the client, until the session
+	// runs, and allowed how long the first command may take to come.
+	input   []byte
+	dropped []int64
+	allowed time.Duration
+
 	bad, commands int
 	command       string // the one that is being executed
 	over          bool
+	// midway: nobody knows whether the command was done.
+	midway bool
 }
 
-func newSession(ctx context.Context, srv *Server, conn net.Conn, ses Session) *session {
-	l := link.New(ctx, conn, ses.Scripts.Done(), link.Options{Write: srv.opt.Write, Linger: srv.opt.Linger, Moved: ErrMoved, Idle: ErrIdle})
+func newSession(srv *Server, ses *Session) *session {
 	return &session{
-		srv: srv, scripts: ses.Scripts, link: l,
-		parser: &parser{
-			br: bufio.NewReaderSize(l, lineBytes), scriptBytes: srv.opt.ScriptBytes,
-			onLine:    func() { l.Allow(srv.opt.Idle) },
-			onLiteral: func() { l.Allow(srv.opt.Literal) },
-		},
+		srv: srv, scripts: ses.Scripts, id: ses.ID, client: ses.Client, allowed: srv.opt.Idle,
 		log: srv.opt.Log.With("user", string(ses.Scripts.User()), "client", ses.Client, "session", ses.ID),
 	}
+}
+
+// attach gives it its connection.
+func (s *session) attach(ctx context.Context, conn net.Conn) {
+	opt := &s.srv.opt
+	s.link = link.New(ctx, conn, s.scripts.Done(), link.Options{
+		Write: opt.Write, Linger: opt.Linger, Moved: ErrMoved, Idle: ErrIdle,
+		Before: s.input, Checkpoints: &s.srv.checkpoints, State: s.checkpoint,
+	})
+	s.parser = &parser{
+		br: bufio.NewReaderSize(s.link, lineBytes), scriptBytes: opt.ScriptBytes, dropped: s.dropped,
+		onLine: func() {
+			s.link.Allow(s.allowed, s.parser.br.Buffered() == 0)
+			s.allowed = opt.Idle
+		},
+		onLiteral: func() { s.link.Allow(opt.Literal, false) },
+	}
+	s.input, s.dropped = nil, nil
 }
 
 // run executes commands until LOGOUT.
@@ -64,6 +88,7 @@ func (s *session) run() error {
 		if err != nil {
 			return err
 		}
+		s.parser.forget()
 	}
 	return s.link.Out.Flush()
 }
@@ -84,7 +109,8 @@ func (s *session) farewell(err error) {
 }
 
 // moved makes ErrMoved of what a fence says, or of any failure once the fence has
-// left: whatever goes wrong then is the move's doing.
+// left: whatever goes wrong then is the move's doing. Of such a failure nobody knows whether
+// it changed anything, as one does of a fence's.
 func (s *session) moved(err error) error {
 	if err == nil || errors.Is(err, ErrMoved) {
 		return err
@@ -92,6 +118,7 @@ func (s *session) moved(err error) error {
 	over := slices.ContainsFunc([]error{mailbox.ErrStale, mailbox.ErrFrozen, mailbox.ErrRefused, mailbox.ErrClosed},
 		func(end error) bool { return errors.Is(err, end) })
 	if over || errors.Is(s.link.Stopped(), ErrMoved) {
+		s.midway = !over
 		return fmt.Errorf("%w: %w", ErrMoved, err)
 	}
 	return err

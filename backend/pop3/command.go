@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -58,8 +59,12 @@ func number(s string) (int, bool) {
 // logged in can smuggle nothing but its own commands. ok is false for a line
 // that is no command.
 func (s *session) readCommand() (cmd command, ok bool, err error) {
-	s.link.Allow(s.srv.opt.Idle)
+	s.link.Allow(s.allowed, s.br.Buffered() == 0)
 	line, err := s.br.ReadSlice('\n')
+	if len(line) > 0 { // half a line has to be kept, too
+		s.line = slices.Clone(line)
+	}
+	s.allowed = s.srv.opt.Idle
 	switch {
 	case errors.Is(err, bufio.ErrBufferFull):
 		return cmd, false, fmt.Errorf("%w: a line of over %d bytes", ErrAbuse, readBuffer)

@@ -31,11 +31,13 @@ func (s *session) listing(args []string) error {
 		}
 	}
 	s.bad = 0
-	if err := s.say("+OK listing follows"); err != nil {
-		return err
+	if s.from == 0 {
+		if err := s.say("+OK listing follows"); err != nil {
+			return err
+		}
 	}
 	var line []byte
-	for i, m := range s.messages.From(first - 1) {
+	for i, m := range s.messages.From(max(first, s.from) - 1) {
 		if i >= last {
 			break
 		}
@@ -44,6 +46,7 @@ func (s *session) listing(args []string) error {
 		}
 		e, err := s.entry(i, m)
 		if err != nil {
+			s.from = i + 1 // where it goes on when the session does
 			return err
 		}
 		line = poplist.Append(line[:0], &e)
@@ -74,7 +77,7 @@ func span(arg string, count int) (first, last int, ok bool) {
 // the contents are left out: other lines of the answer are on their way already,
 // so there is no way to tell an error.
 func (s *session) entry(i int, m *mailbox.Message) (poplist.Entry, error) {
-	e := poplist.Entry{Number: i + 1, Size: m.WireSize, UIDL: s.id(m), Flags: flagNames(m.Flags)}
+	e := poplist.Entry{Number: i + 1, Size: m.WireSize, UIDL: s.uniqueID(i, m), Flags: flagNames(m.Flags)}
 	h, attachment, err := s.heads.of(m.UID)
 	if err != nil {
 		if err = s.moved(err); errors.Is(err, ErrMoved) {
@@ -138,8 +141,11 @@ func flagNames(f mailbox.Flags) []string {
 	return append(names, f.Keywords...)
 }
 
-// id is a message's unique id.
-func (s *session) id(m *mailbox.Message) string {
+// uniqueID is the UIDL of the message with index i.
+func (s *session) uniqueID(i int, m *mailbox.Message) string {
+	if id, ok := s.ids[i]; ok {
+		return id
+	}
 	if id, ok := s.older[m.UID]; ok {
 		return s.form.Older(*m, s.validity, id)
 	}
@@ -149,21 +155,21 @@ func (s *session) id(m *mailbox.Message) string {
 func (s *session) list(args []int) error {
 	count, octets := s.drop()
 	title := strconv.Itoa(count) + " messages (" + strconv.FormatInt(octets, 10) + " octets)"
-	return s.scan(args, title, func(dst []byte, m *mailbox.Message) []byte { return strconv.AppendInt(dst, m.WireSize, 10) })
+	return s.scan(args, title, func(dst []byte, _ int, m *mailbox.Message) []byte { return strconv.AppendInt(dst, m.WireSize, 10) })
 }
 
 func (s *session) uidl(args []int) error {
-	return s.scan(args, "unique ids follow", func(dst []byte, m *mailbox.Message) []byte { return append(dst, s.id(m)...) })
+	return s.scan(args, "unique ids follow", func(dst []byte, i int, m *mailbox.Message) []byte { return append(dst, s.uniqueID(i, m)...) })
 }
 
 // scan answers LIST and UIDL: one message's entry, or everyone's.
-func (s *session) scan(args []int, title string, entry func([]byte, *mailbox.Message) []byte) error {
+func (s *session) scan(args []int, title string, entry func([]byte, int, *mailbox.Message) []byte) error {
 	if len(args) == 1 {
 		i, ok, err := s.index(args[0])
 		if !ok {
 			return err
 		}
-		return s.say("+OK %d %s", i+1, entry(nil, s.messages.At(i)))
+		return s.say("+OK %d %s", i+1, entry(nil, i, s.messages.At(i)))
 	}
 	if err := s.say("+OK %s", title); err != nil {
 		return err
@@ -174,7 +180,7 @@ func (s *session) scan(args []int, title string, entry func([]byte, *mailbox.Mes
 			continue
 		}
 		line = append(strconv.AppendInt(line[:0], int64(i+1), 10), ' ')
-		line = append(entry(line, m), '\r', '\n')
+		line = append(entry(line, i, m), '\r', '\n')
 		if _, err := s.out.Write(line); err != nil {
 			return err
 		}

@@ -141,13 +141,13 @@ func TestCapabilitiesOfTheLogin(t *testing.T) {
 
 func TestLockWaits(t *testing.T) {
 	var locks Locks
-	release, ok := locks.Lock(t.Context(), ann)
+	release, ok := locks.Lock(t.Context(), ann, "s1")
 	if !ok {
 		t.Fatal("not free")
 	}
 	got := make(chan bool)
 	go func() {
-		release, ok := locks.Lock(t.Context(), ann)
+		release, ok := locks.Lock(t.Context(), ann, "s1")
 		if ok {
 			release()
 		}
@@ -157,9 +157,9 @@ func TestLockWaits(t *testing.T) {
 	if !<-got {
 		t.Error("the lock was not handed on")
 	}
-	release, _ = locks.Lock(t.Context(), ann)
+	release, _ = locks.Lock(t.Context(), ann, "s1")
 	defer release()
-	if _, ok := locks.Lock(t.Context(), ann); ok { // after lockWait
+	if _, ok := locks.Lock(t.Context(), ann, "s1"); ok { // after lockWait
 		t.Error("two have it")
 	}
 }

@@ -41,12 +41,14 @@ func (s *session) send(i, lines int) error {
 	if lines < 0 {
 		title = fmt.Sprintf("%d octets", body.WireSize())
 	}
+	s.midway = true
 	if err := s.say("+OK %s", title); err != nil {
 		return err
 	}
 	if err := s.copy(body, lines); err != nil {
 		return err
 	}
+	s.midway = false
 	if lines < 0 {
 		s.retrieved++
 		s.srv.met.retrieved.Inc()
@@ -89,7 +91,7 @@ func (s *session) noteSeen(i int) {
 	}
 	s.unseen = append(s.unseen, i)
 	if len(s.unseen) >= seenBatch {
-		s.markSeen()
+		_ = s.markSeen(false) // the end will find what is still to be set
 	}
 }
 

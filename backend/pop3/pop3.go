@@ -8,12 +8,17 @@
 //   - Only QUIT removes messages (RFC 1939, Section 6). A connection that ends
 //     otherwise, by the client, an idle time-out or us, removes nothing.
 //   - A move is never an error: once the Box is done, closed, or refuses by its
-//     fence, or the inbox's UIDs are others than the session was told, no further command is answered and the connection is closed, after a
-//     message that is being sent has been sent whole.
+//     fence, no further command is begun. After a message that is being sent has been
+//     sent whole, the session is handed off (frames.Stream.HandOff): another Server goes
+//     on with it (Session.State), with the same numbers, sizes, UIDLs and marks,
+//     the command that the fence has cut first. Over a connection that cannot do that,
+//     and where the inbox's UIDs are others than the session was told, the connection is
+//     closed.
+//   - While the client is silent the proxy has a checkpoint of the session.
 //   - Memory per session does not depend on the size of messages.
 //
-// A crash loses deletion marks and perhaps \Seen flags of messages just
-// retrieved; nothing else.
+// A crash loses, with sessions that have no checkpoint, deletion marks and perhaps \Seen
+// flags of messages just retrieved; nothing else.
 //
 // Covered: RFC 1939 without APOP, RFC 2449 (CAPA, PIPELINING, RESP-CODES, EXPIRE,
 // IMPLEMENTATION), RFC 3206 ([SYS/TEMP]), RFC 6856 (LANG; UTF8 comes with the
@@ -45,8 +50,10 @@ import (
 // How a session can end other than by QUIT, beside errors of the connection.
 // An errors.Is io.EOF is a client that hung up.
 var (
+	// ErrHandedOff: the session goes on elsewhere, or will.
+	ErrHandedOff = errors.New("the session was handed off")
 	// ErrMoved: the Box was done, closed or stale, or the inbox numbered anew;
-	// the session was ended by us.
+	// the session was ended by us, and could not be handed off.
 	ErrMoved = errors.New("the mailbox is no longer served here")
 	// ErrIdle: the client was silent for too long.
 	ErrIdle = errors.New("idle for too long")
@@ -89,6 +96,9 @@ type Session struct {
 	Capabilities []string
 	// Client is the client's address and ID the session's, for logs.
 	Client, ID string
+	// State, if not nil, is what another backend has handed off, in its envelope
+	// (package handoff): the session goes on from there. UTF8 and Capabilities are its own.
+	State []byte
 }
 
 func (ses Session) capabilities(srv *Server) []string {
@@ -104,6 +114,8 @@ type Server struct {
 	met     *metrics
 	buffers sync.Pool // of *[copyBuffer]byte, for messages that are read
 	out     link.Buffers
+
+	checkpoints link.Checkpoints
 }
 
 // New makes a server.
@@ -128,32 +140,69 @@ func New(opt Options) *Server {
 // Serve runs a session to its end and closes conn, whose next byte must be the
 // first after the login. It returns nil after a QUIT that did all it had to,
 // and else why the session ended; errors have been logged. The end of ctx ends
-// the session at once. The caller closes the Box and releases the maildrop's
+// the session at once, for good. The caller closes the Box and releases the maildrop's
 // lock afterwards.
 func (srv *Server) Serve(ctx context.Context, conn net.Conn, ses Session) error {
+	r, err := srv.Begin(ses)
+	if err != nil {
+		conn.Close()
+		return err
+	}
+	return r.Run(ctx, conn)
+}
+
+// Running is a session that has begun, and to which nobody has listened yet.
+type Running struct{ s *session }
+
+// Begin is the first part of Serve: it looks at the maildrop, and at a State whether
+// it can go on with it, before anything is said to the client. A *handoff.Error says that
+// it can not, for good; other errors are temporary, and those of a fence. Nothing must be given
+// back if Run is not called.
+func (srv *Server) Begin(ses Session) (*Running, error) {
+	s := newSession(srv, &ses)
+	var err error
+	if ses.State != nil {
+		err = s.resume(ses.State)
+	} else {
+		err = s.open()
+	}
+	if err != nil {
+		return nil, fmt.Errorf("pop3 session %s of %s: %w", ses.ID, ses.Box.User(), s.moved(err))
+	}
+	return &Running{s}, nil
+}
+
+// Run is the rest of Serve. A session that was handed off ends in ErrHandedOff.
+func (r *Running) Run(ctx context.Context, conn net.Conn) error {
+	s := r.s
 	defer conn.Close()
-	srv.met.sessions.Inc()
-	defer srv.met.sessions.Dec()
+	s.srv.met.sessions.Inc()
+	defer s.srv.met.sessions.Dec()
 	link.KeepAlive(conn)
 	ctx, cancel := context.WithCancel(ctx)
 	start := time.Now()
 
-	s := newSession(ctx, srv, conn, ses)
+	s.attach(ctx, conn)
 	err := s.moved(s.run())
-	s.finish(err)
+	if s.handOff(err) {
+		err = ErrHandedOff
+	} else {
+		s.finish(err)
+	}
 	cancel()
 	s.link.Wait()
 
 	reason := ending(err)
-	srv.met.ended.WithLabelValues(reason).Inc()
+	s.srv.met.ended.WithLabelValues(reason).Inc()
+	s.srv.met.sent.Add(float64(s.link.Sent))
 	level := slog.LevelInfo
 	if reason == "error" {
 		level = slog.LevelWarn
 	}
 	s.log.Log(context.WithoutCancel(ctx), level, "pop3 session ended", "reason", reason, "err", err,
-		"retrieved", s.retrieved, "deleted", s.expunged, "bytes", s.link.Sent, "seconds", time.Since(start).Seconds())
+		"retrieved", s.retrieved, "deleted", s.removed, "bytes", s.link.Sent, "seconds", time.Since(start).Seconds())
 	if err != nil {
-		return fmt.Errorf("pop3 session %s of %s: %w", ses.ID, ses.Box.User(), err)
+		return fmt.Errorf("pop3 session %s of %s: %w", s.id, s.box.User(), err)
 	}
 	return nil
 }
@@ -163,6 +212,8 @@ func ending(err error) string {
 	switch {
 	case err == nil:
 		return "quit"
+	case errors.Is(err, ErrHandedOff):
+		return "handed_off"
 	case errors.Is(err, ErrMoved):
 		return "moved"
 	case errors.Is(err, ErrIdle):

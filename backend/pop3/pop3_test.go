@@ -485,7 +485,7 @@ func moved(t *testing.T, d *dialogue) {
 // not hold the maildrop.
 func TestSlowClient(t *testing.T) {
 	var locks Locks
-	release, ok := locks.TryLock(ann)
+	release, ok := locks.TryLock(ann, "s1")
 	if !ok {
 		t.Fatal("locked")
 	}
@@ -497,30 +497,30 @@ func TestSlowClient(t *testing.T) {
 	if ending(err) != "slow" {
 		t.Error(err)
 	}
-	if _, ok := locks.TryLock(ann); !ok {
+	if _, ok := locks.TryLock(ann, "s1"); !ok {
 		t.Error("still locked")
 	}
 }
 
 func TestLocks(t *testing.T) {
 	var locks Locks
-	release, ok := locks.TryLock(ann)
+	release, ok := locks.TryLock(ann, "s1")
 	if !ok {
 		t.Fatal("locked at first")
 	}
-	if _, ok := locks.TryLock(ann); ok {
+	if _, ok := locks.TryLock(ann, "s1"); ok {
 		t.Error("locked twice")
 	}
-	if _, ok := locks.TryLock("bob@example.test"); !ok {
+	if _, ok := locks.TryLock("bob@example.test", "s1"); !ok {
 		t.Error("another user is locked")
 	}
 	release()
-	again, ok := locks.TryLock(ann)
+	again, ok := locks.TryLock(ann, "s1")
 	if !ok {
 		t.Error("not released")
 	}
 	release() // of a lock that is another's by now
-	if _, ok := locks.TryLock(ann); ok {
+	if _, ok := locks.TryLock(ann, "s1"); ok {
 		t.Error("an old release freed a new lock")
 	}
 	again()

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net"
 	"slices"
+	"time"
 
 	"waypost/backend/link"
 	"waypost/backend/mailbox"
@@ -40,12 +41,21 @@ type session struct {
 	out  output
 	log  *slog.Logger
 
+	// id and client are for logs, and for who goes on with the session.
+	id, client string
+
+	// folder, as it was when the session began, here or elsewhere.
 	folder   mailbox.Folder
+	identity string
 	validity uint32
+	next     mailbox.UID
+	modseq   uint64
 	messages mailbox.Messages
-	heads    heads
-	deleted  map[int]bool // by index in messages
-	form     UIDL
+	// ids are the unique ids that are others than form's.
+	ids     map[int]string
+	heads   heads
+	deleted map[int]bool // by index in messages
+	form    UIDL
 	// login are the capabilities that the login decides about.
 	login []string
 	// utf8: the client takes UTF-8 in headers.
@@ -56,25 +66,43 @@ type session struct {
 	// octets are those of all messages, marked those of the deleted ones.
 	octets, marked int64
 
-	bad, retrieved, expunged int
-	quit                     bool
+	// input is what another backend has read of the client, until the session runs, and
+	// allowed how long the first command may take to come.
+	input   []byte
+	allowed time.Duration
+	// line is what was read of the command under way; from, the message number where it goes
+	// on if it is a listing that was cut, or 0. midway: it has been answered in part, in a way
+	// that nobody can go on with.
+	line   []byte
+	from   int
+	midway bool
+
+	bad, retrieved, removed int
+	quit                    bool
 }
 
-func newSession(ctx context.Context, srv *Server, conn net.Conn, ses Session) *session {
-	l := link.New(ctx, conn, ses.Box.Done(), link.Options{Write: srv.opt.Write, Linger: srv.opt.Linger, Buffers: &srv.out, Moved: ErrMoved, Idle: ErrIdle})
+func newSession(srv *Server, ses *Session) *session {
 	return &session{
-		srv: srv, box: ses.Box, link: l, out: l.Out,
-		br:      bufio.NewReaderSize(l, readBuffer),
+		srv: srv, box: ses.Box, id: ses.ID, client: ses.Client,
 		log:     srv.opt.Log.With("user", string(ses.Box.User()), "client", ses.Client, "session", ses.ID),
 		deleted: map[int]bool{}, form: ses.form(srv), login: ses.capabilities(srv), utf8: ses.UTF8,
+		allowed: srv.opt.Idle,
 	}
 }
 
-// run takes the snapshot and executes commands until QUIT.
+// attach gives it its connection.
+func (s *session) attach(ctx context.Context, conn net.Conn) {
+	opt := &s.srv.opt
+	s.link = link.New(ctx, conn, s.box.Done(), link.Options{
+		Write: opt.Write, Linger: opt.Linger, Buffers: &s.srv.out, Moved: ErrMoved, Idle: ErrIdle,
+		Before: s.input, Checkpoints: &s.srv.checkpoints, State: s.checkpoint,
+	})
+	s.input = nil
+	s.out, s.br = s.link.Out, bufio.NewReaderSize(s.link, readBuffer)
+}
+
+// run executes commands until QUIT.
 func (s *session) run() error {
-	if err := s.open(); err != nil {
-		return err
-	}
 	for !s.quit {
 		cmd, ok, err := s.readCommand()
 		if err != nil {
@@ -91,39 +119,48 @@ func (s *session) run() error {
 		if err != nil {
 			return err
 		}
+		s.line, s.from = nil, 0
 	}
 	return s.out.Flush()
 }
 
+// open begins a session with the inbox as it is.
 func (s *session) open() error {
-	folder, err := s.box.Folder(mailbox.Inbox)
+	snap, err := s.openFolder()
 	if err != nil {
 		return err
 	}
-	snap, err := folder.Snapshot()
-	if err != nil {
-		return err
-	}
-	s.heads = newHeads(folder)
-	s.folder, s.validity, s.messages = folder, snap.UIDValidity, snap.Messages
+	s.next, s.modseq, s.messages = snap.UIDNext, snap.HighestModSeq, snap.Messages
 	for _, m := range s.messages.All() {
 		s.octets += m.WireSize
 	}
+	return nil
+}
+
+func (s *session) openFolder() (mailbox.Snapshot, error) {
+	folder, err := s.box.Folder(mailbox.Inbox)
+	if err != nil {
+		return mailbox.Snapshot{}, err
+	}
+	snap, err := folder.Snapshot()
+	if err != nil {
+		return mailbox.Snapshot{}, err
+	}
+	s.folder, s.identity, s.validity, s.heads = folder, snap.ID, snap.UIDValidity, newHeads(folder)
 	if ids, ok := folder.(mailbox.OlderIDs); ok && s.form.older {
 		s.older, err = ids.OlderIDs()
 	}
-	return err
+	return snap, err
 }
 
 // finish is what is left to do when the session has ended in err.
 func (s *session) finish(err error) {
 	if !errors.Is(err, ErrMoved) {
-		s.markSeen()
+		_ = s.markSeen(s.quit) // a client that left is gone, wherever its mailbox is
 	}
 	if errors.Is(err, ErrMoved) || errors.Is(err, ErrAbuse) {
 		s.link.Part()
 	}
-	s.srv.met.sent.Add(float64(s.link.Sent))
 }
 
 // moved makes ErrMoved of what a fence says, or of any failure once the fence
@@ -137,7 +174,7 @@ func (s *session) moved(err error) error {
 	over := slices.ContainsFunc([]error{
 		mailbox.ErrStale, mailbox.ErrFrozen, mailbox.ErrRefused, mailbox.ErrClosed, mailbox.ErrRenumbered,
 	}, func(end error) bool { return errors.Is(err, end) })
-	if over || errors.Is(s.link.Stopped(), ErrMoved) {
+	if over || s.link != nil && errors.Is(s.link.Stopped(), ErrMoved) {
 		return fmt.Errorf("%w: %w", ErrMoved, err)
 	}
 	return err
@@ -283,7 +320,8 @@ func (s *session) capa([]int) error {
 // bye is QUIT and the UPDATE state (RFC 1939, Section 6). Where the removal
 // failed the RFC asks for -ERR; Expunge that failed has removed nothing, so
 // the client finds all its messages again. Where it is a move that forbids
-// it, even that error is not shown: the connection ends without an answer,
+// it, even that error is not shown: QUIT is executed at the new home. Where the
+// session cannot be handed off the connection ends without an answer,
 // which means to a client, as any lost connection, that nothing was removed,
 // and it deletes at the new home what it meant to.
 func (s *session) bye([]int) error {
@@ -291,38 +329,45 @@ func (s *session) bye([]int) error {
 	for _, i := range slices.Sorted(maps.Keys(s.deleted)) {
 		uids = append(uids, s.messages.At(i).UID)
 	}
-	s.quit = true
+	if err := s.markSeen(true); err != nil {
+		return err
+	}
 	if len(uids) > 0 {
 		gone, err := s.folder.Expunge(uids)
 		if err = s.moved(err); errors.Is(err, ErrMoved) {
 			return err
 		}
 		if err != nil {
+			s.quit = true
 			s.say("-ERR [SYS/TEMP] some deleted messages not removed")
 			s.link.Out.Flush()
 			return fmt.Errorf("expunge: %w", err)
 		}
-		s.expunged = len(gone)
+		s.removed = len(gone)
 		s.srv.met.expunged.Add(float64(len(gone)))
 	}
+	s.quit = true
 	return s.say("+OK bye")
 }
 
-// markSeen sets \Seen on what was retrieved and is not to be deleted; best
-// effort, as it is no promise of POP3.
-func (s *session) markSeen() {
+// markSeen sets \Seen on what was retrieved, and is not to be deleted if the session quits; best
+// effort, as it is no promise of POP3. ErrMoved: it is to be set where the session goes on.
+func (s *session) markSeen(quits bool) error {
 	var uids []mailbox.UID
 	for _, i := range s.unseen {
-		if !(s.quit && s.deleted[i]) {
+		if !(quits && s.deleted[i]) {
 			uids = append(uids, s.messages.At(i).UID)
 		}
 	}
+	if len(uids) > 0 {
+		_, err := s.folder.SetFlags(uids, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: mailbox.Flags{System: mailbox.Seen}})
+		if err = s.moved(err); errors.Is(err, ErrMoved) {
+			return err
+		}
+		if err != nil {
+			s.log.Warn("pop3: setting \\Seen failed", "err", err)
+		}
+	}
 	s.unseen = s.unseen[:0]
-	if len(uids) == 0 {
-		return
-	}
-	_, err := s.folder.SetFlags(uids, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: mailbox.Flags{System: mailbox.Seen}})
-	if err != nil && !errors.Is(s.moved(err), ErrMoved) {
-		s.log.Warn("pop3: setting \\Seen failed", "err", err)
-	}
+	return nil
 }

@@ -2,7 +2,6 @@ package frames
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -29,7 +28,7 @@ const maxStream = 1<<32 - 2
 // Client is a proxy's end of a connection. It is safe for concurrent use.
 type Client struct {
 	*link
-	opening sync.Mutex // held while OPEN is sent
+	opening sync.Mutex // held while OPEN or RESUME is sent
 	work    sync.WaitGroup
 }
 
@@ -52,7 +51,7 @@ func (c *Client) begin(ctx context.Context) error {
 		return err
 	}
 	unhook := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Unix(1, 0)) }) // closed: nothing to end
-	err := wire.Write(c.conn, wire.Hello{Version: wire.VersionFrames, Protocol: wire.ProtocolFrames})
+	err := wire.Write(c.conn, wire.Hello{Version: wire.VersionFrames, Protocol: wire.ProtocolFrames, HandOff: c.opt.HandOff})
 	var w wire.Welcome
 	if err == nil {
 		err = wire.Read(c.br, &w)
@@ -68,6 +67,7 @@ func (c *Client) begin(ctx context.Context) error {
 	case w.Status != wire.StatusOK:
 		return fmt.Errorf("begin of frames: %s: %s", w.Status, w.Text)
 	}
+	c.carry = c.opt.HandOff && w.HandOff
 	return c.conn.SetDeadline(time.Time{})
 }
 
@@ -137,23 +137,15 @@ type welcome struct {
 // Open opens a session. The Stream is nil unless the answer's status is ok. ErrRetired,
 // ErrPeerClosed and ErrLost mean that another connection may do better.
 func (c *Client) Open(ctx context.Context, h wire.Hello) (*Stream, wire.Welcome, error) {
-	text, err := json.Marshal(h)
-	if err == nil && len(text) > maxLine {
-		err = wire.ErrLine
-	}
+	text, err := encodeHello(h)
 	if err != nil {
 		return nil, wire.Welcome{}, fmt.Errorf("open: %w", err)
 	}
-	s, answer, err := c.begun(text)
+	s, answer, err := c.begun(TypeOpen, text)
 	if err != nil {
 		return nil, wire.Welcome{}, err
 	}
-	var got welcome
-	select {
-	case got = <-answer:
-	case <-ctx.Done():
-		got.err = context.Cause(ctx)
-	}
+	got := c.answer(ctx, answer)
 	if got.err == nil && got.Status == wire.StatusOK {
 		return s, got.Welcome, nil
 	}
@@ -164,9 +156,19 @@ func (c *Client) Open(ctx context.Context, h wire.Hello) (*Stream, wire.Welcome,
 	return nil, got.Welcome, got.err
 }
 
-// begun sends OPEN. Streams come in the order of their numbers, so that the backend
-// knows which have been.
-func (c *Client) begun(hello []byte) (*Stream, chan welcome, error) {
+// answer waits for WELCOME, or what comes in its place.
+func (c *Client) answer(ctx context.Context, answer <-chan welcome) welcome {
+	select {
+	case got := <-answer:
+		return got
+	case <-ctx.Done():
+		return welcome{err: context.Cause(ctx)}
+	}
+}
+
+// begun sends OPEN or RESUME. Streams come in the order of their numbers, so that the
+// backend knows which have been.
+func (c *Client) begun(t Type, hello []byte) (*Stream, chan welcome, error) {
 	c.opening.Lock()
 	defer c.opening.Unlock()
 	c.mu.Lock()
@@ -179,7 +181,7 @@ func (c *Client) begun(hello []byte) (*Stream, chan welcome, error) {
 	s := c.add(c.last + 1)
 	s.answer = answer
 	c.mu.Unlock()
-	if err := c.send(TypeOpen, s.id, nil, hello); err != nil {
+	if err := c.send(t, s.id, nil, hello); err != nil {
 		return nil, nil, err
 	}
 	return s, answer, nil

@@ -67,7 +67,7 @@ func ruleOf(t Type) (rule, bool) {
 	case TypeOpen:
 		return rule{"OPEN", 2, maxLine, false, fromProxy}, true
 	case TypeResume:
-		return rule{"RESUME", 2*CounterBytes + 2, 2*CounterBytes + maxLine, false, fromProxy}, true
+		return rule{"RESUME", 2, maxLine, false, fromProxy}, true
 	case TypeWelcome:
 		return rule{"WELCOME", 2, maxLine, false, fromBackend}, true
 	case TypeData:
@@ -141,7 +141,7 @@ func ParseHeader(b []byte) (Header, error) {
 	return h, nil
 }
 
-// Counters are what a backend has done of a session, in bytes since its begin.
+// Counters are what a backend has done of a stream, in bytes since its begin.
 type Counters struct {
 	Consumed uint64 // of the client's bytes
 	Sent     uint64 // to the client, before compression
@@ -153,12 +153,12 @@ func AppendCounters(dst []byte, c Counters) []byte {
 	return binary.BigEndian.AppendUint64(dst, c.Sent)
 }
 
-// ParseCounters reads what AppendCounters wrote, and gives what follows it.
-func ParseCounters(b []byte) (Counters, []byte, error) {
-	if len(b) < 2*CounterBytes {
-		return Counters{}, nil, fmt.Errorf("counters of %d bytes: %w", len(b), ErrProtocol)
+// ParseCounters reads what AppendCounters wrote.
+func ParseCounters(b []byte) (Counters, error) {
+	if len(b) != 2*CounterBytes {
+		return Counters{}, fmt.Errorf("counters of %d bytes: %w", len(b), ErrProtocol)
 	}
-	return Counters{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[CounterBytes:])}, b[2*CounterBytes:], nil
+	return Counters{binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[CounterBytes:])}, nil
 }
 
 // stateLast flags the last STATE of a state.
@@ -185,8 +185,13 @@ func (s *State) Add(payload []byte) (done bool, err error) {
 	return s.done, nil
 }
 
-// Bytes is the state, once it is done.
-func (s *State) Bytes() []byte { return s.bytes }
+// Bytes is the state, once it is done; it is not nil.
+func (s *State) Bytes() []byte {
+	if s.bytes == nil {
+		return []byte{}
+	}
+	return s.bytes
+}
 
 // StatePieces gives the payloads of a state's frames, one after the other; each is
 // yield's during the call.

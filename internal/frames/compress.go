@@ -19,6 +19,8 @@ func (s *Stream) Compress() error {
 		err = fmt.Errorf("compress: %w", net.ErrClosed)
 	case s.err != nil:
 		err = s.err
+	case s.letGo:
+		err = ErrHandOff
 	case s.compression != plain:
 		err = ErrCompressed
 	}
@@ -27,7 +29,12 @@ func (s *Stream) Compress() error {
 		return err
 	}
 	s.compression = crossing
-	// A client that saw the OK may have sent more, which is deflated.
+	// A client that saw the OK may have sent more, which is deflated, and have ended: all
+	// that is said again behind COMPRESSED. A proxy of before hand-offs does not repeat
+	// the end.
+	if s.other < endClosed && s.link.carry {
+		s.other, s.gone = endNot, false
+	}
 	s.in.drop(&s.link.chunks, s.in.len)
 	s.received, s.acked = s.consumed, s.consumed
 	from := s.consumed
@@ -59,18 +66,30 @@ func (s *Stream) SwitchDue() bool {
 
 // Switch is a proxy's, when SwitchDue, or after Write or HangUp gave ErrCompress. It
 // gives back the client's bytes that were written and are deflated; the caller
-// inflates them, and all that follow, and writes what they mean.
+// inflates them, and all that follow, and writes what they mean. A HangUp that came
+// before is to be repeated then, if CanHandOff. After a hand-off it is ErrHandOff, and HandedOff gives
+// them. If the connection is lost they are given back as well, unless SwitchDue still.
 func (s *Stream) Switch() ([]byte, error) {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
 	s.mu.Lock()
-	if s.compression != crossing {
+	var err error
+	switch {
+	case s.letGo:
+		err = ErrHandOff
+	case s.err != nil:
+		err = s.err
+	case s.compression != crossing:
+		err = fmt.Errorf("no COMPRESS is waited for: %w", ErrProtocol)
+	}
+	if err != nil {
 		s.mu.Unlock()
-		return nil, fmt.Errorf("no COMPRESS is waited for: %w", ErrProtocol)
+		return nil, err
 	}
 	raw := s.tail.bytes()
 	s.tail.drop(&s.link.chunks, s.tail.len)
 	s.sent, s.compression = s.seen, compressed
+	s.halfClosed = s.halfClosed && !s.link.carry
 	s.mu.Unlock()
 	return raw, s.link.send(TypeCompressed, s.id, nil, nil)
 }

@@ -85,7 +85,7 @@ func TestCompress(t *testing.T) {
 	}
 	expect(t, backend, "b NOOP\r\nc NOOP\r\n")
 	expectEnd(t, backend, io.EOF)
-	if got, want := backend.Counters(), (Counters{Consumed: 36, Sent: 13}); got != want {
+	if got, want := backend.counters(), (Counters{Consumed: 36, Sent: 13}); got != want {
 		t.Errorf("counters %+v", got)
 	}
 	if _, err := proxy.Switch(); !errors.Is(err, ErrProtocol) {

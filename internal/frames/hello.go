@@ -8,6 +8,15 @@ import (
 	"waypost/internal/wire"
 )
 
+// encodeHello gives the payload of OPEN or RESUME.
+func encodeHello(h wire.Hello) ([]byte, error) {
+	text, err := json.Marshal(h)
+	if err == nil && len(text) > maxLine {
+		err = wire.ErrLine
+	}
+	return text, err
+}
+
 // welcomeOK is the Welcome of nearly every session, as encoding/json writes it.
 const welcomeOK = `{"status":"ok"}`
 

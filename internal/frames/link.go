@@ -36,6 +36,9 @@ type Options struct {
 	Ping, Silence time.Duration
 	// Idle is how long a proxy keeps a connection without streams (1 min).
 	Idle time.Duration
+	// HandOff: the proxy takes hand-offs. To Dial it says that this one does; Serve is
+	// to be given the HandOff of the Hello that came.
+	HandOff bool
 	// MaxStreams bounds the streams of one connection at a backend (65,536).
 	MaxStreams int
 	// Draining tells a backend to open no more streams, and to end the connection
@@ -66,6 +69,7 @@ type link struct {
 	readBy time.Time     // the deadline of reads
 	opt    Options
 	near   bool // the proxy's end
+	carry  bool // both sides know of hand-offs; set before there are streams
 	chunks chunks
 
 	w writing
@@ -74,6 +78,7 @@ type link struct {
 	streams  map[uint32]*Stream
 	last     uint32 // the highest stream so far
 	retired  bool   // no more streams
+	states   int    // bytes of states that are kept
 	changed  time.Time
 	emptied  chan struct{} // told when streams got empty
 	err      error
@@ -125,14 +130,17 @@ func (l *link) add(id uint32) *Stream {
 	return s
 }
 
-// forget: nothing more of this stream is of interest.
-func (l *link) forget(id uint32) {
+// forget: nothing more of this stream is of interest. It tells whether something was.
+func (l *link) forget(id uint32) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if _, ok := l.streams[id]; !ok {
-		return
+	s, ok := l.streams[id]
+	if !ok {
+		return false
 	}
 	delete(l.streams, id)
+	l.states -= s.states
+	s.states = 0
 	if len(l.streams) == 0 {
 		l.changed = time.Now()
 		select {
@@ -140,6 +148,23 @@ func (l *link) forget(id uint32) {
 		default:
 		}
 	}
+	return true
+}
+
+// reserve takes room for n bytes of a stream's states, or gives it back; false: there
+// is none.
+func (l *link) reserve(s *Stream, n int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.streams[s.id] != s {
+		return true // forgotten: what it has will not stay
+	}
+	if n > 0 && l.states+n > maxStates {
+		return false
+	}
+	l.states += n
+	s.states += n
+	return true
 }
 
 // stream gives nil for one that has been forgotten; one that never was is an error.
@@ -266,7 +291,7 @@ func (l *link) frame(h Header, handle func(h Header, payload []byte) error) erro
 		return err
 	}
 	defer l.discard(len(payload))
-	if r, _ := ruleOf(h.Type); r.link || h.Type == TypeOpen || h.Type == TypeResume {
+	if r, _ := ruleOf(h.Type); r.link || h.Type == TypeOpen || h.Type == TypeResume || h.Type == TypeState && !l.near {
 		return handle(h, payload)
 	}
 	s, err := l.stream(h.Stream)

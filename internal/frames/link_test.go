@@ -7,8 +7,8 @@ import (
 	"errors"
 	"io"
 	"net"
-	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"waypost/internal/wire"
@@ -89,21 +89,27 @@ func TestUnneeded(t *testing.T) {
 
 // Silence is death, and pings are no silence.
 func TestSilence(t *testing.T) {
-	opt := Options{Ping: 5 * time.Millisecond, Silence: 100 * time.Millisecond}
-	r := tcp(t, opt)
-	proxy, backend := r.open()
-	for range 30 {
-		_ = proxy.SetReadDeadline(time.Now().Add(10 * time.Millisecond))
-		_ = proxy.WaitRead()
+	hourLater := func(t *testing.T, opt Options) (proxy, backend *Stream) {
+		near, far := net.Pipe()
+		proxy, backend = newRig(t, near, far, opt).open()
+		<-time.After(time.Hour)
+		for _, s := range []*Stream{proxy, backend} {
+			if err := s.SetDeadline(time.Now().Add(patience)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return proxy, backend
 	}
-	send(t, proxy, "x")
-	expect(t, backend, "x")
-
-	opt.Ping = time.Hour
-	r = tcp(t, opt)
-	proxy, backend = r.open()
-	expectEnd(t, proxy, ErrLost)
-	expectEnd(t, backend, ErrLost)
+	synctest.Test(t, func(t *testing.T) {
+		proxy, backend := hourLater(t, Options{})
+		send(t, proxy, "x")
+		expect(t, backend, "x")
+	})
+	synctest.Test(t, func(t *testing.T) {
+		proxy, backend := hourLater(t, Options{Ping: 24 * time.Hour})
+		expectEnd(t, proxy, ErrLost)
+		expectEnd(t, backend, ErrLost)
+	})
 }
 
 // A network that takes nothing is as dead.
@@ -216,37 +222,4 @@ func TestViolations(t *testing.T) {
 			<-r.client.Done()
 		})
 	}
-}
-
-// FuzzServe: whatever a proxy sends, the connection ends in order.
-func FuzzServe(f *testing.F) {
-	open := append(AppendHeader(nil, Header{TypeOpen, 1, 2}), "{}"...)
-	f.Add(open)
-	f.Add(append(open, append(AppendHeader(nil, Header{TypeData, 1, 12}), "\x00\x00\x00\x00\x00\x00\x00\x00QUIT"...)...))
-	f.Add(append(open, AppendHeader(nil, Header{TypeClientGone, 1, 0})...))
-	f.Add(append(open, AppendHeader(nil, Header{TypePing, 0, 0})...))
-	f.Add(append(open, AppendHeader(nil, Header{TypeClose, 1, 0})...))
-	f.Fuzz(func(t *testing.T, in []byte) {
-		near, far := net.Pipe()
-		var writer, reader sync.WaitGroup
-		reader.Go(func() { _, _ = io.Copy(io.Discard, near) })
-		writer.Go(func() {
-			_, _ = near.Write(in)
-			near.Close()
-		})
-		err := Serve(context.Background(), far, bufio.NewReader(far), Options{}, func(_ context.Context, s *Stream, _ *wire.Hello) {
-			if s.Welcome(wire.Welcome{Status: wire.StatusOK}) == nil {
-				n, _ := io.Copy(io.Discard, s)
-				if n > int64(len(in)) {
-					t.Errorf("%d bytes came of %d", n, len(in))
-				}
-			}
-		})
-		if err == nil {
-			t.Error("ended without a reason")
-		}
-		far.Close()
-		writer.Wait()
-		reader.Wait()
-	})
 }

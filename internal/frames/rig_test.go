@@ -26,7 +26,8 @@ type rig struct {
 	t        testing.TB
 	client   *Client
 	served   chan *Stream
-	near     net.Conn // the proxy's end of the network
+	states   chan []byte // of sessions that are resumed
+	near     net.Conn    // the proxy's end of the network
 	far      net.Conn
 	ended    chan error
 	draining chan struct{}
@@ -35,7 +36,7 @@ type rig struct {
 
 func newRig(t testing.TB, near, far net.Conn, opt Options) *rig {
 	t.Helper()
-	r := &rig{t: t, served: make(chan *Stream, 1000), near: near, far: far, ended: make(chan error, 1), draining: make(chan struct{})}
+	r := &rig{t: t, served: make(chan *Stream, 1000), states: make(chan []byte, 1000), near: near, far: far, ended: make(chan error, 1), draining: make(chan struct{})}
 	over := make(chan struct{})
 	r.leave = sync.OnceFunc(func() { close(over) })
 	opt.Draining = r.draining
@@ -47,6 +48,9 @@ func newRig(t testing.TB, near, far net.Conn, opt Options) *rig {
 			return
 		}
 		err := Serve(context.Background(), far, br, opt, func(_ context.Context, s *Stream, h *wire.Hello) {
+			if state := s.State(); state != nil {
+				r.states <- state
+			}
 			if h.User == "nobody" {
 				_ = s.Welcome(wire.Welcome{Status: wire.StatusStale, Text: "not here"})
 				return
@@ -167,6 +171,20 @@ func (s *Stream) idle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.in.first == nil && s.tail.first == nil
+}
+
+// counters are what a backend has consumed and sent.
+func (s *Stream) counters() Counters {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Counters{s.consumed, s.sent}
+}
+
+// unconsumed is what a proxy keeps of the client's bytes.
+func (s *Stream) unconsumed() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.tail.bytes()
 }
 
 // kept is how many bytes a stream holds.

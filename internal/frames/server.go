@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"waypost/internal/wire"
 )
@@ -24,14 +26,19 @@ var ErrDrained = errors.New("drained")
 // caller, too.
 func Serve(ctx context.Context, conn net.Conn, r io.Reader, opt Options, handle Handler) error {
 	v := &server{link: newLink(conn, r, opt, false), ctx: ctx, serve: handle}
-	if err := wire.Write(conn, wire.Welcome{Status: wire.StatusOK, Version: wire.VersionFrames}); err != nil {
+	v.carry = opt.HandOff
+	if err := wire.Write(conn, wire.Welcome{Status: wire.StatusOK, Version: wire.VersionFrames, HandOff: opt.HandOff}); err != nil {
 		return fmt.Errorf("welcome: %w", err)
 	}
 	unhook := context.AfterFunc(ctx, func() { v.fail(context.Cause(ctx)) })
 	defer unhook()
 	var draining sync.WaitGroup
 	draining.Go(v.drain)
-	v.fail(reason(v.link.read(v.handle)))
+	err := v.link.read(v.handle)
+	if errors.Is(err, io.EOF) && v.draining.Load() && v.streamCount() == 0 {
+		err = ErrDrained
+	}
+	v.fail(reason(err))
 	draining.Wait()
 	v.handlers.Wait()
 	return v.err
@@ -42,7 +49,12 @@ type server struct {
 	ctx      context.Context
 	serve    Handler
 	handlers sync.WaitGroup // none is added once retired
+	draining atomic.Bool    // GO-AWAY was said, or is about to be
 }
+
+// lastWords is how long a proxy may take to close a connection that is drained. What it
+// had sent before it heard of that is answered until then, so that it can go elsewhere.
+const lastWords = 2 * time.Second
 
 // drain ends the connection with its last session when it must.
 func (v *server) drain() {
@@ -51,9 +63,17 @@ func (v *server) drain() {
 		return
 	case <-v.opt.Draining:
 	}
+	v.draining.Store(true)
 	v.retire()
 	_ = v.send(TypeGoAway, 0, nil, nil) // a lost connection has ended, too
+	v.refuseWaiting()
 	v.handlers.Wait()
+	t := time.NewTimer(lastWords)
+	defer t.Stop()
+	select {
+	case <-v.finished:
+	case <-t.C:
+	}
 	v.fail(ErrDrained)
 }
 
@@ -62,29 +82,43 @@ func (v *server) handle(h Header, payload []byte) error {
 	case TypePing:
 		return v.send(TypePong, 0, nil, nil)
 	case TypeOpen:
-		return v.open(h.Stream, payload)
+		return v.open(h, payload)
+	case TypeResume:
+		if v.carry {
+			return v.open(h, payload)
+		}
+	case TypeState:
+		return v.state(h.Stream, payload)
 	}
-	return fmt.Errorf("%s is of a later version: %w", h.Type, ErrProtocol)
+	return fmt.Errorf("%s, which this side does not know of: %w", h.Type, ErrProtocol)
 }
 
-// open begins a session. One that comes when no more are opened is closed: the proxy
-// is to go elsewhere.
-func (v *server) open(id uint32, payload []byte) error {
+// open begins a session; one that is resumed, when its state is there. One that comes
+// when no more are opened is closed, or refused: the proxy is to go elsewhere.
+func (v *server) open(h Header, payload []byte) error {
 	hello, err := decodeHello(payload)
 	if err != nil {
-		return fmt.Errorf("OPEN: %w", errors.Join(ErrProtocol, err))
+		return fmt.Errorf("%s: %w", h.Type, errors.Join(ErrProtocol, err))
 	}
 	v.mu.Lock()
-	if id <= v.last {
+	if h.Stream <= v.last {
 		v.mu.Unlock()
-		return fmt.Errorf("OPEN of stream %d after %d: %w", id, v.last, ErrProtocol)
+		return fmt.Errorf("%s of stream %d after %d: %w", h.Type, h.Stream, v.last, ErrProtocol)
 	}
 	if v.retired || len(v.streams) >= v.opt.MaxStreams {
-		v.last = id
+		v.last = h.Stream
 		v.mu.Unlock()
-		return v.send(TypeClose, id, nil, nil)
+		if h.Type == TypeResume {
+			return v.tellRefused(h.Stream)
+		}
+		return v.send(TypeClose, h.Stream, nil, nil)
 	}
-	s := v.add(id)
+	s := v.add(h.Stream)
+	if h.Type == TypeResume {
+		s.carried = &carried{of: TypeResume, hello: hello}
+		v.mu.Unlock()
+		return nil
+	}
 	v.handlers.Add(1)
 	v.mu.Unlock()
 	go v.session(s, hello)
@@ -107,6 +141,9 @@ func (s *Stream) Welcome(w wire.Welcome) error {
 	}
 	if err != nil {
 		return fmt.Errorf("welcome: %w", err)
+	}
+	if w.Status == wire.StatusOK {
+		defer s.dropState()
 	}
 	return s.link.put(TypeWelcome, s.id, nil, text, s.hold.Swap(false))
 }

@@ -75,6 +75,10 @@ type Stream struct {
 	closed      bool
 	compression compression
 	err         error // the connection is lost
+	letGo       bool  // HAND-OFF was sent, or came: nothing is written any more
+	carried     *carried
+
+	states int // bytes; the link's mu protects it
 
 	read, write deadline
 }
@@ -86,8 +90,8 @@ func (s *Stream) ID() uint32 { return s.id }
 func (s *Stream) LocalAddr() net.Addr  { return s.link.conn.LocalAddr() }
 func (s *Stream) RemoteAddr() net.Addr { return s.link.conn.RemoteAddr() }
 
-// Read implements net.Conn. The end is io.EOF or ErrLost, after all that came before
-// it. A proxy's Read gives ErrCompress once, between the last byte for the client that
+// Read implements net.Conn. The end is io.EOF, ErrHandOff or ErrLost, after all that came
+// before it. A proxy's Read gives ErrCompress once, between the last byte for the client that
 // goes plain and the first one that goes deflated.
 func (s *Stream) Read(p []byte) (int, error) {
 	s.mu.Lock()
@@ -133,10 +137,14 @@ func (s *Stream) await() error {
 		switch {
 		case s.closed:
 			return fmt.Errorf("read: %w", net.ErrClosed)
+		case s.letGo && !s.link.near:
+			return ErrHandOff
 		case s.read.passed:
 			return os.ErrDeadlineExceeded
 		case s.in.len > 0, s.marked:
 			return nil
+		case s.carried.handedOff():
+			return ErrHandOff
 		case s.other != endNot:
 			return io.EOF
 		case s.err != nil:
@@ -162,7 +170,8 @@ func (s *Stream) tellConsumed() {
 }
 
 // Write implements net.Conn. A proxy's Write gives ErrCompress when the bytes that
-// were not written, and some before them, are deflated: see Switch.
+// were not written, and some before them, are deflated: see Switch. It gives ErrHandOff
+// when the backend takes no more of them: see HandedOff.
 func (s *Stream) Write(p []byte) (int, error) {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
@@ -192,6 +201,8 @@ func (s *Stream) spend(p []byte) (n int, acked uint64, err error) {
 			return 0, 0, fmt.Errorf("write: %w", net.ErrClosed)
 		case s.err != nil:
 			return 0, 0, s.err
+		case s.letGo:
+			return 0, 0, ErrHandOff
 		case s.link.near && s.compression == crossing:
 			return 0, 0, ErrCompress
 		case s.other == endClosed:
@@ -217,7 +228,7 @@ func (s *Stream) spend(p []byte) (n int, acked uint64, err error) {
 func (s *Stream) CloseWrite() error { return s.endWriting(TypeEnd) }
 
 // HangUp is a proxy's CloseWrite for a client that hung up or was silent too long. It
-// gives ErrCompress where Write would.
+// gives ErrCompress and ErrHandOff where Write would.
 func (s *Stream) HangUp() error { return s.endWriting(TypeClientGone) }
 
 func (s *Stream) endWriting(t Type) error {
@@ -230,6 +241,8 @@ func (s *Stream) endWriting(t Type) error {
 		err = fmt.Errorf("close for writing: %w", net.ErrClosed)
 	case s.err != nil:
 		err = s.err
+	case s.letGo:
+		err = ErrHandOff
 	case s.link.near && s.compression == crossing:
 		err = ErrCompress
 	}
@@ -250,20 +263,6 @@ func (s *Stream) ClientGone() bool {
 	return s.gone
 }
 
-// Counters are, at a backend, what it has consumed and sent.
-func (s *Stream) Counters() Counters {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return Counters{Consumed: s.consumed, Sent: s.sent}
-}
-
-// Unconsumed gives, at a proxy, what the backend was sent and has not consumed.
-func (s *Stream) Unconsumed() []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.tail.bytes()
-}
-
 // Close implements net.Conn: the other side reads what was written, and then io.EOF.
 func (s *Stream) Close() error {
 	s.mu.Lock()
@@ -271,7 +270,7 @@ func (s *Stream) Close() error {
 		s.mu.Unlock()
 		return fmt.Errorf("close: %w", net.ErrClosed)
 	}
-	s.closed = true
+	s.closed, s.carried = true, nil
 	tell := s.err == nil && s.other != endClosed
 	s.in.drop(&s.link.chunks, s.in.len)
 	s.tail.drop(&s.link.chunks, s.tail.len)
@@ -301,10 +300,10 @@ func (s *Stream) lose(err error) {
 func (s *Stream) deliver(p []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !s.link.near && s.compression == crossing || s.closed {
-		return nil // to be sent again, or of no interest
+	if !s.link.near && (s.compression == crossing || s.letGo) || s.closed {
+		return nil // to be sent again, here or elsewhere, or of no interest
 	}
-	if s.other != endNot {
+	if s.other != endNot || s.letGo {
 		return fmt.Errorf("DATA behind the end: %w", ErrProtocol)
 	}
 	_, window := s.link.window()
@@ -337,6 +336,17 @@ func (s *Stream) credit(count uint64) error {
 	return nil
 }
 
+// ended is END or CLIENT-GONE; mu is held. Before COMPRESSED it is to be said again.
+func (s *Stream) ended(t Type) {
+	switch {
+	case !s.link.near && s.compression == crossing && s.link.carry:
+	case t == TypeEnd:
+		s.other = max(s.other, endHalf)
+	default:
+		s.other, s.gone = max(s.other, endClient), true
+	}
+}
+
 // control takes a frame about the stream that is not DATA.
 func (s *Stream) control(t Type, payload []byte) error {
 	s.mu.Lock()
@@ -353,15 +363,14 @@ func (s *Stream) control(t Type, payload []byte) error {
 			return fmt.Errorf("%s unasked: %w", t, ErrProtocol)
 		}
 		s.compression = compressed
-	case TypeEnd:
-		s.other = max(s.other, endHalf)
-	case TypeClientGone:
-		s.other, s.gone = max(s.other, endClient), true
+	case TypeEnd, TypeClientGone:
+		s.ended(t)
 	case TypeClose:
-		s.other = endClosed
-		s.answered(welcome{err: ErrPeerClosed})
-	default:
-		return fmt.Errorf("%s is of a later version: %w", t, ErrProtocol)
+		s.closedBy()
+	case TypeHandOff, TypeCheckpoint, TypeState:
+		if err := s.carry(t, payload); err != nil {
+			return err
+		}
 	}
 	s.rcond.Broadcast()
 	s.wcond.Broadcast()

@@ -22,16 +22,16 @@ func TestSession(t *testing.T) {
 	send(t, backend, "* PREAUTH hi\r\n")
 	expect(t, proxy, "* PREAUTH hi\r\n")
 	send(t, proxy, "a1 NOOP\r\n")
-	if got := string(proxy.Unconsumed()); got != "a1 NOOP\r\n" {
+	if got := string(proxy.unconsumed()); got != "a1 NOOP\r\n" {
 		t.Errorf("unconsumed: %q", got)
 	}
 	expect(t, backend, "a1 NOOP\r\n")
 	send(t, backend, "a1 OK\r\n")
 	expect(t, proxy, "a1 OK\r\n")
-	if got := proxy.Unconsumed(); got != nil {
+	if got := proxy.unconsumed(); got != nil {
 		t.Errorf("unconsumed: %q", got) // the answer told
 	}
-	if got, want := backend.Counters(), (Counters{Consumed: 9, Sent: 21}); got != want {
+	if got, want := backend.counters(), (Counters{Consumed: 9, Sent: 21}); got != want {
 		t.Errorf("counters: %+v", got)
 	}
 	if !proxy.idle() || !backend.idle() {
@@ -165,7 +165,7 @@ func TestDeadlines(t *testing.T) {
 		over := make(chan error, 1)
 		go func() { over <- c.op() }()
 		if c.name == "write" {
-			until(t, "all credit is used", func() bool { return len(proxy.Unconsumed()) == WindowUp })
+			until(t, "all credit is used", func() bool { return len(proxy.unconsumed()) == WindowUp })
 			if err := backend.SetReadDeadline(time.Now().Add(patience)); err != nil {
 				t.Fatal(err)
 			}

@@ -35,6 +35,9 @@ type Hello struct {
 	Session string `json:"session"`
 	// POP3 is what was settled before the login; nil in other protocols.
 	POP3 *POP3 `json:"pop3,omitempty"`
+	// HandOff, in a Hello of ProtocolFrames: this proxy takes hand-offs. Unless the
+	// Welcome has it as well, sessions end with their backend.
+	HandOff bool `json:"handoff,omitempty"`
 }
 
 // POP3 is what a proxy and a client of POP3 have settled in the AUTHORIZATION
@@ -61,14 +64,19 @@ const (
 	StatusInUse Status = "in_use"
 	// StatusRefused: not now; hold, do not loop.
 	StatusRefused Status = "refused"
+	// StatusUnresumable: the session that was handed off cannot go on, here or
+	// elsewhere, now or later; Text is the reason, one word for metrics.
+	StatusUnresumable Status = "unresumable"
 )
 
-// Welcome answers a Hello. Text is for logs, never for clients.
+// Welcome answers a Hello. Text is for logs and metrics, never for clients.
 type Welcome struct {
 	Status Status `json:"status"`
 	Text   string `json:"text,omitempty"`
 	// Version is VersionFrames in the answer to a Hello of ProtocolFrames.
 	Version int `json:"v,omitempty"`
+	// HandOff, in that answer: this backend makes and takes hand-offs.
+	HandOff bool `json:"handoff,omitempty"`
 }
 
 // MaxLine bounds a Hello or Welcome line in bytes.

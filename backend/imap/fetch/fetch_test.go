@@ -196,7 +196,7 @@ func (l *lastSource) Open(uid mailbox.UID) (mailbox.Body, error) {
 }
 
 func TestLast(t *testing.T) {
-	o := newOne(t, []byte(simpleText))
+	o := newOne(t, []byte(simpleText+strings.Repeat("A line of a large message.\r\n", keepFrom/20)))
 	src := &lastSource{one: o}
 	var got strings.Builder
 	fetchOnce := func(uid mailbox.UID, list string) error {
@@ -224,5 +224,11 @@ func TestLast(t *testing.T) {
 	// What failed is not taken again.
 	if err := errors.Join(fetchOnce(8, "BODY[]"), src.last.Drop(), src.last.Drop()); err != nil || o.opens != 3 || o.shuts != 3 {
 		t.Error(err, o.opens, o.shuts)
+	}
+	// A short one is not kept.
+	short := newOne(t, []byte(simpleText))
+	src = &lastSource{one: short}
+	if err := errors.Join(fetchOnce(1, "BODY[]<0.9>"), fetchOnce(1, "BODY[]<9.9>")); err != nil || short.opens != 2 || short.shuts != 2 {
+		t.Error(err, short.opens, short.shuts)
 	}
 }

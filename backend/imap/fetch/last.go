@@ -6,7 +6,10 @@ import (
 	"waypost/backend/mailbox"
 )
 
-// Last keeps the message that was opened last: clients fetch a large one in pieces, one
+// keepFrom is the size from which on a message stays open, in bytes.
+const keepFrom = 256 << 10
+
+// Last keeps the message that was opened last, if it is a large one: clients fetch it in pieces, one
 // command after the other, and beginning anew for each would read it over and over. It is one
 // session's, for a Source's Open. The zero value is ready; Drop must be called when the folder
 // is left.
@@ -25,8 +28,8 @@ func (l *Last) Open(uid mailbox.UID, open func(mailbox.UID) (mailbox.Body, error
 		return nil, err
 	}
 	b, err := open(uid)
-	if err != nil {
-		return nil, err
+	if err != nil || b.WireSize() < keepFrom {
+		return b, err
 	}
 	l.uid, l.body = uid, &keptBody{Body: b}
 	return l.body, nil

@@ -26,6 +26,7 @@ type Encoder struct {
 	pool *sync.Pool // of *[]byte, ChunkSize long
 	buf  []byte
 	held *[]byte
+	sent int64 // bytes given to sink
 	err  error
 }
 
@@ -45,6 +46,17 @@ func (e *Encoder) Err() error { return e.err }
 // Buffered is how many bytes wait for Flush.
 func (e *Encoder) Buffered() int { return len(e.buf) }
 
+// Mark is how many bytes were written so far, for Rewind.
+func (e *Encoder) Mark() int64 { return e.sent + int64(len(e.buf)) }
+
+// Rewind takes back what was written since Mark gave mark, if none of it was sent; else it does
+// nothing.
+func (e *Encoder) Rewind(mark int64) {
+	if n := mark - e.sent; n >= 0 && n < int64(len(e.buf)) {
+		e.buf = e.buf[:n]
+	}
+}
+
 // Flush sends what is collected and gives the buffer back.
 func (e *Encoder) Flush() error {
 	e.send()
@@ -63,6 +75,7 @@ func (e *Encoder) Discard() {
 func (e *Encoder) send() {
 	if len(e.buf) > 0 && e.err == nil {
 		_, e.err = e.sink.Write(e.buf)
+		e.sent += int64(len(e.buf))
 	}
 	e.buf = e.buf[:0]
 }

@@ -268,9 +268,18 @@ func (p *Parser) Stream(max int64, check func(*Literal) error) (*Literal, error)
 
 // hold leaves a literal unread: Drain passes over it.
 func (p *Parser) hold(lit *Literal, sync bool) {
-	if p.refused = sync; !sync {
+	if p.refused = sync && !p.Grant(); !p.refused {
 		p.open = lit
 	}
+}
+
+// Grant reports that the client was told to go on before, and counts that.
+func (p *Parser) Grant() bool {
+	if p.Granted == 0 {
+		return false
+	}
+	p.Granted--
+	return true
 }
 
 func (p *Parser) refuse(lit *Literal, sync bool) error {
@@ -280,7 +289,7 @@ func (p *Parser) refuse(lit *Literal, sync bool) error {
 
 func (p *Parser) accept(lit *Literal, sync bool) error {
 	p.open = lit
-	if sync {
+	if sync && !p.Grant() {
 		return p.in.Continue()
 	}
 	return nil
@@ -309,7 +318,7 @@ func (p *Parser) Drain() error {
 	for !p.refused {
 		if p.open == nil {
 			lit, sync := p.trailing()
-			if lit == nil || sync {
+			if lit == nil || sync && !p.Grant() {
 				break
 			}
 			p.open = lit
@@ -329,6 +338,22 @@ func (p *Parser) Drain() error {
 	}
 	p.line, p.pos, p.began = nil, 0, false
 	return nil
+}
+
+// Left is what Drain has not passed over where it failed: the rest of a literal, in bytes, behind
+// which a line follows.
+func (p *Parser) Left() int64 {
+	if p.open == nil {
+		return 0
+	}
+	return p.open.left
+}
+
+// Skip goes on where Drain failed elsewhere, with what was Left there.
+func (p *Parser) Skip(left int64) error {
+	p.line, p.pos, p.size, p.extra, p.refused, p.began = nil, 0, 0, 0, false, true
+	p.open = &Literal{p: p, Size: left, left: left}
+	return p.Drain()
 }
 
 // trailing is the literal that the present line announces at its end, whatever stands

@@ -1,0 +1,420 @@
+package imap
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"waypost/backend/journal"
+	"waypost/backend/mailbox"
+	"waypost/backend/mailbox/memory"
+	"waypost/backend/maildir"
+	"waypost/director"
+	"waypost/internal/handoff"
+	"waypost/internal/vfs"
+)
+
+// leg is a session's connection as long as it is at one place: the client's connection goes on
+// without it.
+type leg struct {
+	net.Conn
+	refuses bool
+	over    atomic.Bool
+	// dead: nothing that the place does reaches the client any more.
+	dead    atomic.Bool
+	in, out atomic.Int64 // bytes
+	handed  chan []byte
+	points  chan point
+}
+
+// point is a checkpoint.
+type point struct {
+	read, written uint64
+	state         []byte
+}
+
+func newLeg(nc net.Conn) *leg {
+	return &leg{Conn: nc, handed: make(chan []byte, 1), points: make(chan point, 16)}
+}
+
+func (l *leg) CanHandOff() bool { return !l.refuses }
+
+func (l *leg) HandOff(state []byte) error {
+	if l.over.Swap(true) {
+		return errors.New("handed off twice")
+	}
+	l.handed <- state
+	return nil
+}
+
+func (l *leg) Checkpoint(consumed, sent uint64, state []byte) error {
+	select {
+	case l.points <- point{consumed, sent, state}:
+	default:
+	}
+	return nil
+}
+
+func (l *leg) Write(p []byte) (int, error) {
+	if l.over.Load() {
+		return 0, errors.New("written behind the hand-off")
+	}
+	if l.dead.Load() {
+		return len(p), nil
+	}
+	n, err := l.Conn.Write(p)
+	l.out.Add(int64(n))
+	return n, err
+}
+
+func (l *leg) Read(p []byte) (int, error) {
+	n, err := l.Conn.Read(p)
+	l.in.Add(int64(n))
+	return n, err
+}
+
+func (l *leg) SetReadDeadline(t time.Time) error {
+	if l.over.Load() {
+		return nil
+	}
+	return l.Conn.SetReadDeadline(t)
+}
+
+func (l *leg) Close() error {
+	if l.over.Load() || l.dead.Load() {
+		return nil
+	}
+	return l.Conn.Close()
+}
+
+// world is a mailbox that moves.
+type world interface {
+	// box gives a handle at the present place, store stages messages for it.
+	box() mailbox.Box
+	store() mailbox.Store
+	// freeze fences the place; move makes the next one.
+	freeze()
+	move()
+}
+
+// memoryWorld is a world in memory.
+type memoryWorld struct {
+	t     testing.TB
+	s     *memory.Store
+	epoch director.Epoch
+}
+
+func newMemoryWorld(t testing.TB) world {
+	w := &memoryWorld{t, memory.New(), 1}
+	w.s.Serve(ann, "b1", 1)
+	return w
+}
+
+func (w *memoryWorld) box() mailbox.Box {
+	b, err := w.s.Open(context.Background(), ann, "b1", w.epoch)
+	must(w.t, err)
+	return b
+}
+
+func (w *memoryWorld) store() mailbox.Store { return w.s }
+func (w *memoryWorld) freeze()              { w.s.Freeze(ann) }
+
+func (w *memoryWorld) move() {
+	w.epoch++
+	w.s.Serve(ann, "b1", w.epoch)
+}
+
+// maildirWorld is a world on the disk.
+type maildirWorld struct {
+	t      testing.TB
+	root   string
+	j      *journal.Journal
+	stager *maildir.Stager
+	a      *maildir.Account
+	guard  *fenceGuard
+	done   chan struct{}
+	epoch  director.Epoch
+}
+
+// fenceGuard is a user's lock and fence.
+type fenceGuard struct {
+	mu    sync.Mutex
+	fence error
+}
+
+func (g *fenceGuard) Enter(director.Epoch) (func(), error) {
+	g.mu.Lock()
+	if g.fence != nil {
+		defer g.mu.Unlock()
+		return nil, g.fence
+	}
+	return g.mu.Unlock, nil
+}
+
+func newMaildirWorld(t testing.TB) world {
+	base := t.TempDir()
+	w := &maildirWorld{t: t, root: filepath.Join(base, "user")}
+	must(t, os.Mkdir(filepath.Join(base, "incoming"), 0o700), os.Mkdir(filepath.Join(base, "staged"), 0o700), maildir.Create(vfs.OS, w.root))
+	var err error
+	w.j, err = journal.Open(journal.Options{FS: vfs.OS, Dir: filepath.Join(base, "journal"), Sync: base})
+	must(t, err)
+	must(t, w.j.Replay(func(journal.Record) error { return nil }))
+	must(t, w.j.Start())
+	w.stager, err = maildir.NewStager(vfs.OS, w.j, filepath.Join(base, "staged"))
+	must(t, err)
+	w.open()
+	t.Cleanup(func() {
+		_ = w.a.Close()
+		_ = w.j.Close()
+	})
+	return w
+}
+
+func (w *maildirWorld) open() {
+	w.epoch++
+	w.guard, w.done = &fenceGuard{}, make(chan struct{})
+	var err error
+	w.a, err = maildir.Open(maildir.Options{
+		FS: vfs.OS, Journal: w.j, User: ann, Root: w.root, Guard: w.guard, Limit: func() mailbox.Limit { return mailbox.Limit{} },
+		Log: slog.New(slog.DiscardHandler), Now: time.Now, Host: "test",
+	})
+	must(w.t, err)
+}
+
+func (w *maildirWorld) box() mailbox.Box     { return w.a.Box(ann, w.epoch, w.done) }
+func (w *maildirWorld) store() mailbox.Store { return stagingOnly{w.stager} }
+
+func (w *maildirWorld) freeze() {
+	w.guard.mu.Lock()
+	must(w.t, w.a.Flushed())
+	w.guard.fence = mailbox.ErrFrozen
+	w.guard.mu.Unlock()
+	close(w.done)
+}
+
+func (w *maildirWorld) move() {
+	must(w.t, w.a.Close())
+	w.open()
+}
+
+// stagingOnly is the part of a mailbox.Store that sessions use.
+type stagingOnly struct{ *maildir.Stager }
+
+func (stagingOnly) Open(context.Context, director.User, director.BackendID, director.Epoch) (mailbox.Box, error) {
+	return nil, mailbox.ErrRefused
+}
+
+// worlds runs a test in each kind of world.
+func worlds(t *testing.T, test func(*testing.T, world)) {
+	t.Run("memory", func(t *testing.T) { test(t, newMemoryWorld(t)) })
+	t.Run("maildir", func(t *testing.T) { test(t, newMaildirWorld(t)) })
+}
+
+func newServer(t testing.TB, limits Limits) *Server {
+	srv := New(Options{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Limits: limits})
+	t.Cleanup(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		defer cancel()
+		if err := srv.Shutdown(ctx); err != nil {
+			t.Errorf("shutdown: %v", err)
+		}
+	})
+	return srv
+}
+
+// traveller is a client whose session goes from place to place.
+type traveller struct {
+	*client
+	w       world
+	srv     *Server
+	nc      net.Conn // the server's end
+	leg     *leg
+	running *Running
+	cancel  context.CancelCauseFunc
+	cleanup func(func())
+	// wrap, if not nil, stands before the mailbox.
+	wrap func(mailbox.Box) mailbox.Box
+}
+
+// travel begins a session and reads the greeting.
+func travel(t testing.TB, w world, limits Limits) *traveller {
+	t.Helper()
+	return travelOn(t, w, newServer(t, limits), t.Cleanup)
+}
+
+// travelOn is travel on a server, with what is to be done at the end.
+func travelOn(t testing.TB, w world, srv *Server, cleanup func(func())) *traveller {
+	t.Helper()
+	c, s := loopback(t)
+	tr := &traveller{client: newRaw(t, c, nil), w: w, nc: s, srv: srv, cleanup: cleanup}
+	cleanup(func() {
+		c.Close()
+		s.Close()
+	})
+	must(t, tr.begin(nil))
+	if g := tr.line(); !strings.HasPrefix(g, "* PREAUTH ") {
+		t.Fatalf("greeting %q", g)
+	}
+	return tr
+}
+
+// begin has the session go on at the present place.
+func (tr *traveller) begin(state []byte) error {
+	box := tr.w.box()
+	l := newLeg(tr.nc)
+	ctx, cancel := context.WithCancelCause(context.Background())
+	shown := box
+	if tr.wrap != nil {
+		shown = tr.wrap(box)
+	}
+	r, err := tr.srv.Begin(ctx, l, Session{Box: shown, Store: tr.w.store(), Client: "192.0.2.1:1", ID: "s", State: state})
+	if err != nil {
+		box.Close()
+		cancel(nil)
+		return err
+	}
+	done := make(chan error, 1)
+	tr.leg, tr.cancel, tr.done, tr.running = l, cancel, done, r
+	tr.cleanup(func() { cancel(handoff.ErrKicked) })
+	go func() {
+		defer box.Close()
+		done <- r.Run()
+	}()
+	return nil
+}
+
+// state waits for the hand-off.
+func (tr *traveller) state() []byte {
+	tr.t.Helper()
+	if err := tr.ended(); err != nil {
+		tr.t.Fatalf("Serve: %v", err)
+	}
+	select {
+	case state := <-tr.leg.handed:
+		return state
+	default:
+		tr.t.Fatalf("the session was not handed off: %q", tr.line())
+		return nil
+	}
+}
+
+// hopAll moves the mailbox of several sessions at once.
+func hopAll(w world, all []*traveller, meanwhile func(mailbox.Box)) {
+	w.freeze()
+	var states [][]byte
+	for _, tr := range all {
+		states = append(states, tr.state())
+	}
+	w.move()
+	for i, tr := range all {
+		tr.arrive(states[i], meanwhile)
+		meanwhile = nil
+	}
+}
+
+// hop moves the mailbox; meanwhile, at the next place, things happen.
+func (tr *traveller) hop(meanwhile func(mailbox.Box)) {
+	tr.t.Helper()
+	tr.w.freeze()
+	state := tr.state()
+	tr.w.move()
+	tr.arrive(state, meanwhile)
+}
+
+func (tr *traveller) arrive(state []byte, meanwhile func(mailbox.Box)) {
+	tr.t.Helper()
+	if meanwhile != nil {
+		b := tr.w.box()
+		meanwhile(b)
+		b.Close()
+	}
+	if err := tr.begin(state); err != nil {
+		tr.t.Fatalf("not resumed: %v", err)
+	}
+}
+
+// put delivers messages.
+func put(t testing.TB, w world, b mailbox.Box, folder string, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		m, err := w.store().Stage(context.Background(), "", strings.NewReader(text), 0)
+		must(t, err)
+		_, err = appendOne(b, folder, m, mailbox.Flags{}, time.Date(2025, 11, 3, 12, 0, 0, 0, time.UTC))
+		must(t, err)
+		m.Discard()
+	}
+}
+
+func folderOf(t testing.TB, b mailbox.Box, name string) mailbox.Folder {
+	t.Helper()
+	f, err := b.Folder(name)
+	must(t, err)
+	return f
+}
+
+func setFlags(t testing.TB, b mailbox.Box, name string, uid mailbox.UID, s mailbox.System) {
+	t.Helper()
+	_, err := folderOf(t, b, name).SetFlags([]mailbox.UID{uid}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: mailbox.Flags{System: s}})
+	must(t, err)
+}
+
+func expunge(t testing.TB, b mailbox.Box, name string, uids ...mailbox.UID) {
+	t.Helper()
+	_, err := folderOf(t, b, name).Expunge(uids)
+	must(t, err)
+}
+
+// cleanups are what is done at an end, the last one first.
+type cleanups struct{ all []func() }
+
+func (c *cleanups) add(f func()) { c.all = append(c.all, f) }
+
+func (c *cleanups) run() {
+	for _, f := range slices.Backward(c.all) {
+		f()
+	}
+}
+
+// meanwhile does things in INBOX.
+func meanwhile(t tb, r *rig, b mailbox.Box, what []string) {
+	folder, err := b.Folder("INBOX")
+	if err != nil {
+		t.Fatalf("%v", err)
+	}
+	for _, action := range what {
+		if action == "deliver" {
+			r.deliver(b, "INBOX", letter)
+			continue
+		}
+		snap, err := folder.Snapshot()
+		if err != nil {
+			t.Fatalf("%v", err)
+		}
+		n := snap.Messages.Len()
+		if n == 0 {
+			continue
+		}
+		switch action {
+		case "flag":
+			_, err = folder.SetFlags([]mailbox.UID{snap.Messages.At(n / 2).UID}, mailbox.FlagChange{Op: mailbox.FlagsAdd, Flags: mailbox.Flags{Keywords: []string{"other"}}})
+		case "expunge":
+			_, err = folder.Expunge([]mailbox.UID{snap.Messages.At(n / 2).UID})
+		case "first":
+			_, err = folder.Expunge([]mailbox.UID{snap.Messages.At(0).UID, snap.Messages.At(n - 1).UID})
+		}
+		if err != nil {
+			t.Fatalf("%v", err)
+		}
+	}
+}
