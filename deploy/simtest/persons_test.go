@@ -14,12 +14,15 @@ import (
 // replace deletes the user, and makes another of the same name (R12): nothing
 // that was accepted for the one may reach the other.
 func (w *world) replace(ctx context.Context) {
-	if sleep(ctx, 2*time.Second) != nil || w.step(ctx, "operator", "replaces") != nil {
+	if sleep(ctx, 2*time.Second) != nil {
 		return
 	}
 	dir := director.New(&port{w: w, who: "operator"})
 	ctx = as(ctx, "replace")
 	for tries := 0; ; tries++ {
+		if w.step(ctx, "operator", "deletes") != nil {
+			return
+		}
 		w.deletions++ // from here on a client may hear that there is no such user
 		former := keys(w.acked)
 		_, err := dir.DeleteUser(ctx, alice)
