@@ -28,7 +28,7 @@ func (w *world) replace(ctx context.Context) {
 		_, err := dir.DeleteUser(ctx, alice)
 		if err == nil || errors.Is(err, director.ErrNotFound) {
 			for _, name := range former {
-				w.former[name] = true
+				w.former[name] = w.validity
 			}
 			break
 		}
@@ -80,7 +80,11 @@ func (w *world) create(ctx context.Context, dir *director.Directory) error {
 	if err != nil {
 		return err
 	}
-	return dir.CreateUser(ctx, alice, rec, director.Account{Created: time.Now()})
+	if err := dir.CreateUser(ctx, alice, rec, director.Account{Created: time.Now()}); err != nil {
+		return err
+	}
+	w.validity = validityOf(was.Value.Epoch)
+	return nil
 }
 
 // prepare is backend.Server.prepare.
@@ -118,12 +122,15 @@ func (r *remote) prepare(ctx context.Context, epoch director.Epoch) (control.Fen
 		if err := p.fs.RemoveAll(p.trees().Staging); err != nil {
 			return p.reply(), err
 		}
-		if err := writeBox(p.fs, p.trees().Staging, box{Validity: 100 + uint32(epoch), UIDNext: 1}); err != nil {
+		if err := writeBox(p.fs, p.trees().Staging, box{Validity: validityOf(epoch), UIDNext: 1}); err != nil {
 			return p.reply(), err
 		}
 		return p.reply(), p.setFence(next)
 	})
 }
+
+// validityOf is the UIDVALIDITY of who comes after the tombstone of that epoch.
+func validityOf(tombstone director.Epoch) uint32 { return 100 + uint32(tombstone) }
 
 // of names a message of one mailbox: the next person's is another.
 func (b box) of(name string) string { return fmt.Sprintf("%d/%s", b.Validity, name) }
