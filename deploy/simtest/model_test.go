@@ -219,7 +219,7 @@ var modelRuns = []modelRun{
 	{flags: "-DMOVES=2 -DDEATHS=1 -DEXPIRE=0 -DCRASHES=1", slow: true},
 	{flags: "-DSESSION -DNM=0 -DMOVES=2 -DDEATHS=0 -DEXPIRE=0 -DCRASHES=1", slow: true},
 	{flags: "-DRESTORES=1 -DMOVES=1 -DDEATHS=1 -DEXPIRE=0 -DCRASHES=0"},
-	{flags: "-DMOVES=1 -DDEATHS=2 -DEXPIRE=1 -DCRASHES=1"},
+	{flags: "-DMOVES=1 -DDEATHS=2 -DEXPIRE=1 -DCRASHES=0", slow: true},
 	// R1
 	{flags: "-DNO_RECHECK -DMOVES=1 -DDEATHS=0 -DEXPIRE=0 -DCRASHES=0", harm: "acked& ~(stg[b])"},
 	// R3*, own read

@@ -14,18 +14,21 @@ import (
 // replace deletes the user, and makes another of the same name (R12): nothing
 // that was accepted for the one may reach the other.
 func (w *world) replace(ctx context.Context) {
-	if sleep(ctx, 2*time.Second) != nil || w.step(ctx, "operator", "replaces") != nil {
+	if sleep(ctx, 2*time.Second) != nil {
 		return
 	}
 	dir := director.New(&port{w: w, who: "operator"})
 	ctx = as(ctx, "replace")
 	for tries := 0; ; tries++ {
+		if w.step(ctx, "operator", "deletes") != nil {
+			return
+		}
 		w.deletions++ // from here on a client may hear that there is no such user
 		former := keys(w.acked)
 		_, err := dir.DeleteUser(ctx, alice)
 		if err == nil || errors.Is(err, director.ErrNotFound) {
 			for _, name := range former {
-				w.former[name] = true
+				w.former[name] = w.validity
 			}
 			break
 		}
@@ -77,7 +80,11 @@ func (w *world) create(ctx context.Context, dir *director.Directory) error {
 	if err != nil {
 		return err
 	}
-	return dir.CreateUser(ctx, alice, rec, director.Account{Created: time.Now()})
+	if err := dir.CreateUser(ctx, alice, rec, director.Account{Created: time.Now()}); err != nil {
+		return err
+	}
+	w.validity = validityOf(was.Value.Epoch)
+	return nil
 }
 
 // prepare is backend.Server.prepare.
@@ -115,12 +122,15 @@ func (r *remote) prepare(ctx context.Context, epoch director.Epoch) (control.Fen
 		if err := p.fs.RemoveAll(p.trees().Staging); err != nil {
 			return p.reply(), err
 		}
-		if err := writeBox(p.fs, p.trees().Staging, box{Validity: 100 + uint32(epoch), UIDNext: 1}); err != nil {
+		if err := writeBox(p.fs, p.trees().Staging, box{Validity: validityOf(epoch), UIDNext: 1}); err != nil {
 			return p.reply(), err
 		}
 		return p.reply(), p.setFence(next)
 	})
 }
+
+// validityOf is the UIDVALIDITY of who comes after the tombstone of that epoch.
+func validityOf(tombstone director.Epoch) uint32 { return 100 + uint32(tombstone) }
 
 // of names a message of one mailbox: the next person's is another.
 func (b box) of(name string) string { return fmt.Sprintf("%d/%s", b.Validity, name) }

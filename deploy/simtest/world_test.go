@@ -67,7 +67,8 @@ type world struct {
 	person    int
 	deletions int
 	begunFor  map[string]int
-	former    map[string]bool
+	former    map[string]uint32 // by the UIDVALIDITY of his mailbox
+	validity  uint32            // of the present one
 	boots     int
 	seen      map[string]int
 	bad       []string
@@ -102,7 +103,7 @@ func newWorld(s *sched, dir, off string) (*world, error) {
 	w := &world{
 		sched: s, store: memory.New(), nodes: map[director.BackendID]*node{}, ids: []director.BackendID{"b1", "b2", "b3"}, off: off,
 		cut: map[string]bool{}, open: map[string]int64{}, acked: map[string]bool{}, uids: map[string]uint32{},
-		places: map[string]map[*proc]bool{}, seen: map[string]int{}, begunFor: map[string]int{}, former: map[string]bool{},
+		places: map[string]map[*proc]bool{}, seen: map[string]int{}, begunFor: map[string]int{}, former: map[string]uint32{}, validity: 7,
 	}
 	w.ctx, w.stop = context.WithCancel(context.Background())
 	w.admin = director.New(w.store)
@@ -178,7 +179,7 @@ func (w *world) wrote(p *proc, e director.Epoch, b box, name string, uid uint32)
 		w.fail("I1: %s writes at %d after %s wrote at %d", p.n.id, e, w.lastTo, w.lastAt)
 	}
 	w.lastTo, w.lastAt = p.n.id, e
-	if w.former[name] {
+	if was := w.former[name]; was != 0 && was != b.Validity {
 		w.fail("R12: %s was accepted for a former person", name)
 	}
 	if had, ok := w.uids[b.of(name)]; ok && had != uid {
