@@ -89,6 +89,14 @@ func (m members) Epoch(viewer, owner director.User) (director.Epoch, bool) {
 	return epoch, here && m.Shares(viewer, owner)
 }
 
+// Coming implements sharing.Source. An owner whose home is another backend, and whose record is
+// active there, comes only if he is moved anew.
+func (m members) Coming(viewer, owner director.User) bool {
+	r, known, _ := m.b.cache.Location(owner)
+	_, here := m.served(viewer)
+	return here && known && (r.State == director.Busy || r.State == director.Active && r.Home == m.b.cfg.ID) && m.Shares(viewer, owner)
+}
+
 // Open implements sharing.Source. It never asks the directory: who lists what others
 // share must not wait for each of them.
 func (m members) Open(owner director.User, epoch director.Epoch) (mailbox.Box, error) {

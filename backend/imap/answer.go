@@ -43,6 +43,7 @@ func plain(err error) error {
 		err        error
 		code, text string
 	}{
+		{mailbox.ErrAway, "UNAVAILABLE", "the mailbox's owner is being moved, please try again"},
 		{mailbox.ErrNoFolder, "NONEXISTENT", "no such mailbox"},
 		{mailbox.ErrFolderExists, "ALREADYEXISTS", "mailbox exists already"},
 		{mailbox.ErrTooManyFolders, "LIMIT", "too many mailboxes"},
@@ -98,7 +99,7 @@ func (s *session) fail(err error) error {
 // failInto is fail where a missing folder could be made (RFC 9051, Section
 // 6.3.12: TRYCREATE).
 func (s *session) failInto(err error) error {
-	if errors.Is(err, mailbox.ErrNoFolder) {
+	if errors.Is(err, mailbox.ErrNoFolder) && !errors.Is(err, mailbox.ErrAway) {
 		return no("TRYCREATE", "no such mailbox")
 	}
 	return s.fail(err)

@@ -167,6 +167,10 @@ func (v *view) open(box mailbox.Box) (mailbox.Snapshot, error) {
 		v.folder = folder
 		snap, err = folder.Snapshot()
 	}
+	if errors.Is(err, mailbox.ErrAway) {
+		// Who shares it and who has it selected are moved together, but not at one moment.
+		return snap, fmt.Errorf("%w: %w", mailbox.ErrRefused, err)
+	}
 	if err == nil && snap.ID == v.id || err != nil && !errors.Is(err, mailbox.ErrNoFolder) {
 		return snap, err
 	}

@@ -24,7 +24,7 @@ import (
 )
 
 // Errors a protocol turns into its own answers. ErrStale, ErrFrozen, ErrRefused,
-// ErrClosed, ErrRenumbered, ErrMemory and ErrNoSpace are temporary, and so is
+// ErrClosed, ErrRenumbered, ErrAway, ErrMemory and ErrNoSpace are temporary, and so is
 // every error that is none of these.
 var (
 	// ErrStale: the request's epoch is not the fence's. The sender re-reads
@@ -45,6 +45,9 @@ var (
 	ErrOverQuota = errors.New("over quota")
 	// ErrNoFolder: there is no such folder.
 	ErrNoFolder = errors.New("no such folder")
+	// ErrAway: the mailbox of another user, who shares the folder, is not served here
+	// now: he is being moved. ErrNoFolder may be wrapped beside it.
+	ErrAway = errors.New("the owner's mailbox is not served here now")
 	// ErrFolderExists: there is such a folder already.
 	ErrFolderExists = errors.New("folder exists already")
 	// ErrTooManyFolders: the user has as many folders as are allowed.

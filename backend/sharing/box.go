@@ -18,9 +18,11 @@
 //
 // Each operation asks the Source whether the owner is of the same group and served
 // here now, at which epoch. Where that is not so, because the owner is being moved,
-// say, the folders are not there. A Folder that has shown messages then fails with
-// mailbox.ErrStale, so that the session that has it selected ends and comes back; no
-// other session does. Done is never closed. That a right was revoked counts from the
+// say, the folders are not there, with ErrAway; but Folder and Rights wait, at most
+// maxAway, for an owner who is coming, so that nobody notices that a group moves. A Folder that has
+// shown messages fails with mailbox.ErrStale when its owner leaves, so that the session
+// that has it selected is handed off, or ends; no other session does. Done is never
+// closed. That a right was revoked counts from the
 // next operation on, also for Folders that are open.
 //
 // What members share is read once for all sessions (Shares). A Box keeps the mailboxes
@@ -37,6 +39,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"waypost/backend/mailbox"
 	"waypost/backend/mailbox/feed"
@@ -46,6 +49,14 @@ import (
 // maxOpen bounds the mailboxes that a Box keeps open for Folders. The one whose
 // messages were shown last is never closed for another.
 const maxOpen = 16
+
+const (
+	// maxAway is how long Folder and Rights wait for an owner: members of a group move together,
+	// one of them some moments before the other.
+	maxAway = 5 * time.Second
+	// awayEvery is how often it looks.
+	awayEvery = 10 * time.Millisecond
+)
 
 // Source tells who shares with whom, and opens mailboxes. All is asked often, and from
 // memory.
@@ -58,6 +69,9 @@ type Source interface {
 	Epoch(viewer, owner director.User) (director.Epoch, bool)
 	// Shares tells whether they are members of one group, wherever the owner is.
 	Shares(viewer, owner director.User) bool
+	// Coming tells, of an owner of the viewer's group who is not served here, whether
+	// that may change within moments, while the viewer is served here.
+	Coming(viewer, owner director.User) bool
 	// Open opens an owner's mailbox; errors as mailbox.Store's Open.
 	Open(owner director.User, epoch director.Epoch) (mailbox.Box, error)
 	// Stage is mailbox.Store's.
@@ -142,6 +156,11 @@ func join(owner director.User, folder string) string {
 	return string(owner) + string(mailbox.Separator) + folder
 }
 
+// away is why nothing of an owner who is being moved is there now.
+func (b *Box) away(owner director.User, why any) error {
+	return fmt.Errorf("%w: %w: folders of %s for %s: %v", mailbox.ErrAway, mailbox.ErrNoFolder, owner, b.viewer, why)
+}
+
 func (b *Box) missing(name string) error {
 	return fmt.Errorf("shared folder %q for %s: %w", name, b.viewer, mailbox.ErrNoFolder)
 }
@@ -157,13 +176,16 @@ type state struct {
 // mailbox open.
 func (b *Box) state(owner director.User) (st state, err error) {
 	epoch, here := b.src.Epoch(b.viewer, owner)
-	if !here {
-		return st, fmt.Errorf("%s shares nothing with %s here: %w", owner, b.viewer, mailbox.ErrNoFolder)
+	switch {
+	case !here && b.src.Shares(b.viewer, owner):
+		return st, b.away(owner, "not served here")
+	case !here:
+		return st, fmt.Errorf("%s shares nothing with %s: %w", owner, b.viewer, mailbox.ErrNoFolder)
 	}
 	st.epoch = epoch
 	st.list, st.owned, err = b.shares.list(owner, epoch, func() (mailbox.Box, error) { return b.src.Open(owner, epoch) })
 	if fenced(err) {
-		err = fmt.Errorf("%s shares nothing with %s now: %w: %s", owner, b.viewer, mailbox.ErrNoFolder, err)
+		err = b.away(owner, err)
 	}
 	return st, err
 }
@@ -186,7 +208,7 @@ func (b *Box) member(owner director.User, epoch director.Epoch) (*member, error)
 	}
 	box, err := b.src.Open(owner, epoch)
 	if fenced(err) {
-		return nil, fmt.Errorf("shared folders of %s: %w: %s", owner, mailbox.ErrNoFolder, err)
+		return nil, b.away(owner, err)
 	}
 	if err != nil {
 		return nil, err
@@ -247,13 +269,10 @@ func (b *Box) may(name string, right byte, do func(m *member, folder string) err
 	return b.soft(do(m, folder))
 }
 
-// errAway is what a client may try again.
-var errAway = errors.New("the owner's mailbox is not served here now")
-
 // soft keeps an owner's fence from ending the viewer's session.
 func (b *Box) soft(err error) error {
 	if fenced(err) {
-		return fmt.Errorf("%w: %s", errAway, err)
+		return fmt.Errorf("%w: %s", mailbox.ErrAway, err)
 	}
 	return err
 }
@@ -318,6 +337,37 @@ func tree(owner director.User, names []string) []mailbox.FolderInfo {
 // of it (RFC 4314, Section 4: those for MYRIGHTS). What can be done with it is looked
 // at then.
 func (b *Box) Folder(name string) (mailbox.Folder, error) {
+	var f mailbox.Folder
+	err := b.await(name, func() (err error) {
+		f, err = b.folder(name)
+		return err
+	})
+	return f, err
+}
+
+// await does what needs the owner here, again and again while he is coming.
+func (b *Box) await(name string, do func() error) error {
+	err := do()
+	if !errors.Is(err, mailbox.ErrAway) {
+		return err
+	}
+	owner, _ := split(name)
+	ctx, cancel := context.WithTimeout(b.ctx, maxAway)
+	defer cancel()
+	tick := time.NewTicker(awayEvery)
+	defer tick.Stop()
+	for errors.Is(err, mailbox.ErrAway) && b.src.Coming(b.viewer, owner) {
+		select {
+		case <-ctx.Done():
+			return err
+		case <-tick.C:
+			err = do()
+		}
+	}
+	return err
+}
+
+func (b *Box) folder(name string) (mailbox.Folder, error) {
 	owner, inner := split(name)
 	st, err := b.state(owner)
 	if err != nil {
@@ -333,7 +383,7 @@ func (b *Box) Folder(name string) (mailbox.Folder, error) {
 	f, err := m.Box.Folder(inner)
 	if err != nil {
 		if fenced(err) {
-			err = b.missing(name)
+			err = b.away(owner, err)
 		}
 		return nil, err
 	}
@@ -344,6 +394,15 @@ func knows(has mailbox.Rights) bool { return strings.ContainsAny(string(has), "l
 
 // Rights are the viewer's.
 func (b *Box) Rights(name string) (mailbox.Rights, error) {
+	var has mailbox.Rights
+	err := b.await(name, func() (err error) {
+		has, err = b.rights(name)
+		return err
+	})
+	return has, err
+}
+
+func (b *Box) rights(name string) (mailbox.Rights, error) {
 	owner, inner := split(name)
 	st, err := b.state(owner)
 	if err != nil {

@@ -248,11 +248,18 @@ func TestOwnerMoves(t *testing.T) {
 		}
 		other.want("NOOP", "OK")
 		other.wantNone(`LIST "" "Other Users/*"`, "OK")
-		other.wantNone("STATUS "+annShared+" (MESSAGES)", "NO [NONEXISTENT]")
+		other.wantNone("STATUS "+annShared+" (MESSAGES)", "NO [UNAVAILABLE]")
 		other.want("APPEND "+annShared+" {3+}\r\na:b", "NO")
 		other.want("APPEND INBOX {3+}\r\na:b", "OK")
-		w.serve(ann, 3)
+		w.expect(ann, true)
+		came := make(chan struct{})
+		go func() {
+			defer close(came)
+			w.asksFor(3) // STATUS waits
+			w.serve(ann, 3)
+		}()
 		other.want("STATUS "+annShared+" (MESSAGES)", "OK", "(MESSAGES 1)")
+		<-came
 	}
 }
 

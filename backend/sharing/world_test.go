@@ -30,11 +30,13 @@ type world struct {
 
 	mu     sync.Mutex
 	epochs map[director.User]director.Epoch // 0: elsewhere
+	coming map[director.User]bool
+	asked  int // whether somebody comes
 	opened int
 }
 
 func newWorld(t testing.TB, users ...director.User) *world {
-	w := &world{Store: memory.New(), t: t, shares: NewShares(nil), epochs: map[director.User]director.Epoch{}}
+	w := &world{Store: memory.New(), t: t, shares: NewShares(nil), epochs: map[director.User]director.Epoch{}, coming: map[director.User]bool{}}
 	for _, u := range users {
 		w.serve(u, 1)
 	}
@@ -76,6 +78,34 @@ func (w *world) Shares(_, owner director.User) bool {
 	defer w.mu.Unlock()
 	_, is := w.epochs[owner]
 	return is
+}
+
+func (w *world) Coming(_, owner director.User) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked++
+	return w.coming[owner]
+}
+
+// asksFor waits until it was asked n times more whether somebody comes.
+func (w *world) asksFor(n int) {
+	asks := func() int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.asked
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for from, end := asks(), time.Now().Add(patience); asks() < from+n && time.Now().Before(end); {
+		<-tick.C
+	}
+}
+
+// expect has an owner come, or not any more.
+func (w *world) expect(u director.User, coming bool) {
+	w.mu.Lock()
+	w.coming[u] = coming
+	w.mu.Unlock()
 }
 
 func (w *world) Open(owner director.User, epoch director.Epoch) (mailbox.Box, error) {

@@ -6,9 +6,9 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-imap/v2/imapclient"
 
 	"waypost/director"
 	"waypost/director/admin"
@@ -35,13 +35,21 @@ func TestGroupMovesTogether(t *testing.T) {
 	c.share(t, ann, bob)
 	before := c.seesShared(t, bob)
 
-	// The client that has the folder selected is told by a BYE.
-	selected, err := dialIMAPFor(c.addr(1143), string(bob), 3*patience)
-	if err != nil {
-		t.Fatal(err)
+	// Who has the folder selected notices nothing, whether he waits for news or not.
+	var sessions []*imapclient.Client
+	for range 2 {
+		cl, err := dialIMAPFor(c.addr(1143), string(bob), 3*patience)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer cl.Close()
+		if _, err := cl.Select(sharedFolder, nil).Wait(); err != nil {
+			t.Fatal(err)
+		}
+		sessions = append(sessions, cl)
 	}
-	defer selected.Close()
-	if _, err := selected.Select(sharedFolder, nil).Wait(); err != nil {
+	idle, err := sessions[0].Idle()
+	if err != nil {
 		t.Fatal(err)
 	}
 	to := c.elsewhere(t, ann)
@@ -56,11 +64,6 @@ func TestGroupMovesTogether(t *testing.T) {
 			t.Fatalf("move of %s: %+v, %v", u, got, err)
 		}
 	}
-	select {
-	case <-selected.Closed():
-	case <-time.After(patience):
-		t.Error("a session on a folder whose owner was moved goes on")
-	}
 	if a, b := c.home(t, ann), c.home(t, bob); a != to || b != to {
 		t.Fatalf("ann lives on %s, bob on %s, want %s", a, b, to)
 	}
@@ -71,6 +74,18 @@ func TestGroupMovesTogether(t *testing.T) {
 		}
 		return err
 	})
+	if err := idle.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := idle.Wait(); err != nil {
+		t.Errorf("the session that waited for news: %v", err)
+	}
+	for _, cl := range sessions {
+		got, err := cl.Fetch(imap.SeqSetNum(1), &imap.FetchOptions{Flags: true, RFC822Size: true}).Collect()
+		if err != nil || len(got) != 1 || got[0].RFC822Size != 28 {
+			t.Errorf("in the folder that was selected: %+v, %v", got, err)
+		}
+	}
 }
 
 const sharedFolder = "Other Users/ann@example.test/Shared"
