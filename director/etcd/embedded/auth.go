@@ -22,6 +22,7 @@ const (
 	writeRole  = "waypost-write"
 	etcdPrefix = "/waypost/" // as etcd.DefaultPrefix, which this package does not import
 
+	// authLimit bounds each step: there are some for each node, and on a busy disk each takes long.
 	authLimit = 30 * time.Second
 )
 
@@ -31,8 +32,10 @@ func (m *Embedded) restrict(ctx context.Context, o EmbedOptions) error {
 	if len(o.Readers)+len(o.Writers) == 0 {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, authLimit)
-	defer cancel()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	limit := time.AfterFunc(authLimit, func() { cancel(fmt.Errorf("no answer in %v", authLimit)) })
+	defer limit.Stop()
 	c, self, err := m.ownClient(o)
 	if err != nil {
 		return fmt.Errorf("etcd access control: %w", err)
@@ -42,11 +45,15 @@ func (m *Embedded) restrict(ctx context.Context, o EmbedOptions) error {
 	if prefix == "" {
 		prefix = etcdPrefix
 	}
-	err = grantAll(ctx, c, prefix, map[string][]string{rootName: {rootName, self}, readRole: o.Readers, writeRole: o.Writers})
+	err = grantAll(ctx, c, prefix, map[string][]string{rootName: {rootName, self}, readRole: o.Readers, writeRole: o.Writers},
+		func() { limit.Reset(authLimit) })
 	if err == nil {
 		_, err = c.AuthEnable(ctx)
 	}
 	if err != nil {
+		if ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
 		return fmt.Errorf("etcd access control cannot be switched on: %w", err)
 	}
 	return nil
@@ -74,8 +81,9 @@ func (m *Embedded) ownClient(o EmbedOptions) (*clientv3.Client, string, error) {
 	return c, pair.Leaf.Subject.CommonName, err
 }
 
-// grantAll sees to it that the roles are there, and each has its users.
-func grantAll(ctx context.Context, c *clientv3.Client, prefix string, users map[string][]string) error {
+// grantAll sees to it that the roles are there, and each has its users. It calls step after each
+// that was done.
+func grantAll(ctx context.Context, c *clientv3.Client, prefix string, users map[string][]string, step func()) error {
 	// Listed first: the member logs a warning for each thing asked for in vain.
 	roles, err := c.RoleList(ctx)
 	if err != nil {
@@ -98,10 +106,12 @@ func grantAll(ctx context.Context, c *clientv3.Client, prefix string, users map[
 				return fmt.Errorf("role %s: %w", role, err)
 			}
 		}
+		step()
 		for _, user := range users[role] {
 			if err := grant(ctx, c, user, role, slices.Contains(all.Users, user)); err != nil {
 				return fmt.Errorf("user %s: %w", user, err)
 			}
+			step()
 		}
 	}
 	return nil
