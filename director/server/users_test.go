@@ -150,6 +150,39 @@ func TestCreateRefusals(t *testing.T) {
 	}
 }
 
+// TestFormerHomeLetsGo: who has the name of a deleted user, and another home, is created only
+// when the former home has seen the tombstone, or never will.
+func TestFormerHomeLetsGo(t *testing.T) {
+	w := newWorld(t)
+	former := w.backend("b1", 0, 10*gib)
+	w.backend("b2", 0, 10*gib)
+	w.domain("example.test")
+	again := func(home director.BackendID) error {
+		_, err := w.client.CreateUser(t.Context(), admin.CreateUser{User: "ann@example.test", Home: home})
+		return err
+	}
+	gone := func() {
+		t.Helper()
+		must(w.client.DeleteUser(t.Context(), "ann@example.test"))(t)
+	}
+	w.user("ann@example.test", "b1")
+	gone()
+	for _, state := range []string{control.FenceServing, "frozen"} {
+		former.with(func() { former.fence = control.FenceReply{State: state, Epoch: 1} })
+		if err := again("b2"); !errors.Is(err, director.ErrUnavailable) || !strings.Contains(err.Error(), "b1 has not let go yet") {
+			t.Errorf("while b1 is %s: %v", state, err)
+		}
+	}
+	if err := again("b1"); err != nil {
+		t.Errorf("at the same home, which is told by prepare: %v", err)
+	}
+	gone()
+	former.with(func() { former.fence = control.FenceReply{} })
+	if err := again("b2"); err != nil {
+		t.Errorf("where b1 has let go: %v", err)
+	}
+}
+
 func TestConcurrentCreate(t *testing.T) {
 	w := newWorld(t)
 	w.backend("b1", 0, 10*gib)

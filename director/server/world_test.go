@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -170,6 +171,7 @@ type fakeNode struct {
 	prepared []control.PrepareRequest
 	refuse   error // of prepare and adopt
 	adopted  []control.AdoptRequest
+	fence    control.FenceReply // of every user; gone, where it says nothing
 	usage    control.UsageReply
 	sessions []control.Session
 	spool    []spoolapi.Entry
@@ -191,6 +193,11 @@ func (n *fakeNode) handler() http.Handler {
 			}
 		})
 		return control.FenceReply{State: "sealed", Epoch: req.Epoch}, err
+	}, ours...))
+	mux.Handle(control.PathLook, control.Handle(func(context.Context, cluster.Peer, control.LookRequest) (r control.FenceReply, err error) {
+		n.with(func() { r = n.fence })
+		r.State = cmp.Or(r.State, control.FenceGone)
+		return r, nil
 	}, ours...))
 	mux.HandleFunc(control.PathAdopt, n.adopt)
 	mux.Handle(control.PathUsage, control.Handle(func(context.Context, cluster.Peer, control.UserRequest) (r control.UsageReply, err error) {
