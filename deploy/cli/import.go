@@ -36,7 +36,9 @@ lines, an object a line, or CSV whose first line names the columns. The names:
   forward         addresses that get all mail as well; in CSV separated by spaces
   forward_only    true: and the mailbox gets none of it
   reply           JSON only: {"kind":"vacation","text":"…"}, as user show prints it
-  home            a backend; absent: the one with the most room
+  tags            where the user may live: on backends that have all of these; in
+                  CSV separated by spaces
+  home            a backend; absent: the one with the most room, of those
   maildir         absolute path, on the home's machine, of a Maildir++ (or of a
                   folder that has it as Maildir) of Dovecot or Courier, which is
                   taken over as the mailbox: the same UIDs, flags, folders and

@@ -73,12 +73,12 @@ func TestImport(t *testing.T) {
 		},
 		{
 			name: "JSON lines",
-			text: `{"user":"a@x.test","hash":"{SHA}1","quota_bytes":5,"quota_messages":6,"services":["imap"],"disabled":true,"home":"b2","forward":["c@x.test"],"forward_only":true}` + "\n\n" +
+			text: `{"user":"a@x.test","hash":"{SHA}1","quota_bytes":5,"quota_messages":6,"services":["imap"],"disabled":true,"home":"b2","forward":["c@x.test"],"forward_only":true,"tags":["eu"]}` + "\n\n" +
 				`{"user":"old@x.test","password_hash":"h"}` + "\n" + `{"user":"nobody"}` + "\n" + `{"user":"c@x.test","colour":1}` + "\n" +
 				`{"user":"d@x.test","hash":"bad"}` + "\n" + `{"user":"e@x.test"} {}` + "\n" + `{"user":"f@x.test","hash":"1","password_hash":"2"}` + "\n" + `{"user":"z@x.test"}`,
 			sent: []admin.CreateUser{
 				{User: "a@x.test", PasswordHash: "{SHA}1", QuotaBytes: 5, QuotaMessages: 6, Services: []string{"imap"}, Disabled: true, Home: "b2",
-					Forward: []string{"c@x.test"}, ForwardOnly: true},
+					Forward: []string{"c@x.test"}, ForwardOnly: true, Tags: []string{"eu"}},
 				{User: "old@x.test", PasswordHash: "h"}, {User: "d@x.test", PasswordHash: "bad"}, {User: "z@x.test"},
 			},
 			out:    "2 created, 1 there already, 5 failed\n",
@@ -86,10 +86,10 @@ func TestImport(t *testing.T) {
 		},
 		{
 			name: "CSV",
-			text: "\ufeffuser, Password_Hash,quota_bytes,services,disabled,forward,forward_only\na@x.test,{SHA}1,5,imap pop3,true,b@x.test c@x.test,true\n\nold@x.test,\"h\nh\",,,,,\nnobody,,,,,,\nc@x.test,h,much,,,,\nshort@x.test\nd@x.test,bad,,,,,\nz@x.test,,,,false,,\n",
+			text: "\ufeffuser, Password_Hash,quota_bytes,services,disabled,forward,forward_only,tags\na@x.test,{SHA}1,5,imap pop3,true,b@x.test c@x.test,true,eu ssd\n\nold@x.test,\"h\nh\",,,,,,\nnobody,,,,,,,\nc@x.test,h,much,,,,,\nshort@x.test\nd@x.test,bad,,,,,,\nz@x.test,,,,false,,,\n",
 			sent: []admin.CreateUser{
 				{User: "a@x.test", PasswordHash: "{SHA}1", QuotaBytes: 5, Services: []string{"imap", "pop3"}, Disabled: true,
-					Forward: []string{"b@x.test", "c@x.test"}, ForwardOnly: true},
+					Forward: []string{"b@x.test", "c@x.test"}, ForwardOnly: true, Tags: []string{"eu", "ssd"}},
 				{User: "old@x.test", PasswordHash: "h\nh"}, {User: "d@x.test", PasswordHash: "bad"}, {User: "z@x.test"},
 			},
 			out:    "2 created, 1 there already, 4 failed\n",

@@ -88,6 +88,7 @@ type importUser struct {
 	Forward       []string            `json:"forward"`
 	ForwardOnly   bool                `json:"forward_only"`
 	Reply         *director.AutoReply `json:"reply"` // JSON lines only
+	Tags          []string            `json:"tags"`
 	Home          director.BackendID  `json:"home"`
 	Maildir       string              `json:"maildir"`
 	MaildirMode   control.AdoptMode   `json:"maildir_mode"`
@@ -129,7 +130,7 @@ func (u importUser) line() ([]byte, error) {
 	b, err := json.Marshal(admin.CreateUser{
 		User: u.User, PasswordHash: u.PasswordHash, QuotaBytes: u.QuotaBytes, QuotaMessages: u.QuotaMessages,
 		Services: u.Services, Disabled: u.Disabled, Home: u.Home, Maildir: mail,
-		Forward: u.Forward, ForwardOnly: u.ForwardOnly, Reply: u.Reply,
+		Forward: u.Forward, ForwardOnly: u.ForwardOnly, Reply: u.Reply, Tags: u.Tags,
 	})
 	return append(b, '\n'), err
 }
@@ -197,7 +198,7 @@ func openCSV(r io.Reader, failed func(admin.ImportResult)) (func() ([]byte, erro
 			name = strings.TrimPrefix(name, "\ufeff") // spreadsheets put a byte order mark there
 		}
 		if err := new(importUser).set(name, ""); err != nil || seen[name] {
-			return nil, fmt.Errorf("column %q of the first line: want each at most once of user, password_hash, quota_bytes, quota_messages, services, disabled, forward, forward_only, home, maildir, maildir_mode, pop3_uidl", name)
+			return nil, fmt.Errorf("column %q of the first line: want each at most once of user, password_hash, quota_bytes, quota_messages, services, disabled, forward, forward_only, tags, home, maildir, maildir_mode, pop3_uidl", name)
 		}
 		head[i], seen[name] = name, true
 	}
@@ -268,6 +269,8 @@ func (u *importUser) set(column, value string) error {
 		u.QuotaMessages, err = number(value)
 	case "forward":
 		u.Forward = strings.Fields(value)
+	case "tags":
+		u.Tags = strings.Fields(value)
 	case "disabled":
 		u.Disabled, err = yesNo(value)
 	case "forward_only":

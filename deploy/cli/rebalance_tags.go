@@ -51,9 +51,9 @@ func (a *app) userTagCmd() *cobra.Command {
 	return a.tagCmd(&cobra.Command{
 		Use:   "tag USER [TAG... | --none]",
 		Short: "Say on which backends a user may live",
-		Long: `Set a user's tags, instead of those it has; with the user alone, show them. Plans
-move a user only to backends that have all of its tags, and away from one that has
-not: see "waypost rebalance plan". A single "waypost move" does as it is told.`,
+		Long: `Set a user's tags, instead of those it has; with the user alone, show them. A new
+user ("waypost user add --tags") is put on a backend that has all of them; plans
+move a user only to such backends, and away from one that is none: see "waypost rebalance plan". A single "waypost move" does as it is told.`,
 		Example: `  waypost user tag alice@example.test eu ssd
   waypost user tag alice@example.test
   waypost user tag alice@example.test --none`,

@@ -73,10 +73,11 @@ func (a *app) userAddCmd() *cobra.Command {
 		Short: "Add a user",
 		Long: `Add a user. The password is asked for at a terminal, and else read from standard
 input, one line. The home is the active backend with the most free weighted
-room, unless --home names one; that of a member of a sharing group (see "user
+room, of those with all of --tags, unless --home names one; that of a member of a sharing group (see "user
 group") is where the others live.`,
 		Example: `  waypost user add dora@example.test
   waypost user add fred@example.test --group sales
+  waypost user add greta@example.test --tags eu,ssd
   echo 'a long secret' | waypost user add erik@example.test --quota-bytes 1GiB --home b1
   waypost user add archive@example.test --no-password --services imap`,
 		Args: exactly(wantUser),
@@ -87,6 +88,7 @@ group") is where the others live.`,
 	f.StringVar(&home, "home", "", "`backend` that is to be the home")
 	f.StringVar(&req.Group, "group", "", "sharing `group` to be a member of")
 	f.StringSliceVar(&req.Services, "services", nil, "what may be used, of "+strings.Join(admin.Services(), ",")+" (default all)")
+	f.StringSliceVar(&req.Tags, "tags", nil, "where the user may live: see \"waypost user tag\"")
 	f.BoolVar(&noPassword, "no-password", false, "without a password: nobody can log in")
 	conn, out := a.connecting(c), a.printing(c)
 	a.completeBackends(c, conn, "home")
@@ -110,6 +112,9 @@ group") is where the others live.`,
 			if err := director.ValidGroup(req.Group); err != nil {
 				return &usageError{err}
 			}
+		}
+		if err := director.ValidTags(req.Tags); err != nil {
+			return &usageError{err}
 		}
 		return conn.with(func(client *admin.Client) error {
 			req.User, req.QuotaBytes = string(u), quota.n

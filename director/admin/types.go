@@ -62,8 +62,10 @@ type CreateUser struct {
 	ForwardOnly bool                `json:"forward_only,omitempty"`
 	Reply       *director.AutoReply `json:"reply,omitempty"`
 	Group       string              `json:"group,omitempty"`
-	// Home names the backend; empty: that of the group's members, or else the one
-	// with the most free weighted room.
+	// Tags say where the user may live: on backends that have all of them.
+	Tags []string `json:"tags,omitempty"`
+	// Home names the backend; empty: that of the group's members, or else, of those
+	// where the user may live, the one with the most free weighted room.
 	Home director.BackendID `json:"home,omitempty"`
 	// Maildir, where not nil, is taken over as the user's mailbox; Home must be
 	// given.

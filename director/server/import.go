@@ -144,6 +144,7 @@ func (s *Server) sameUser(ctx context.Context, u director.User, req admin.Create
 		"forward":        len(req.Forward) == 0 || s.sameForward(ctx, req, have),
 		"reply":          req.Reply == nil || sameReply(*req.Reply, have.Reply),
 		"group":          req.Group == "" || req.Group == have.Group,
+		"tags":           len(req.Tags) == 0 || slices.Equal(slices.Sorted(slices.Values(req.Tags)), have.Tags),
 	} {
 		if !same {
 			differs = append(differs, name)

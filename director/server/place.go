@@ -171,12 +171,12 @@ func (r *reservation) end(made bool) {
 	}
 }
 
-// candidates are the backends that take new users: active, of kind waypost,
-// and alive as far as the membership knows.
-func (s *Server) candidates(t *tally) []candidate {
+// candidates are the backends that take new users with these tags: active, of kind
+// waypost, and alive as far as the membership knows.
+func (s *Server) candidates(t *tally, tags []string) []candidate {
 	var cs []candidate
 	for id, b := range s.cache.Backends() {
-		if b.Kind != director.KindWaypost || b.State != director.BackendActive {
+		if b.Kind != director.KindWaypost || b.State != director.BackendActive || !director.MayLive(tags, b.Tags) {
 			continue
 		}
 		m, _ := s.backendMember(id)

@@ -53,6 +53,7 @@ func (s *Server) createUser(ctx context.Context, req admin.CreateUser) (admin.Us
 		Hash: req.PasswordHash, QuotaBytes: req.QuotaBytes, QuotaMessages: req.QuotaMessages,
 		Disabled: req.Disabled, Services: normalServices(req.Services), Created: s.uniqueNow(),
 		Forward: req.Forward, ForwardOnly: req.ForwardOnly, Reply: req.Reply, Group: req.Group,
+		Tags: slices.Sorted(slices.Values(req.Tags)),
 	}
 	if err := s.checkRules(ctx, &acct); err != nil {
 		return admin.User{}, fmt.Errorf("user %s: %w", u, err)
@@ -100,7 +101,7 @@ func checkCreate(req admin.CreateUser) (director.User, error) {
 	if err := errors.Join(checkHash(req.PasswordHash), checkMaildir(req.Maildir, req.Home)); err != nil {
 		return "", fmt.Errorf("user %s: %w", u, err)
 	}
-	if err := errors.Join(checkQuota(req.QuotaBytes, req.QuotaMessages), checkServices(req.Services)); err != nil {
+	if err := errors.Join(checkQuota(req.QuotaBytes, req.QuotaMessages), checkServices(req.Services), director.ValidTags(req.Tags)); err != nil {
 		return "", fmt.Errorf("user %s: %w", u, err)
 	}
 	return u, nil
@@ -198,11 +199,17 @@ func (s *Server) publish(ctx context.Context, u director.User, prev *director.Re
 		if b.Value.State != director.BackendActive {
 			return director.Record{}, fmt.Errorf("home of %s: backend %s is %s and gets no new users: %w", u, home, b.Value.State, director.ErrIllegal)
 		}
+		if !director.MayLive(acct.Tags, b.Value.Tags) {
+			return director.Record{}, fmt.Errorf("home of %s: backend %s has not all of the tags %s: %w", u, home, strings.Join(acct.Tags, " "), director.ErrIllegal)
+		}
 		return s.publishAt(ctx, u, prev, home, b.Value, acct, mail)
 	}
 	tried := map[director.BackendID]bool{}
 	for {
-		r, err := s.placer.place(s.candidates, tried)
+		r, err := s.placer.place(func(t *tally) []candidate { return s.candidates(t, acct.Tags) }, tried)
+		if err != nil && len(acct.Tags) > 0 {
+			err = fmt.Errorf("of those with the tags %s, %w", strings.Join(acct.Tags, " "), err)
+		}
 		if err != nil {
 			return director.Record{}, fmt.Errorf("home of %s: %w", u, err)
 		}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -180,6 +181,39 @@ func TestFormerHomeLetsGo(t *testing.T) {
 	former.with(func() { former.fence = control.FenceReply{} })
 	if err := again("b2"); err != nil {
 		t.Errorf("where b1 has let go: %v", err)
+	}
+}
+
+// TestTagsPlace: a new user lives on a backend that has all of the user's tags.
+func TestTagsPlace(t *testing.T) {
+	w := newWorld(t)
+	w.backend("b1", 0, 10*gib)
+	w.backend("b2", 9*gib, 10*gib)
+	w.domain("example.test")
+	must(w.client.PutBackendTags(t.Context(), "b2", []string{"ssd", "eu"}))(t)
+	w.until("the tags are known", func() bool { b, _ := w.cache.Backend("b2"); return len(b.Tags) == 2 })
+	create := func(u string, home director.BackendID, tags ...string) (admin.User, error) {
+		return w.client.CreateUser(t.Context(), admin.CreateUser{User: u, Home: home, Tags: tags})
+	}
+	for u, want := range map[string]struct {
+		home director.BackendID
+		tags []string
+	}{"ann@example.test": {"b1", nil}, "bob@example.test": {"b2", []string{"ssd"}}, "cy@example.test": {"b2", []string{"ssd", "eu"}}} {
+		if got, err := create(u, "", want.tags...); err != nil || got.Home != want.home {
+			t.Errorf("%s with %v: %+v, %v", u, want.tags, got, err)
+		}
+	}
+	if got := must(w.client.UserTags(t.Context(), "cy@example.test"))(t).Tags; !slices.Equal(got, []string{"eu", "ssd"}) {
+		t.Errorf("tags of cy: %v", got)
+	}
+	if _, err := create("dora@example.test", "", "us"); !errors.Is(err, admin.ErrNoRoom) || !strings.Contains(err.Error(), "tags us") {
+		t.Errorf("with a tag that no backend has: %v", err)
+	}
+	if _, err := create("dora@example.test", "b1", "eu"); !errors.Is(err, director.ErrIllegal) {
+		t.Errorf("at a home without the tag: %v", err)
+	}
+	if _, err := create("dora@example.test", "", "E U"); !errors.Is(err, director.ErrInvalid) {
+		t.Errorf("with no tag: %v", err)
 	}
 }
 
