@@ -162,6 +162,8 @@ type Server struct {
 	bodies   *sync.Pool    // fetch.NewBuffers
 	inputs   *sync.Pool    // of *[]byte, inputSize long
 	searches chan struct{} // a place for each search that reads messages
+	// progressAfter is the constant, but in tests.
+	progressAfter time.Duration
 
 	mu          sync.Mutex
 	stopped     bool
@@ -180,9 +182,9 @@ func New(o Options) *Server {
 		opt: o, log: o.Log, limits: limits, metrics: newMetrics(o.Metrics),
 		commands: commands(), outputs: syntax.Buffers(), bodies: fetch.NewBuffers(),
 		inputs:   &sync.Pool{New: func() any { b := make([]byte, inputSize); return &b }},
-		searches: make(chan struct{}, limits.Searches),
-		conns:    make(map[net.Conn]struct{}),
-		memory:   newMemory(memoryBytes), watches: newWatches(),
+		searches: make(chan struct{}, limits.Searches), progressAfter: progressAfter,
+		conns:  make(map[net.Conn]struct{}),
+		memory: newMemory(memoryBytes), watches: newWatches(),
 	}
 }
 

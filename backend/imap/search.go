@@ -29,7 +29,12 @@ func (s *session) search(c *cmd) error {
 		ByUID: c.uid, Rev2: s.enabled.rev2, UTF8: s.enabled.utf8, UIDOnly: s.enabled.uidOnly,
 	})
 	if err != nil {
-		return searchError(err)
+		err = searchError(err)
+		var a *answer
+		if q.Save() && errors.As(err, &a) && a.kind == "NO" {
+			s.saved = nil // RFC 5182, Section 2.1; a BAD leaves it as it is
+		}
+		return err
 	}
 	if err := s.alive(); err != nil {
 		return err
@@ -48,7 +53,7 @@ func (s *session) search(c *cmd) error {
 		if s.stopping() {
 			cancel()
 		}
-		if now := time.Now(); now.Sub(began) > progressAfter && now.Sub(told) > progressAfter {
+		if now := time.Now(); now.Sub(began) > s.srv.progressAfter && now.Sub(told) > s.srv.progressAfter {
 			told = now
 			s.progress(c.tag, done, total)
 		}

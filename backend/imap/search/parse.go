@@ -38,21 +38,21 @@ type parser struct {
 
 // Parse reads a command's arguments from behind its name to its end. Errors: a
 // *syntax.SyntaxError, ErrUIDRequired, ErrTooMuch, a *CharsetError, or one of the connection.
-// After any of them the caller drains the command.
+// After any of them the caller drains the command; the Query then tells of Save what was read.
 func Parse(in *syntax.Parser, c Command, opts Options) (*Query, error) {
 	p := &parser{Parser: in, q: &Query{command: c, opts: opts}, charset: utf8Only}
 	if opts.UIDOnly && !opts.ByUID {
-		return nil, ErrUIDRequired
+		return p.q, ErrUIDRequired
 	}
 	if err := p.SP(); err != nil {
-		return nil, err
+		return p.q, err
 	}
 	if err := p.arguments(); err != nil {
-		return nil, err
+		return p.q, err
 	}
 	all, err := p.all()
 	if err != nil {
-		return nil, err
+		return p.q, err
 	}
 	p.q.keys = all
 	return p.q, p.End()
