@@ -146,12 +146,8 @@ func peek(box mailbox.Box, folder string) (mailbox.Messages, mailbox.Folder, err
 	if err != nil {
 		return mailbox.Messages{}, nil, err
 	}
-	p, ok := f.(mailbox.Peeker)
-	if !ok {
-		return mailbox.Messages{}, nil, mailbox.ErrNoFolder
-	}
-	all, err := p.Peek()
-	return all, f, err
+	snap, err := f.Peek()
+	return snap.Messages, f, err
 }
 
 func (s *Store) takeAll(ctx context.Context, ix *userIndex, f mailbox.Folder, all mailbox.Messages) {

@@ -165,7 +165,7 @@ func (v *view) open(box mailbox.Box) (mailbox.Snapshot, error) {
 	var snap mailbox.Snapshot
 	if err == nil {
 		v.folder = folder
-		snap, err = folder.Snapshot()
+		snap, err = show(folder, v.readOnly)
 	}
 	if errors.Is(err, mailbox.ErrAway) {
 		// Who shares it and who has it selected are moved together, but not at one moment.
@@ -189,7 +189,7 @@ func (v *view) open(box mailbox.Box) (mailbox.Snapshot, error) {
 		}
 		if st, err := folder.Status(); err == nil && st.ID == v.id {
 			v.name, v.folder = info.Name, folder
-			return folder.Snapshot()
+			return show(folder, v.readOnly)
 		}
 	}
 	if was != nil {

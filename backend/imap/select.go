@@ -53,14 +53,14 @@ func (s *session) selectBox(c *cmd) error {
 	if err != nil {
 		return s.fail(err)
 	}
-	snap, err := folder.Snapshot()
+	readOnly := c.name == "EXAMINE" || !writable(rights)
+	snap, err := show(folder, readOnly)
 	if err != nil {
 		return s.fail(err)
 	}
 	if condstore {
 		s.enabled.condstore = true
 	}
-	readOnly := c.name == "EXAMINE" || !writable(rights)
 	v := newView(name, folder, readOnly, snap)
 	var gone []mailbox.UIDRange
 	if known = known.of(snap); known != nil {

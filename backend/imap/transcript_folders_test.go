@@ -182,3 +182,23 @@ func TestRenameOfParentOnly(t *testing.T) {
 		`* LIST (\HasNoChildren) "/" new/child`)
 	c.want("RENAME old other", "NO [NONEXISTENT]")
 }
+
+// RFC 3501, Section 6.3.2: EXAMINE does not take \Recent from the next session, and neither does
+// what is told while it lasts.
+func TestTranscriptExamine(t *testing.T) {
+	r, b, c := rigWith(t, 1)
+	c.want("EXAMINE INBOX", "OK [READ-ONLY]", `* FLAGS (\Answered \Flagged \Deleted \Seen \Draft)`, "* OK [PERMANENTFLAGS ()] flags that can be set",
+		"* 1 EXISTS", "* 1 RECENT", "* OK [UNSEEN 1] first unseen", "* OK [UIDVALIDITY 1] UIDs valid", "* OK [UIDNEXT 2] predicted next UID",
+		"* OK [HIGHESTMODSEQ 2] highest", "* OK [MAILBOXID (f1)] ok")
+	c.want("FETCH 1 FLAGS", "OK", `* 1 FETCH (FLAGS (\Recent))`)
+	r.deliver(b, "INBOX", letter)
+	c.want("NOOP", "OK", "* 2 EXISTS", "* 2 RECENT")
+	c.want("NOOP", "OK")
+	c.want("STATUS INBOX (RECENT)", "OK", "* STATUS INBOX (RECENT 2)")
+	d := r.dial(b)
+	d.ok("SELECT INBOX")
+	d.want("FETCH 1:2 FLAGS", "OK", `* 1 FETCH (FLAGS (\Recent))`, `* 2 FETCH (FLAGS (\Recent))`)
+	c.want("EXAMINE INBOX", "OK [READ-ONLY]", `* FLAGS (\Answered \Flagged \Deleted \Seen \Draft)`, "* OK [PERMANENTFLAGS ()] flags that can be set",
+		"* 2 EXISTS", "* 0 RECENT", "* OK [UNSEEN 1] first unseen", "* OK [UIDVALIDITY 1] UIDs valid", "* OK [UIDNEXT 3] predicted next UID",
+		"* OK [HIGHESTMODSEQ 3] highest", "* OK [MAILBOXID (f1)] ok")
+}

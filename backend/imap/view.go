@@ -72,13 +72,24 @@ func newView(name string, folder mailbox.Folder, readOnly bool, snap mailbox.Sna
 }
 
 // snapshot takes one for a command. Whoever takes a snapshot must note its
-// recent ones: no other will have them.
+// recent ones: no other will have them, unless he only looks.
 func (v *view) snapshot() (mailbox.Snapshot, error) {
-	snap, err := v.folder.Snapshot()
+	snap, err := show(v.folder, v.readOnly)
 	if err == nil && snap.UIDValidity == v.uidValidity {
+		if v.readOnly {
+			v.noted = nil // they are among them again
+		}
 		v.noted = append(v.noted, snap.Recent...)
 	}
 	return snap, err
+}
+
+// show takes a snapshot; one that is read-only does not take \Recent from others (RFC 3501, Section 6.3.2).
+func show(f mailbox.Folder, readOnly bool) (mailbox.Snapshot, error) {
+	if readOnly {
+		return f.Peek()
+	}
+	return f.Snapshot()
 }
 
 // settleRecent takes over what was noted and is told by now.

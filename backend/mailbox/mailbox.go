@@ -394,6 +394,8 @@ type Folder interface {
 	// messages have their UIDs durably before it returns. It is cheap when
 	// nothing changed.
 	Snapshot() (Snapshot, error)
+	// Peek is Snapshot for who only looks: what is Recent stays so (RFC 3501, Section 6.3.2).
+	Peek() (Snapshot, error)
 	Status() (Status, error)
 	// Changed gives a channel that is closed at the next change after version,
 	// made by this process or, within some seconds, by others; at once if the

@@ -11,9 +11,3 @@ type TextIndex interface {
 	// moment to take in messages that it does not have yet.
 	Candidates(ctx context.Context, f Folder, all Messages, needle string, body bool) (uids []UID, ok bool)
 }
-
-// Peeker is implemented by Folders that can be looked at unseen.
-type Peeker interface {
-	// Peek gives the folder's messages as Snapshot does, but shows them to nobody: \Recent stays.
-	Peek() (Messages, error)
-}

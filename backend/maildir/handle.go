@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 
 	"waypost/backend/index"
@@ -29,24 +30,47 @@ func (h *handle) Name() string { return h.name }
 // the first that shows them.
 func (h *handle) Snapshot() (s mailbox.Snapshot, err error) {
 	err = h.b.do("list folder", func() error {
-		f := h.f
-		if err := f.sync(); err != nil {
+		if err := h.settled(); err != nil {
 			return err
 		}
-		if err := f.durable(); err != nil {
-			return err
-		}
-		f.collect()
-		header := f.list.Header()
-		h.validity = header.Validity
-		s = mailbox.Snapshot{
-			ID: f.id(), UIDValidity: header.Validity, UIDNext: mailbox.UID(header.Next), HighestModSeq: f.state.Highest(),
-			Messages: f.msgs, Recent: f.recent, Unseen: f.unseen, Keywords: f.keywords(), Version: f.version,
-		}
-		f.recent = nil
+		h.f.collect()
+		s = h.look()
+		h.f.recent = nil
 		return nil
 	})
 	return s, err
+}
+
+// Peek is mailbox.Folder's. New messages get UIDs, and stay in new.
+func (h *handle) Peek() (s mailbox.Snapshot, err error) {
+	err = h.b.do("look at folder", func() error {
+		if err := h.settled(); err != nil {
+			return err
+		}
+		s = h.look()
+		s.Recent = slices.Clone(s.Recent) // the folder's own goes on
+		return nil
+	})
+	return s, err
+}
+
+// settled brings the folder up to date, and makes what is there durable.
+func (h *handle) settled() error {
+	if err := h.f.sync(); err != nil {
+		return err
+	}
+	return h.f.durable()
+}
+
+// look gives the folder as it is.
+func (h *handle) look() mailbox.Snapshot {
+	f := h.f
+	header := f.list.Header()
+	h.validity = header.Validity
+	return mailbox.Snapshot{
+		ID: f.id(), UIDValidity: header.Validity, UIDNext: mailbox.UID(header.Next), HighestModSeq: f.state.Highest(),
+		Messages: f.msgs, Recent: f.recent, Unseen: f.unseen, Keywords: f.keywords(), Version: f.version,
+	}
 }
 
 // durable waits for what was changed at once and is not durable yet: nobody sees

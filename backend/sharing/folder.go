@@ -136,8 +136,13 @@ func reading[T any](f *folder, do func() (T, error)) (v T, err error) {
 }
 
 // Snapshot needs r.
-func (f *folder) Snapshot() (mailbox.Snapshot, error) {
-	s, err := reading(f, f.Folder.Snapshot)
+func (f *folder) Snapshot() (mailbox.Snapshot, error) { return f.show(f.Folder.Snapshot) }
+
+// Peek needs r.
+func (f *folder) Peek() (mailbox.Snapshot, error) { return f.show(f.Folder.Peek) }
+
+func (f *folder) show(look func() (mailbox.Snapshot, error)) (mailbox.Snapshot, error) {
+	s, err := reading(f, look)
 	if err != nil {
 		return s, err
 	}

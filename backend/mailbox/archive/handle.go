@@ -19,7 +19,6 @@ type handle struct {
 
 var (
 	_ mailbox.Folder = (*handle)(nil)
-	_ mailbox.Peeker = (*handle)(nil)
 )
 
 // Name is mailbox.Folder's.
@@ -82,14 +81,8 @@ func (f *folder) now() uint64 {
 	return f.version
 }
 
-// Peek is mailbox.Peeker's.
-func (h *handle) Peek() (all mailbox.Messages, err error) {
-	err = h.with("look at", func(f *folder) error {
-		all = f.msgs
-		return nil
-	})
-	return all, err
-}
+// Peek is Snapshot: there is nothing to take.
+func (h *handle) Peek() (mailbox.Snapshot, error) { return h.Snapshot() }
 
 // Status is mailbox.Folder's.
 func (h *handle) Status() (s mailbox.Status, err error) {

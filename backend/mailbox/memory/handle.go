@@ -54,6 +54,21 @@ func (h *handle) Snapshot() (mailbox.Snapshot, error) {
 		return mailbox.Snapshot{}, err
 	}
 	defer h.unlock()
+	s := h.look()
+	h.folder.recentFrom = h.folder.uidNext
+	return s, nil
+}
+
+func (h *handle) Peek() (mailbox.Snapshot, error) {
+	if err := h.lock("look at"); err != nil {
+		return mailbox.Snapshot{}, err
+	}
+	defer h.unlock()
+	return h.look(), nil
+}
+
+// look gives the folder as it is. The caller holds the lock.
+func (h *handle) look() mailbox.Snapshot {
 	f := h.folder
 	s := mailbox.Snapshot{
 		ID: f.id, UIDValidity: f.uidValidity, UIDNext: f.uidNext, HighestModSeq: f.modSeq, Messages: f.msgs,
@@ -63,9 +78,8 @@ func (h *handle) Snapshot() (mailbox.Snapshot, error) {
 	for _, m := range f.msgs.From(first) {
 		s.Recent = append(s.Recent, m.UID)
 	}
-	f.recentFrom = f.uidNext
 	h.uidValidity = f.uidValidity
-	return s, nil
+	return s
 }
 
 func (h *handle) Status() (mailbox.Status, error) {

@@ -22,17 +22,6 @@ func (f *folder) Name() string { return f.m.outer(f.Folder.Name()) }
 // Reader is mailbox.Indexed's.
 func (f *folder) Reader() mailbox.Reader { return index.ReaderOf(f.Folder) }
 
-// Peek is mailbox.Peeker's, as far as the Box can do it.
-func (f *folder) Peek() (mailbox.Messages, error) { return peek(f.Folder) }
-
-func peek(f mailbox.Folder) (mailbox.Messages, error) {
-	if p, ok := f.(mailbox.Peeker); ok {
-		return p.Peek()
-	}
-	snap, err := f.Snapshot()
-	return snap.Messages, err
-}
-
 // Copy is mailbox.Folder's.
 func (f *folder) Copy(uids []mailbox.UID, to string) (mailbox.CopyResult, error) {
 	m, inner, err := f.b.resolve(to)
@@ -82,7 +71,7 @@ func (f *folder) across(uids []mailbox.UID, m *Mount, to string) (r mailbox.Copy
 	if err != nil {
 		return r, err
 	}
-	messages, err := peek(beside)
+	snap, err := beside.Peek()
 	if err != nil {
 		return r, err
 	}
@@ -93,7 +82,7 @@ func (f *folder) across(uids []mailbox.UID, m *Mount, to string) (r mailbox.Copy
 		}
 	}()
 	for _, uid := range uids {
-		known := messages.Get(uid)
+		known := snap.Messages.Get(uid)
 		if known == nil {
 			continue
 		}
