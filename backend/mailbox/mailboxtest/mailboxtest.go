@@ -30,6 +30,7 @@ func Run(t *testing.T, make func(t *testing.T) Fixture) {
 	for name, test := range map[string]func(s *suite){
 		"append":       (*suite).append,
 		"append fails": (*suite).appendFails,
+		"recent":       (*suite).recent,
 		"conditional":  (*suite).conditional,
 		"keywords":     (*suite).keywords,
 		"vocabulary":   (*suite).vocabulary,

@@ -45,6 +45,24 @@ func (s *suite) appendFails() {
 	equal(s, "messages", s.snapshot(s.folder("INBOX")).Messages.Len(), 2)
 }
 
+func (s *suite) recent() {
+	s.put("INBOX", mailbox.Flags{}, "1", "2")
+	f := s.folder("INBOX")
+	for range 2 {
+		seen, err := f.Peek()
+		s.must(err)
+		equal(s, "messages", seen.Messages.Len(), 2)
+		equalList(s, "recent, to who only looks", seen.Recent, 1, 2)
+	}
+	equalList(s, "recent", s.snapshot(f).Recent, 1, 2)
+	equalList(s, "recent, the second time", s.snapshot(f).Recent)
+	equalList(s, "recent, to another", s.snapshot(s.folder("INBOX")).Recent)
+	s.put("INBOX", mailbox.Flags{}, "3")
+	seen, err := f.Peek()
+	s.must(err)
+	equalList(s, "recent, later", seen.Recent, 3)
+}
+
 func (s *suite) conditional() {
 	s.put("INBOX", mailbox.Flags{}, "1", "2", "3")
 	f := s.folder("INBOX")
