@@ -89,7 +89,9 @@ func (p *Pull) fetch(ctx context.Context, c *Conn, j job) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for i, chunk := range j.chunks {
 		g.Go(func() error {
-			b := make([]byte, chunkSize(lists[i]))
+			whole := p.buffer()
+			defer p.buffers.Put(whole)
+			b := whole[:chunkSize(lists[i])]
 			if _, err := f.ReadAt(b, int64(i)<<chunkShift); err != nil {
 				return fmt.Errorf("fetch %d files: %w", len(chunk), err)
 			}
@@ -97,6 +99,14 @@ func (p *Pull) fetch(ctx context.Context, c *Conn, j job) error {
 		})
 	}
 	return g.Wait()
+}
+
+// buffer gives one for a chunk, that goes back to p.buffers.
+func (p *Pull) buffer() *[packet]byte {
+	if b, ok := p.buffers.Get().(*[packet]byte); ok {
+		return b
+	}
+	return new([packet]byte)
 }
 
 // unpack writes the files of a chunk.

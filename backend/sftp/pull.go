@@ -39,6 +39,7 @@ type Pull struct {
 
 	progress progress
 	synced   syncer
+	buffers  sync.Pool // of *[packet]byte
 }
 
 const (
