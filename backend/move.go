@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -246,7 +247,7 @@ func (b *Server) openTree(ctx context.Context, from cluster.Peer, name director.
 		return nil, err
 	}
 	t, err := b.digests.source(name)
-	return &movingTree{b, t, from, name, epoch}, err
+	return &movingTree{b, t, from, name, epoch, time.Now()}, err
 }
 
 // movingTree is the live tree of a user who is being moved, as the target sees it.
@@ -256,7 +257,12 @@ type movingTree struct {
 	from  cluster.Peer
 	user  director.User
 	epoch director.Epoch
+	// asked is when the directory was asked whether from may read it.
+	asked time.Time
 }
+
+// askAgain is how long that counts.
+const askAgain = time.Second
 
 // Root implements sftp.Tree.
 func (t *movingTree) Root() string { return t.b.disk.live(t.user) }
@@ -270,9 +276,17 @@ func (t *movingTree) Delta(ctx context.Context, q manifest.Query) (manifest.Delt
 	case q.Verify:
 		how = manifest.HashSome
 	}
+	if time.Since(t.asked) > askAgain {
+		if err := t.b.mayRead(ctx, t.from, t.user, t.epoch); err != nil {
+			return manifest.Delta{}, err
+		}
+	}
+	if !q.Frozen {
+		t.b.journal.FlushSoon(string(t.user)) // by the freeze
+	}
 	return with(t.b, t.user, func(u *user) (manifest.Delta, error) {
 		t.b.digests.change(u.name, func(x *userDigests) { x.asked = t.epoch })
-		m, unlock, err := u.current(ctx, t.from, control.ManifestRequest{User: u.name, Epoch: t.epoch, Frozen: q.Frozen}, how)
+		m, unlock, err := u.current(ctx, control.ManifestRequest{User: u.name, Epoch: t.epoch, Frozen: q.Frozen}, how)
 		if err != nil {
 			return manifest.Delta{}, err
 		}
@@ -284,7 +298,10 @@ func (t *movingTree) Delta(ctx context.Context, q manifest.Query) (manifest.Delt
 // manifestCall is PathManifest, for targets that do not ask for a Delta.
 func (b *Server) manifestCall(ctx context.Context, from cluster.Peer, req control.ManifestRequest) (control.Manifest, error) {
 	return with(b, req.User, func(u *user) (control.Manifest, error) {
-		m, unlock, err := u.current(ctx, from, req, manifest.HashAll)
+		if err := b.mayRead(ctx, from, u.name, req.Epoch); err != nil {
+			return control.Manifest{}, err
+		}
+		m, unlock, err := u.current(ctx, req, manifest.HashAll)
 		if err != nil {
 			return control.Manifest{}, err
 		}
@@ -293,13 +310,10 @@ func (b *Server) manifestCall(ctx context.Context, from cluster.Peer, req contro
 	})
 }
 
-// current gives the manifest of the live tree as it is now, under tree, to who may read
-// it.
-func (u *user) current(ctx context.Context, from cluster.Peer, req control.ManifestRequest, how manifest.Hashing) (m *manifest.Tracker, unlock func(), err error) {
+// current gives the manifest of the live tree as it is now, under tree. Who it is for may
+// read it.
+func (u *user) current(ctx context.Context, req control.ManifestRequest, how manifest.Hashing) (m *manifest.Tracker, unlock func(), err error) {
 	b := u.b
-	if err := b.mayRead(ctx, from, u.name, req.Epoch); err != nil {
-		return nil, nil, err
-	}
 	f := u.fenceNow()
 	if f.State != fence.Serving && f.Epoch != req.Epoch {
 		// Behind the record for a moment after a rollback or a flip.
@@ -314,7 +328,7 @@ func (u *user) current(ctx context.Context, from cluster.Peer, req control.Manif
 	case !frozen && (req.Frozen || f.State != fence.Serving):
 		err = refuse(control.CodeFence, "fence is %s", f)
 	case frozen:
-		m, _, err = u.frozenManifest(ctx, f)
+		m, _, err = u.frozenManifest(ctx, f, false)
 	default:
 		if m, err = b.digests.source(u.name); err == nil {
 			err = errors.Join(hot(m.Update(ctx, how)), m.SyncKept())
@@ -347,8 +361,11 @@ func (b *Server) freeze(ctx context.Context, _ cluster.Peer, req control.MoveReq
 	return with(b, req.User, func(u *user) (control.ManifestSummary, error) {
 		// A fence that is behind (flipped to us and not looked at yet) comes
 		// up to date first; then the record must be this very move's.
-		if err := b.look(ctx, u); err != nil {
-			return control.ManifestSummary{}, err
+		f := fence.Fence{State: fence.Frozen, Epoch: req.Epoch}
+		if have := u.fenceNow(); have != f && have != (fence.Fence{State: fence.Serving, Epoch: req.Epoch - 1}) {
+			if err := b.look(ctx, u); err != nil {
+				return control.ManifestSummary{}, err
+			}
 		}
 		rec, err := b.readRecord(ctx, u.name)
 		if err != nil {
@@ -359,11 +376,12 @@ func (b *Server) freeze(ctx context.Context, _ cluster.Peer, req control.MoveReq
 		}
 		u.tree.Lock()
 		defer u.tree.Unlock()
-		f := fence.Fence{State: fence.Frozen, Epoch: req.Epoch}
-		if err := u.freezeWith(f.Epoch, func() error { return u.keepFrozen(ctx) }); err != nil {
+		known := false
+		keep := func() error { known = true; return u.keepFrozen(ctx) }
+		if err := u.freezeWith(f.Epoch, keep); err != nil {
 			return control.ManifestSummary{}, err
 		}
-		_, sum, err := u.frozenManifest(ctx, f)
+		_, sum, err := u.frozenManifest(ctx, f, known)
 		if err != nil {
 			return control.ManifestSummary{}, err
 		}
@@ -392,7 +410,7 @@ func (u *user) freezeWith(epoch director.Epoch, keep func() error) error {
 	if serving {
 		u.mend()
 		// Nothing of ours touches a frozen tree, not even a late close. It brings all into
-		// the files, which setFence has synced.
+		// the files, which are synced below.
 		if err := u.closeFor(leftMoving); err != nil {
 			return err
 		}
@@ -404,11 +422,14 @@ func (u *user) freezeWith(epoch director.Epoch, keep func() error) error {
 	var g errgroup.Group
 	g.Go(func() error {
 		if serving {
-			if err := syncQuotaLog(filepath.Join(u.b.disk.live(u.name), "Maildir")); err != nil {
+			var durable errgroup.Group
+			durable.Go(func() error { return syncQuotaLog(filepath.Join(u.b.disk.live(u.name), "Maildir")) })
+			durable.Go(u.flush)
+			if err := durable.Wait(); err != nil {
 				return err
 			}
 		}
-		return u.setFence(next)
+		return u.putFence(next)
 	})
 	if keep != nil {
 		g.Go(keep)
@@ -448,14 +469,14 @@ func (u *user) keepFrozen(ctx context.Context) error {
 
 // frozenManifest gives the manifest of the frozen tree, which is kept on the disk until
 // the trash is purged: the source's half of the receipt. Called under tree; the
-// fence keeps writers out.
-func (u *user) frozenManifest(ctx context.Context, f fence.Fence) (*manifest.Tracker, control.ManifestSummary, error) {
+// fence keeps writers out. known: it was brought up to date since they are.
+func (u *user) frozenManifest(ctx context.Context, f fence.Fence, known bool) (*manifest.Tracker, control.ManifestSummary, error) {
 	fail := func(err error) (*manifest.Tracker, control.ManifestSummary, error) {
 		return nil, control.ManifestSummary{}, err
 	}
 	d := &u.b.digests
 	m, err := d.source(u.name)
-	if err == nil {
+	if err == nil && !known {
 		err = m.Update(ctx, manifest.HashAll)
 	}
 	if err != nil {

@@ -151,12 +151,13 @@ func (u *user) stagedPath(p control.TreePath) string {
 }
 
 // changesOn makes the receipt of what has changed since base, at a cost that does not depend
-// on how much has not. ok is false where that cannot be told: UIDs of messages that have
-// not changed themselves may be others.
+// on how much has not, but where a uidlist was written anew: then UIDs of messages that have
+// not changed themselves are compared. ok is false where changes say too little.
 func (u *user) changesOn(base *receiptBase, changes []manifest.Change, digest string) (h receiptHead, lines []receiptLine, ok bool) {
 	h = u.receiptHead(base.epoch, digest)
 	maps.Copy(h.Validity, base.head.Validity)
 	more := make(map[control.TreePath]uidTable)
+	anew, changed := make(map[control.TreePath]bool), make(map[control.TreePath]bool, len(changes))
 	for _, c := range changes {
 		if path.Base(string(c.Entry.Path)) != uidlistName {
 			continue
@@ -167,17 +168,22 @@ func (u *user) changesOn(base *receiptBase, changes []manifest.Change, digest st
 			return h, nil, false
 		}
 		t, grown, err := had.grown(u.stagedPath(c.Entry.Path))
-		if err != nil || !grown {
+		if err == nil && !grown {
+			anew[folder] = true
+			t, err = readUIDs(u.stagedPath(c.Entry.Path))
+		}
+		if err != nil {
 			return h, nil, false
 		}
 		h.Validity[folder], more[folder] = t.validity, t
 	}
 	for _, c := range changes {
 		p := c.Entry.Path
+		changed[p] = true
 		l := receiptLine{ManifestEntry: c.Entry, Gone: c.Gone}
 		if !c.Gone && manifest.IsMessage(string(p)) {
 			folder, name := folderOfMessage(p), baseName(p)
-			if l.UID = more[folder].of[name]; l.UID == 0 {
+			if l.UID = more[folder].of[name]; l.UID == 0 && !anew[folder] {
 				l.UID = base.lists[folder].of[name]
 			}
 		}
@@ -186,7 +192,25 @@ func (u *user) changesOn(base *receiptBase, changes []manifest.Change, digest st
 		}
 		lines = append(lines, l)
 	}
-	return h, lines, true
+	return h, append(lines, base.renumbered(more, anew, changed)...), true
+}
+
+// renumbered gives the lines of messages, but for those in changed, whose UIDs are others in
+// the lists of the folders in anew.
+func (b *receiptBase) renumbered(lists map[control.TreePath]uidTable, anew, changed map[control.TreePath]bool) (lines []receiptLine) {
+	if len(anew) == 0 {
+		return nil
+	}
+	for p, l := range b.lines {
+		if changed[p] || !manifest.IsMessage(string(p)) || !anew[folderOfMessage(p)] {
+			continue
+		}
+		if uid := lists[folderOfMessage(p)].of[baseName(p)]; uid != l.UID {
+			l.UID = uid
+			lines = append(lines, l)
+		}
+	}
+	return lines
 }
 
 const uidlistName = "dovecot-uidlist"

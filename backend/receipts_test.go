@@ -83,6 +83,33 @@ func TestReceiptOfChanges(t *testing.T) {
 	}
 }
 
+// TestRenumbered: of messages that have not changed, the receipt has the UIDs that a list
+// written anew gives them.
+func TestRenumbered(t *testing.T) {
+	line := func(p control.TreePath, uid uint32) receiptLine {
+		return receiptLine{ManifestEntry: control.ManifestEntry{Path: p}, UID: uid}
+	}
+	base := receiptBase{receipt: &receipt{lines: map[control.TreePath]receiptLine{}}}
+	for _, l := range []receiptLine{
+		line("Maildir/cur/same:2,", 1), line("Maildir/cur/other:2,S", 2), line("Maildir/cur/lost:2,", 3),
+		line("Maildir/cur/changed:2,", 4), line("Maildir/.Else/cur/else:2,", 5), line("Maildir/maildirfolder", 0),
+	} {
+		base.lines[l.Path] = l
+	}
+	lists := map[control.TreePath]uidTable{"Maildir": {of: map[string]uint32{"same": 1, "other": 7, "changed": 8}}, "Maildir/.Else": {of: map[string]uint32{"else": 9}}}
+	changed := map[control.TreePath]bool{"Maildir/cur/changed:2,": true}
+	got := make(map[control.TreePath]uint32)
+	for _, l := range base.renumbered(lists, map[control.TreePath]bool{"Maildir": true}, changed) {
+		got[l.Path] = l.UID
+	}
+	if want := map[control.TreePath]uint32{"Maildir/cur/other:2,S": 7, "Maildir/cur/lost:2,": 0}; !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	if more := base.renumbered(lists, nil, changed); more != nil {
+		t.Errorf("no list was written anew: %v", more)
+	}
+}
+
 // TestGrownUIDList: only a list to which lines were appended is read from where it ended.
 func TestGrownUIDList(t *testing.T) {
 	const before = "3 V7 N3\n1 :one\n2 :two\n"

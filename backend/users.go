@@ -181,6 +181,11 @@ func (u *user) setFence(f fence.Fence) error {
 			return err
 		}
 	}
+	return u.putFence(f)
+}
+
+// putFence is setFence when the tree is durable already.
+func (u *user) putFence(f fence.Fence) error {
 	if err := u.b.fences.Put(u.name, f); err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -162,6 +163,38 @@ func TestMove(t *testing.T) {
 		t.Errorf("journal %+v, record %s", m, r)
 	}
 	w.check(t, []string{"first"})
+}
+
+// TestFewTransactionsWhileBusy: between the one that makes a user busy and the one that
+// flips there is none.
+func TestFewTransactionsWhileBusy(t *testing.T) {
+	w, err := newWorld("b1", "b2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	changes := w.store.Watch(ctx, director.PrefixMove, 1)
+	w.mover(t, "r1", 0)
+	w.plan(t, "b2", "m1")
+	var phases []director.MovePhase
+	for batch := range changes {
+		for _, c := range batch.Changes {
+			if c.Deleted {
+				want := []director.MovePhase{director.PhaseBusy, director.PhaseFlipped}
+				if n := len(phases); n < 2 || !slices.Equal(phases[n-2:], want) || slices.Index(phases, director.PhaseBusy) != n-2 {
+					t.Errorf("the journal was %v", phases)
+				}
+				return
+			}
+			m, err := director.DecodeMove(c.Value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			phases = append(phases, m.Phase)
+		}
+	}
+	t.Fatalf("no end: %v", phases)
 }
 
 // TestMoverDiesAtEveryPoint: whatever the point, another mover finishes or

@@ -15,31 +15,39 @@ import (
 func (s *Server) run(ctx context.Context, u director.User) error {
 	log := s.log.With("user", u)
 	tries := newPatience(s.cfg.CopyPatience, s.jitter)
+	var st *standing // nil: to be read
 	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		mv, rec, err := s.read(ctx, u)
-		if errors.Is(err, director.ErrNotFound) {
-			return nil
+		if st == nil {
+			mv, rec, err := s.read(ctx, u)
+			if errors.Is(err, director.ErrNotFound) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			st = &standing{mv, rec, make(map[director.BackendID]reached)}
 		}
-		if err != nil {
-			return err
-		}
-		step := Next(mv, rec)
+		step := Next(st.mv, st.rec)
 		switch {
 		case step == StepNone:
 			return nil
-		case step == StepCopy && notYet(mv, time.Now()):
+		case step == StepCopy && notYet(st.mv, time.Now()):
 			return errNotYet
 		}
-		log.Info("move step", "move", mv.ID, "step", string(step), "record", rec.String())
+		log.Info("move step", "move", st.mv.ID, "step", string(step), "record", st.rec.String())
 		s.at(u, string(step))
-		err = s.do(ctx, step, mv, rec, tries)
-		switch {
-		case err == nil:
+		mv, rec := st.mv, st.rec
+		err := s.do(ctx, step, st, tries)
+		if err == nil {
+			// Each transaction was guarded by the record: nothing has changed but by it.
 			tries.progress()
 			continue
+		}
+		st = nil
+		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case errors.Is(err, director.ErrConflict):
@@ -57,20 +65,11 @@ func (s *Server) run(ctx context.Context, u director.User) error {
 	}
 }
 
-func (s *Server) read(ctx context.Context, u director.User) (director.Move, director.Record, error) {
-	mv, err := s.dir.Move(ctx, u)
-	if err != nil {
-		return director.Move{}, director.Record{}, err
-	}
-	rec, err := s.dir.Location(ctx, u)
-	return mv.Value, rec.Value, err
-}
-
-func (s *Server) do(ctx context.Context, step Step, mv director.Move, rec director.Record, tries *patience) error {
-	if rec.State == director.Busy && step != StepFinish && step != StepUndone {
+func (s *Server) do(ctx context.Context, step Step, st *standing, tries *patience) error {
+	if st.rec.State == director.Busy && step != StepFinish && step != StepUndone {
 		// The budget counts from the transaction, whoever made it; a clock that
 		// jumped costs a rollback at worst.
-		left := s.cfg.BusyBudget - time.Since(mv.BusySince)
+		left := s.cfg.BusyBudget - time.Since(st.mv.BusySince)
 		if left <= 0 {
 			return errOverBudget
 		}
@@ -80,17 +79,18 @@ func (s *Server) do(ctx context.Context, step Step, mv director.Move, rec direct
 	}
 	switch step {
 	case StepCopy:
-		return s.copy(ctx, mv, rec, tries)
+		return s.copy(ctx, st, tries)
 	case StepFreeze:
-		return s.freeze(ctx, mv, rec)
+		return s.freeze(ctx, st)
 	case StepSeal:
-		return s.seal(ctx, mv, rec, tries)
+		return s.seal(ctx, st, tries)
 	case StepFlip:
-		return s.flip(ctx, mv, rec)
+		return s.flip(ctx, st)
 	case StepFinish:
-		return s.finish(ctx, mv, rec)
+		return s.finish(ctx, st)
 	case StepUndone:
-		return s.undone(ctx, mv, rec, "")
+		st.mv.Phase = director.PhaseUndone
+		return s.undone(ctx, st.mv, st.rec, "")
 	}
 	return fmt.Errorf("no step %q", step)
 }
@@ -142,34 +142,35 @@ func hopeless(err error) bool {
 }
 
 // copy makes hot passes until little is left, then marks the user busy.
-func (s *Server) copy(ctx context.Context, mv director.Move, rec director.Record, tries *patience) error {
-	target, _, err := s.dial(ctx, mv.Target)
+func (s *Server) copy(ctx context.Context, st *standing, tries *patience) error {
+	mv := &st.mv
+	target, err := s.reach(ctx, st, mv.Target)
 	if err != nil {
 		return err
 	}
-	_, node, err := s.dial(ctx, mv.Source)
+	source, err := s.reach(ctx, st, mv.Source)
 	if err != nil {
 		return err
 	}
 	if mv.Phase == director.PhasePlanned || mv.Waiting != "" {
 		mv.Phase, mv.Waiting = director.PhaseCopying, ""
-		if err := s.dir.Advance(ctx, mv, rec, nil); err != nil {
+		if err := s.advance(ctx, st, nil); err != nil {
 			return err
 		}
 	}
 	if _, err := target.Stage(ctx, control.MoveRequest{User: mv.User, Epoch: mv.Epoch + 1}); err != nil {
 		return err
 	}
-	if err := s.hotPasses(ctx, &copying{s: s, writing: make(chan struct{}, 1), target: target, rec: rec, node: node, tries: tries, told: -1, mv: &mv, move: mv, seen: mv.CopiedBytes}); err != nil {
+	if err := s.hotPasses(ctx, &copying{s: s, writing: make(chan struct{}, 1), target: target, rec: st.rec, node: source.node, tries: tries, told: -1, mv: mv, move: *mv, seen: mv.CopiedBytes}); err != nil {
 		return err
 	}
-	busy, err := rec.MarkBusy(mv.Target)
+	busy, err := st.rec.MarkBusy(mv.Target)
 	if err != nil {
 		return err
 	}
 	s.at(mv.User, "busy")
 	mv.Phase, mv.BusySince, mv.Waiting = director.PhaseBusy, time.Now(), ""
-	return s.dir.Advance(ctx, mv, rec, &busy)
+	return s.advance(ctx, st, &busy)
 }
 
 // hotPasses repeats passes until little enough is left. Behind them the source sends
@@ -193,61 +194,64 @@ func (s *Server) hotPasses(ctx context.Context, c *copying) error {
 	return nil
 }
 
-func (s *Server) freeze(ctx context.Context, mv director.Move, rec director.Record) error {
-	source, _, err := s.dial(ctx, mv.Source)
+func (s *Server) freeze(ctx context.Context, st *standing) error {
+	mv := &st.mv
+	source, err := s.reach(ctx, st, mv.Source)
 	if err != nil {
 		return err
 	}
-	sum, err := source.Freeze(ctx, control.MoveRequest{User: mv.User, Epoch: rec.Epoch})
+	sum, err := source.Freeze(ctx, control.MoveRequest{User: mv.User, Epoch: st.rec.Epoch})
 	if err != nil {
 		return err
 	}
 	mv.Phase, mv.Receipt, mv.Messages, mv.Bytes, mv.Maildrop = director.PhaseFrozen, sum.Digest, sum.Messages, sum.Bytes, sum.Maildrop
 	s.at(mv.User, "frozen")
-	return s.dir.Advance(ctx, mv, rec, nil)
+	return nil
 }
 
-func (s *Server) seal(ctx context.Context, mv director.Move, rec director.Record, tries *patience) error {
-	target, _, err := s.dial(ctx, mv.Target)
+func (s *Server) seal(ctx context.Context, st *standing, tries *patience) error {
+	mv := &st.mv
+	target, err := s.reach(ctx, st, mv.Target)
 	if err != nil {
 		return err
 	}
-	_, node, err := s.dial(ctx, mv.Source)
+	source, err := s.reach(ctx, st, mv.Source)
 	if err != nil {
 		return err
 	}
-	c := &copying{s: s, writing: make(chan struct{}, 1), target: target, rec: rec, node: node, tries: tries, mv: &mv, move: mv}
+	c := &copying{s: s, writing: make(chan struct{}, 1), target: target, rec: st.rec, node: source.node, tries: tries, mv: mv, move: *mv}
 	p, err := c.pull(ctx, true)
 	if err != nil {
 		return err
 	}
 	s.log.Info("last pass", "user", mv.User, "move", mv.ID, "files", p.Files, "bytes", p.Bytes, "renamed", p.Renamed, "removed", p.Removed)
 	s.at(mv.User, "pulled")
-	if _, err := target.Seal(ctx, control.SealRequest{User: mv.User, Epoch: rec.Epoch, Digest: mv.Receipt, Maildrop: mv.Maildrop}); err != nil {
+	if _, err := target.Seal(ctx, control.SealRequest{User: mv.User, Epoch: st.rec.Epoch, Digest: mv.Receipt, Maildrop: mv.Maildrop}); err != nil {
 		return err
 	}
 	mv.Phase = director.PhaseSealed
 	s.at(mv.User, "sealed")
-	return s.dir.Advance(ctx, mv, rec, nil)
+	return nil
 }
 
-func (s *Server) flip(ctx context.Context, mv director.Move, rec director.Record) error {
-	to, err := rec.Flip()
+func (s *Server) flip(ctx context.Context, st *standing) error {
+	to, err := st.rec.Flip()
 	if err != nil {
 		return err
 	}
-	mv.Phase = director.PhaseFlipped
-	if err := s.dir.Advance(ctx, mv, rec, &to); err != nil {
+	st.mv.Phase = director.PhaseFlipped
+	if err := s.advance(ctx, st, &to); err != nil {
 		return err
 	}
-	s.at(mv.User, "flipped")
+	s.at(st.mv.User, "flipped")
 	return nil
 }
 
 // finish waits until the target serves. The source is told to let go; if it is
 // away, it does so by itself when it starts (R9).
-func (s *Server) finish(ctx context.Context, mv director.Move, rec director.Record) error {
-	target, _, err := s.dial(ctx, mv.Target)
+func (s *Server) finish(ctx context.Context, st *standing) error {
+	mv, rec := st.mv, st.rec
+	target, err := s.reach(ctx, st, mv.Target)
 	if err != nil {
 		return err
 	}
@@ -262,8 +266,9 @@ func (s *Server) finish(ctx context.Context, mv director.Move, rec director.Reco
 	mv = busyOver(mv)
 	s.tell(ctx, mv.Source, mv.User)
 	mv.Phase, mv.Finished, mv.Waiting = director.PhaseDone, time.Now(), ""
+	st.mv = mv
 	s.at(mv.User, "done")
-	if err := s.dir.Advance(ctx, mv, rec, nil); err != nil {
+	if err := s.advance(ctx, st, nil); err != nil {
 		return err
 	}
 	s.metrics.ended.WithLabelValues("done").Inc()

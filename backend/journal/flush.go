@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // chain holds the tickets of one user that no checkpoint has passed and that have
@@ -44,18 +46,38 @@ func (j *Journal) Flush(user string) error {
 	if err := j.Err(); err != nil {
 		return err
 	}
+	var g errgroup.Group
+	g.SetLimit(flushers)
 	for _, path := range j.touched(user) {
-		err := syncPath(j.o, path)
-		if err == nil || errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		err = fmt.Errorf("flush of user %s: %w", user, err)
-		if harmless(err) {
-			return fmt.Errorf("journal: %w", err)
-		}
-		return j.fail(err)
+		g.Go(func() error { return j.flushPath(user, path) })
 	}
-	return nil
+	return g.Wait()
+}
+
+// flushers is how many paths are synced at once: they share the file system's commits.
+const flushers = 32
+
+func (j *Journal) flushPath(user, path string) error {
+	err := syncPath(j.o, path)
+	if err == nil || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	err = fmt.Errorf("flush of user %s: %w", user, err)
+	if harmless(err) {
+		return fmt.Errorf("journal: %w", err)
+	}
+	return j.fail(err)
+}
+
+// muchToFlush is how many paths are worth a checkpoint.
+const muchToFlush = 16
+
+// FlushSoon says that a Flush of that user is to come shortly. Where that would be much,
+// a checkpoint takes most of it away before, for all users. Nobody waits for it here.
+func (j *Journal) FlushSoon(user string) {
+	if len(j.touched(user)) > muchToFlush {
+		j.wantCheckpoint()
+	}
 }
 
 // touched gives each path once, the first touched first.

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"unsafe"
 
 	"github.com/pkg/sftp"
 	"golang.org/x/sync/errgroup"
@@ -88,7 +89,9 @@ func (p *Pull) fetch(ctx context.Context, c *Conn, j job) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for i, chunk := range j.chunks {
 		g.Go(func() error {
-			b := make([]byte, chunkSize(lists[i]))
+			whole := p.buffer()
+			defer p.buffers.Put(whole)
+			b := whole[:chunkSize(lists[i])]
 			if _, err := f.ReadAt(b, int64(i)<<chunkShift); err != nil {
 				return fmt.Errorf("fetch %d files: %w", len(chunk), err)
 			}
@@ -96,6 +99,14 @@ func (p *Pull) fetch(ctx context.Context, c *Conn, j job) error {
 		})
 	}
 	return g.Wait()
+}
+
+// buffer gives one for a chunk, that goes back to p.buffers.
+func (p *Pull) buffer() *[packet]byte {
+	if b, ok := p.buffers.Get().(*[packet]byte); ok {
+		return b
+	}
+	return new([packet]byte)
 }
 
 // unpack writes the files of a chunk.
@@ -144,39 +155,49 @@ func (p *Pull) write(e manifest.Entry, data []byte) error {
 	if err != nil {
 		return &fs.PathError{Op: "create", Path: path, Err: err}
 	}
-	f := os.NewFile(uintptr(fd), path)
-	_, err = f.Write(data)
-	var at manifest.Stamp
-	if err == nil {
-		at, err = finish(f, e)
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
+	// No os.File: most of a move's time is the system's, and each call counts.
+	at, err := fill(fd, path, e, data)
+	if err = errors.Join(err, unix.Close(fd)); err != nil {
 		return err
 	}
 	return p.synced.add(arrival{e, at, path})
 }
 
-// finish dates a file, and lets the system begin to write it to the disk: when many
-// files are synced later, one commit of the file system is enough for all.
-func finish(f *os.File, e manifest.Entry) (manifest.Stamp, error) {
+func fill(fd int, path string, e manifest.Entry, data []byte) (manifest.Stamp, error) {
+	for len(data) > 0 {
+		n, err := unix.Write(fd, data)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return manifest.Stamp{}, &fs.PathError{Op: "write", Path: path, Err: err}
+		}
+		data = data[n:]
+	}
+	return finish(fd, path, e)
+}
+
+// finish dates a file.
+func finish(fd int, path string, e manifest.Entry) (manifest.Stamp, error) {
 	if manifest.IsMessage(string(e.Path)) {
-		if err := setTime(f, e.MTime); err != nil {
-			return manifest.Stamp{}, err
+		if err := setTime(fd, e.MTime); err != nil {
+			return manifest.Stamp{}, &fs.PathError{Op: "utimensat", Path: path, Err: err}
 		}
 	}
-	// Only a hint: the sync tells of errors.
-	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE)
 	var st unix.Stat_t
-	if err := unix.Fstat(int(f.Fd()), &st); err != nil {
-		return manifest.Stamp{}, &fs.PathError{Op: "fstat", Path: f.Name(), Err: err}
+	if err := unix.Fstat(fd, &st); err != nil {
+		return manifest.Stamp{}, &fs.PathError{Op: "fstat", Path: path, Err: err}
 	}
 	return manifest.StampOf(&st), nil
 }
 
-func setTime(f *os.File, seconds int64) error {
-	ts := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: seconds}}
-	if err := unix.UtimesNanoAt(unix.AT_FDCWD, f.Name(), ts, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return &fs.PathError{Op: "utimensat", Path: f.Name(), Err: err}
+// setTime is futimens(3), which package unix does not have: utimensat(2) without a path
+// means the descriptor.
+func setTime(fd int, seconds int64) error {
+	ts := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: seconds}}
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(fd), 0, uintptr(unsafe.Pointer(&ts)), 0, 0, 0)
+	if errno != 0 {
+		return errno
 	}
 	return nil
 }
@@ -254,7 +275,7 @@ func (p *Pull) grow(ctx context.Context, dst *os.File, src *sftp.File, e manifes
 	if have != e.Size || e.Digest.Known() && e.Digest != digest {
 		return manifest.Digest{}, errors.Join(errChanged, os.Remove(dst.Name()))
 	}
-	_, err = finish(dst, e)
+	_, err = finish(int(dst.Fd()), dst.Name(), e)
 	return digest, err
 }
 

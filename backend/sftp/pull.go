@@ -39,6 +39,7 @@ type Pull struct {
 
 	progress progress
 	synced   syncer
+	buffers  sync.Pool // of *[packet]byte
 }
 
 const (
@@ -278,8 +279,12 @@ func (p *Pull) fetchAll(ctx context.Context, c *Conn, files []manifest.Entry) er
 	}
 	jobs := bundles(files, c.Version)
 	work := make(chan job)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if err := p.synced.begin(ctx, p); err != nil {
+		return fmt.Errorf("staging: %w", err)
+	}
 	g, ctx := errgroup.WithContext(ctx)
-	p.synced.begin(ctx, p)
 	g.Go(func() error {
 		defer close(work)
 		for _, j := range jobs {

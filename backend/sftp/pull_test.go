@@ -311,3 +311,39 @@ func BenchmarkPull(b *testing.B) {
 		}
 	}
 }
+
+// TestUnsyncedIsGone: what could not be made durable does not stay under its name, where
+// a later pass would read it from memory and believe it.
+func TestUnsyncedIsGone(t *testing.T) {
+	for _, n := range []int{1, fewFiles, fewFiles + 1} {
+		r := newRig(t)
+		p := r.newPull(false)
+		if err := p.synced.begin(t.Context(), p); err != nil {
+			t.Fatal(err)
+		}
+		var files []arrival
+		for i := range n {
+			path := filepath.Join(r.staging, fmt.Sprint(i))
+			if err := os.WriteFile(path, nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			files = append(files, arrival{Entry: manifest.Entry{Path: control.TreePath(filepath.Base(path))}, path: path})
+		}
+		// Neither the file system nor a file can be synced any more.
+		if err := p.synced.root.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Remove(files[0].path); err != nil {
+			t.Fatal(err)
+		}
+		if err := p.synced.sync(files); err == nil {
+			t.Fatalf("%d files: no error", n)
+		}
+		if left, err := os.ReadDir(r.staging); err != nil || len(left) != 0 {
+			t.Errorf("%d files: left %v (%v)", n, left, err)
+		}
+		if _, known := r.target.Look("0"); known {
+			t.Errorf("%d files: believed", n)
+		}
+	}
+}

@@ -83,6 +83,9 @@ type Row struct {
 	Times     int     `json:"times"`
 	MedianMS  float64 `json:"median_ms"`
 	P99MS     float64 `json:"p99_ms"`
+	// CPUMS is the CPU time of all processes but the kernel's own, in the mean; 0: not
+	// measured.
+	CPUMS float64 `json:"cpu_ms,omitempty"`
 	// Ratio is how many times as long as Waypost this peer takes; 0: nothing to compare.
 	Ratio float64 `json:"waypost_rate_ratio,omitempty"`
 }
@@ -93,8 +96,15 @@ type Report struct {
 	Rows   []Row `json:"rows"`
 }
 
-// measured are the durations of one peer with one size.
-type measured map[string]bench.Latencies
+// measured is what was measured of one peer with one size, by operation.
+type measured struct {
+	took map[string]bench.Latencies
+	cpu  map[string]time.Duration // of all times together
+}
+
+func newMeasured() measured {
+	return measured{make(map[string]bench.Latencies), make(map[string]time.Duration)}
+}
 
 // Run runs everything. With an error it gives what was measured before.
 func (s *Suite) Run(ctx context.Context) (*Report, error) {
@@ -108,8 +118,8 @@ func (s *Suite) Run(ctx context.Context) (*Report, error) {
 		var failed error
 		for round := range s.Rounds {
 			for i, p := range s.Peers {
-				if all[i] == nil {
-					all[i] = measured{}
+				if all[i].took == nil {
+					all[i] = newMeasured()
 				}
 				step++
 				dir := filepath.Join(s.Dir, fmt.Sprintf("%d-%s", step, p.Name))
@@ -150,11 +160,21 @@ func (s *Suite) visit(ctx context.Context, p Peer, dir string, size int, busy bo
 		return err
 	}
 	pass := func(op string, want int) error {
+		// Servers are this process or its children.
+		before, err := bench.TreeCPU(os.Getpid())
+		if err != nil {
+			return err
+		}
 		began := time.Now()
 		if err := x.Pass(ctx); err != nil {
 			return fmt.Errorf("%s: %w", op, err)
 		}
-		m[op] = append(m[op], time.Since(began))
+		m.took[op] = append(m.took[op], time.Since(began))
+		after, err := bench.TreeCPU(os.Getpid())
+		if err != nil {
+			return err
+		}
+		m.cpu[op] += after - before
 		if n, err := count(x.Target); err != nil || n != want {
 			return fmt.Errorf("%s: the target has %d messages, not %d (%w)", op, n, want, err)
 		}
@@ -174,7 +194,7 @@ func (s *Suite) visit(ctx context.Context, p Peer, dir string, size int, busy bo
 		s.say(fmt.Sprintf("%s, %d messages, move %d", p.Name, size, i+1), false)
 		var d time.Duration
 		d, err = x.Busy(ctx)
-		m[opBusy] = append(m[opBusy], d)
+		m.took[opBusy] = append(m.took[opBusy], d)
 	}
 	return err
 }
@@ -198,16 +218,17 @@ func (r *Report) add(peers []Peer, size int, all []measured) {
 	for _, op := range []string{opFirst, opUnchanged, opDelta, opBusy} {
 		var ours float64
 		for i, p := range peers {
-			if p.Name == bench.Ours && len(all[i][op]) > 0 {
-				ours = bench.Millis(all[i][op].Quantile(0.5))
+			if p.Name == bench.Ours && len(all[i].took[op]) > 0 {
+				ours = bench.Millis(all[i].took[op].Quantile(0.5))
 			}
 		}
 		for i, p := range peers {
-			l := all[i][op]
+			l := all[i].took[op]
 			if len(l) == 0 {
 				continue
 			}
-			row := Row{Peer: p.Name, Mode: p.Mode, Messages: size, Operation: op, Times: len(l), MedianMS: bench.Millis(l.Quantile(0.5)), P99MS: bench.Millis(l.Quantile(0.99))}
+			row := Row{Peer: p.Name, Mode: p.Mode, Messages: size, Operation: op, Times: len(l), MedianMS: bench.Millis(l.Quantile(0.5)), P99MS: bench.Millis(l.Quantile(0.99)),
+				CPUMS: bench.Millis(all[i].cpu[op]) / float64(len(l))}
 			if p.Name != bench.Ours {
 				row.Ratio = bench.Ratio(row.MedianMS, ours)
 			}
@@ -216,15 +237,18 @@ func (r *Report) add(peers []Peer, size int, all []measured) {
 	}
 }
 
-var heads = []string{"messages", "operation", "peer", "mode", "times", "median ms", "p99 ms", "rate ×"}
+var heads = []string{"messages", "operation", "peer", "mode", "times", "median ms", "p99 ms", "CPU ms", "rate ×"}
 
 // Cells are a line of the table.
 func (r Row) Cells() []string {
-	ratio := "–"
+	ratio, cpu := "–", "–"
 	if r.Ratio > 0 {
 		ratio = fmt.Sprintf("%.2f", r.Ratio)
 	}
-	return []string{fmt.Sprint(r.Messages), r.Operation, r.Peer, r.Mode, fmt.Sprint(r.Times), fmt.Sprintf("%.1f", r.MedianMS), fmt.Sprintf("%.1f", r.P99MS), ratio}
+	if r.CPUMS > 0 {
+		cpu = fmt.Sprintf("%.0f", r.CPUMS)
+	}
+	return []string{fmt.Sprint(r.Messages), r.Operation, r.Peer, r.Mode, fmt.Sprint(r.Times), fmt.Sprintf("%.1f", r.MedianMS), fmt.Sprintf("%.1f", r.P99MS), cpu, ratio}
 }
 
 // Table prints the rows for a terminal, Markdown for a document.
