@@ -12,10 +12,11 @@
 //
 // One goroutine has the turn at a time: whoever comes to a seam (a call to the
 // directory, to a backend, to a disk) waits there until the scheduler picks it,
-// by the seed alone. testing/synctest gives the time. A seed therefore gives
-// the same schedule again as far as the code under test leaves it open: two goroutines of
-// one mover that ask at one moment come in either order, so a seed mostly, and not always,
-// repeats its trace.
+// by the seed alone. Those who wait are in an order that is the same each time:
+// by process, by what they ask for, and by the place in the code where they do.
+// Whoever is told to stop goes on in its turn, too, and so does everybody at a
+// schedule's end. testing/synctest gives the time. A seed therefore gives the
+// same schedule again; TestSameSeedSameTrace shows it.
 //
 // After each schedule I1 to I6 are checked: directly, where something happens
 // (one writer, one place of a session, UIDs), and at the end on the whole

@@ -1,5 +1,3 @@
-//go:build !race
-
 package simtest
 
 import (
@@ -11,7 +9,6 @@ import (
 // they check nothing. within is how many schedules they may take; what is a
 // part of some complaint that shows the harm, and not merely its shadow.
 func TestMutations(t *testing.T) {
-	root := spoolRoot(t)
 	for _, m := range []struct {
 		off    string
 		within int
@@ -27,6 +24,8 @@ func TestMutations(t *testing.T) {
 		{"accept an id twice", 1500, []string{"I3"}},
 	} {
 		t.Run(m.off, func(t *testing.T) {
+			t.Parallel()
+			root := spoolRoot(t)
 			for seed := uint64(1); seed <= uint64(m.within); seed++ {
 				o := run(t, root, seed, m.off, false)
 				for _, bad := range o.bad {

@@ -1,0 +1,9 @@
+//go:build !race
+
+package simtest
+
+// How many schedules the tests run by themselves.
+const (
+	defaultSeeds = 4 * enoughSeeds
+	sameSeeds    = 100
+)
