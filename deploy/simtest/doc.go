@@ -10,6 +10,13 @@
 // is one file on internal/vfs/crashfs, and sessions are the smallest that can
 // be handed off: what matters is where they live and what they do twice.
 //
+// TestSessions drives what carries sessions, in schedules of its own: real are the proxy
+// from its login to its carrying, the frames between it and backends, the IMAP engine over
+// package backend/mailbox/memory, and the list of accepted hand-offs on a disk that
+// crashes. Connections are simulated, and the mover is a few lines. No session may live at
+// two places, none may end but where something broke so that nobody can know what its
+// client has seen, and each client's view, made of untagged responses alone, must be the truth.
+//
 // One goroutine has the turn at a time: whoever comes to a seam (a call to the
 // directory, to a backend, to a disk) waits there until the scheduler picks it,
 // by the seed alone. Those who wait are in an order that is the same each time:
@@ -24,6 +31,6 @@
 // off one by one, and demands that the checks notice.
 //
 // More schedules: go test ./deploy/simtest -run TestSchedules -seeds 100000.
-// One again, with its trace: -run TestSchedules -seed 123 -v.
+// One again, with its trace: -run TestSchedules -seed 123 -v. TestSessions takes the same.
 // testdata/seeds keeps those that once failed.
 package simtest

@@ -41,3 +41,30 @@ func TestMutations(t *testing.T) {
 		})
 	}
 }
+
+// TestSessionMutations is TestMutations for sessions.
+func TestSessionMutations(t *testing.T) {
+	for _, m := range []struct {
+		off    string
+		within int
+		what   string
+	}{
+		{"resume without epoch check", 400, "lives at"},
+		{"former session left", 600, "lives at 2 places"},
+		{"accept a session twice", 1500, "accepted twice"},
+		{"an older checkpoint", 1500, "I4"},
+	} {
+		t.Run(m.off, func(t *testing.T) {
+			t.Parallel()
+			for seed := uint64(1); seed <= uint64(m.within); seed++ {
+				for _, bad := range runSessions(t, seed, m.off, false).bad {
+					if strings.Contains(bad, m.what) {
+						t.Logf("caught by seed %d: %s", seed, bad)
+						return
+					}
+				}
+			}
+			t.Errorf("not caught by %d schedules", m.within)
+		})
+	}
+}

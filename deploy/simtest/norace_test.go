@@ -6,4 +6,5 @@ package simtest
 const (
 	defaultSeeds = 4 * enoughSeeds
 	sameSeeds    = 100
+	sessionSeeds = enoughSessions
 )

@@ -7,4 +7,5 @@ package simtest
 const (
 	defaultSeeds = enoughSeeds
 	sameSeeds    = 10
+	sessionSeeds = enoughSessions / 2
 )

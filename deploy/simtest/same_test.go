@@ -12,17 +12,22 @@ var same = flag.Int("same", 0, "how many schedules TestSameSeedSameTrace runs tw
 // TestSameSeedSameTrace: what a seed shows it shows again, on however many processors.
 func TestSameSeedSameTrace(t *testing.T) {
 	root := spoolRoot(t)
-	n := *same
-	if n == 0 {
-		n = sameSeeds
-	}
-	for seed := *first; seed < *first+uint64(n); seed++ {
-		a := run(t, root, seed, "", true)
-		processors := runtime.GOMAXPROCS(1)
-		b := run(t, root, seed, "", true)
-		runtime.GOMAXPROCS(processors)
-		if a.hash != b.hash {
-			t.Errorf("seed %d: %s", seed, parting(a.lines, b.lines))
+	for name, one := range map[string]func(seed uint64) outcome{
+		"cluster":  func(seed uint64) outcome { return run(t, root, seed, "", true) },
+		"sessions": func(seed uint64) outcome { return runSessions(t, seed, "", true) },
+	} {
+		n := *same
+		if n == 0 {
+			n = sameSeeds
+		}
+		for seed := *first; seed < *first+uint64(n); seed++ {
+			a := one(seed)
+			processors := runtime.GOMAXPROCS(1)
+			b := one(seed)
+			runtime.GOMAXPROCS(processors)
+			if a.hash != b.hash {
+				t.Errorf("%s, seed %d: %s", name, seed, parting(a.lines, b.lines))
+			}
 		}
 	}
 }
