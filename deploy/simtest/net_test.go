@@ -65,6 +65,9 @@ func (n *network) connect(from, to string, address net.Addr) (near, far *end) {
 func (n *network) carry(e *end) {
 	for {
 		<-e.more
+		if !e.pending() {
+			continue // it went along with what was before
+		}
 		// When all ends, it goes on in turns, without lateness.
 		_ = n.w.step(n.w.ctx, e.name, "bytes")
 		n.moved = time.Now()
@@ -79,6 +82,13 @@ func (n *network) carry(e *end) {
 			return
 		}
 	}
+}
+
+// pending tells whether there is something on its way.
+func (e *end) pending() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.out) > 0 || e.closing
 }
 
 func (e *end) arrive(p []byte, over bool) {
