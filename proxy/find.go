@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"context"
+	"net"
 	"time"
 
 	"waypost/director"
@@ -28,4 +29,10 @@ func (s *Server) Find(ctx context.Context, u director.User, try func(context.Con
 	}
 	_, err := o.settle(ctx)
 	return err
+}
+
+// ServeIMAP serves a client of IMAP on conn, in plaintext, as Serve does one that it has
+// accepted: until the session has ended, ctx ends, or Shutdown.
+func (s *Server) ServeIMAP(ctx context.Context, conn net.Conn) {
+	s.admit(ctx, conn, listener{name: "imap", protocol: protoIMAP})
 }

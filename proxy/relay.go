@@ -267,7 +267,8 @@ func (r *relay) pump(c net.Conn, first []byte, take func([]byte) error) error {
 		if err == nil {
 			continue
 		}
-		if !errors.Is(err, os.ErrDeadlineExceeded) {
+		// A connection that has been silent for too long is lost by a deadline of its own.
+		if !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, frames.ErrLost) {
 			return err
 		}
 		if cause := context.Cause(r.ctx); cause != nil {

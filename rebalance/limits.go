@@ -153,7 +153,7 @@ func (s *Server) readLimitsAgain(ctx context.Context) int64 {
 		if err == nil || ctx.Err() != nil {
 			return from
 		}
-		pause(ctx, jitter(time.Second))
+		pause(ctx, s.jitter(time.Second))
 	}
 }
 

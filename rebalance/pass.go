@@ -70,6 +70,9 @@ func (c *copying) count(p control.PullProgress, final bool) (due bool) {
 
 // write notes the journal.
 func (c *copying) write(ctx context.Context) {
+	if ctx.Err() != nil {
+		return
+	}
 	select {
 	case c.writing <- struct{}{}:
 	case <-ctx.Done():

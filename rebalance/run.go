@@ -330,7 +330,7 @@ func (s *Server) putOff(ctx context.Context, mv director.Move, rec director.Reco
 	}
 	next.Phase, next.Receipt, next.BusySince = director.PhasePlanned, "", time.Time{}
 	next.Tries++
-	next.NotBefore = time.Now().Add(jitter(s.backoff(next.Tries)))
+	next.NotBefore = time.Now().Add(s.jitter(s.backoff(next.Tries)))
 	next.Waiting = fmt.Sprintf("for try %d: %v", next.Tries+1, why)
 	s.at(mv.User, "put off")
 	if err := s.dir.Advance(ctx, next, rec, to); err != nil {

@@ -1,5 +1,3 @@
-//go:build !race
-
 package simtest
 
 import (
@@ -69,8 +67,8 @@ func keys(m map[string]bool) []string {
 	return out
 }
 
-// mailbox is the model: a set that grows; a read sees all of it.
-var mailbox = porcupine.Model{
+// growing is the model of a mailbox: a set that grows; a read sees all of it.
+var growing = porcupine.Model{
 	Init: func() any { return "" },
 	Step: func(state, input, output any) (bool, any) {
 		names := strings.Fields(state.(string))
@@ -105,7 +103,7 @@ func (w *world) linearizable(validity uint32) bool {
 			ops = append(ops, porcupine.Operation{ClientId: len(w.history) + i, Input: event{name: name}, Call: w.open[name], Return: math.MaxInt64})
 		}
 	}
-	return porcupine.CheckOperationsTimeout(mailbox, ops, 10*time.Second) != porcupine.Illegal
+	return porcupine.CheckOperationsTimeout(growing, ops, 10*time.Second) != porcupine.Illegal
 }
 
 func sortedNames(m map[string]int64) []string {

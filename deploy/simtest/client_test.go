@@ -1,5 +1,3 @@
-//go:build !race
-
 package simtest
 
 import (
@@ -93,7 +91,7 @@ func (c *client) live(ctx context.Context, commands int) {
 			command = fmt.Sprintf("%s-%d", c.name, i)
 			c.w.begins(command)
 		}
-		if err := c.do(ctx, command); err != nil && ctx.Err() == nil {
+		if err := c.do(ctx, command); err != nil && c.w.step(ctx, c.name, "is told") == nil {
 			c.w.note(c.name, "session ended: "+err.Error())
 			c.w.saw("session ended with BYE")
 			c.at, c.state = nil, nil
@@ -115,7 +113,7 @@ func (c *client) login(ctx context.Context) bool {
 	err := c.w.proxy.Find(ctx, alice, func(ctx context.Context, rec director.Record) (wire.Status, error) {
 		return c.ask(ctx, rec, "open", func(p *proc) (wire.Status, error) {
 			a := p.open(ctx, rec.Home, rec.Epoch)
-			if p.dead {
+			if p.dead.Load() {
 				return "", errDown
 			}
 			if a != "ok" {
@@ -133,7 +131,7 @@ func (c *client) login(ctx context.Context) bool {
 			return wire.StatusOK, nil
 		})
 	})
-	if err != nil && ctx.Err() == nil && c.w.deletions == 0 {
+	if err != nil && c.w.step(ctx, c.name, "is refused") == nil && c.w.deletions == 0 {
 		c.w.fail("I5: a login failed: %v", err)
 	}
 	return err == nil
@@ -185,13 +183,13 @@ func (c *client) execute(ctx context.Context, command string) error {
 	}
 	began := c.w.now()
 	switch {
-	case p.dead && command == "":
+	case p.dead.Load() && command == "":
 		// The client was told nothing since its last answer: the checkpoint is
 		// what it saw.
 		c.w.saw("resumed from a checkpoint")
 		c.state = c.pack("")
 		return errHandedOff
-	case p.dead:
+	case p.dead.Load():
 		return errBYE // nobody knows whether it was done
 	case !p.enter(c.epoch):
 		c.w.left(c.key(), p)
@@ -207,7 +205,7 @@ func (c *client) execute(ctx context.Context, command string) error {
 	}
 	b, err := p.read(ctx, c.epoch)
 	switch {
-	case p.dead, errors.Is(err, errNotServed): // it was so until the lock was there
+	case p.dead.Load(), errors.Is(err, errNotServed): // it was so until the lock was there
 		return c.execute(ctx, command)
 	case err != nil:
 		c.w.fail("%s: read: %v", c.name, err)
@@ -231,7 +229,7 @@ func (c *client) execute(ctx context.Context, command string) error {
 func (c *client) appends(ctx context.Context, p *proc, command string) error {
 	_, err := p.commit(ctx, c.epoch, command, "")
 	switch {
-	case p.dead:
+	case p.dead.Load():
 		return errBYE
 	case err != nil: // fenced meanwhile: not done
 		return c.execute(ctx, command)
@@ -239,7 +237,7 @@ func (c *client) appends(ctx context.Context, p *proc, command string) error {
 	if err := c.w.step(ctx, c.name, "append answered"); err != nil {
 		return err
 	}
-	if !p.dead {
+	if !p.dead.Load() {
 		c.w.acked[command] = true
 	}
 	return nil
@@ -281,7 +279,7 @@ func (c *client) resume(ctx context.Context) error {
 			})
 		})
 		if err != nil {
-			if ctx.Err() == nil && c.w.deletions == 0 {
+			if c.w.step(ctx, c.name, "is given up") == nil && c.w.deletions == 0 {
 				c.w.fail("I5: a session found no home: %v", err)
 			}
 			return fmt.Errorf("%w: %w", errBYE, err)
@@ -300,14 +298,14 @@ var errUnknown = fmt.Errorf("%w: outcome of a resume unknown", errBYE)
 // view.
 func (p *proc) resume(ctx context.Context, c *client, rec director.Record) (wire.Status, error) {
 	a := p.open(ctx, rec.Home, rec.Epoch)
-	if p.dead {
+	if p.dead.Load() {
 		return "", errUnknown
 	}
 	if a != "ok" {
 		return wire.Status(a), nil
 	}
 	taken, err := p.accept(ctx, c.state.ID)
-	if p.dead || err != nil {
+	if p.dead.Load() || err != nil {
 		return "", errUnknown
 	}
 	if taken && !p.w.rule("accept an id twice") {

@@ -10,12 +10,20 @@
 // is one file on internal/vfs/crashfs, and sessions are the smallest that can
 // be handed off: what matters is where they live and what they do twice.
 //
+// TestSessions drives what carries sessions, in schedules of its own: real are the proxy
+// from its login to its carrying, the frames between it and backends, the IMAP engine over
+// package backend/mailbox/memory, and the list of accepted hand-offs on a disk that
+// crashes. Connections are simulated, and the mover is a few lines. No session may live at
+// two places, none may end but where something broke so that nobody can know what its
+// client has seen, and each client's view, made of untagged responses alone, must be the truth.
+//
 // One goroutine has the turn at a time: whoever comes to a seam (a call to the
 // directory, to a backend, to a disk) waits there until the scheduler picks it,
-// by the seed alone. testing/synctest gives the time. A seed therefore gives
-// the same schedule again as far as the code under test leaves it open: two goroutines of
-// one mover that ask at one moment come in either order, so a seed mostly, and not always,
-// repeats its trace.
+// by the seed alone. Those who wait are in an order that is the same each time:
+// by process, by what they ask for, and by the place in the code where they do.
+// Whoever is told to stop goes on in its turn, too, and so does everybody at a
+// schedule's end. testing/synctest gives the time. A seed therefore gives the
+// same schedule again; TestSameSeedSameTrace shows it.
 //
 // After each schedule I1 to I6 are checked: directly, where something happens
 // (one writer, one place of a session, UIDs), and at the end on the whole
@@ -23,6 +31,6 @@
 // off one by one, and demands that the checks notice.
 //
 // More schedules: go test ./deploy/simtest -run TestSchedules -seeds 100000.
-// One again, with its trace: -run TestSchedules -seed 123 -v.
+// One again, with its trace: -run TestSchedules -seed 123 -v. TestSessions takes the same.
 // testdata/seeds keeps those that once failed.
 package simtest

@@ -1,5 +1,3 @@
-//go:build !race
-
 package simtest
 
 import (
@@ -13,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"waypost/director"
@@ -32,7 +31,7 @@ type post struct {
 
 type postProc struct {
 	*mx.Server
-	dead  bool
+	dead  atomic.Bool
 	ctx   context.Context
 	stop  context.CancelFunc
 	port  *port
@@ -56,7 +55,7 @@ func (m *post) boot() error {
 	}
 	m.proc = p
 	w.running.Go(func() {
-		if err := p.Serve(p.ctx); err != nil && !p.dead && w.ctx.Err() == nil {
+		if err := p.Serve(p.ctx); err != nil && !p.dead.Load() && w.ctx.Err() == nil {
 			w.fail("mx: %v", err)
 		}
 		_ = p.cache.Close() // has no snapshot to write
@@ -75,7 +74,8 @@ func (m *post) crash() error {
 		return err
 	}
 	m.dir, m.proc = next, nil
-	p.dead, p.port.dead = true, true
+	p.dead.Store(true)
+	p.port.dead.Store(true)
 	p.stop()
 	return nil
 }
@@ -98,7 +98,7 @@ func (m *post) send(ctx context.Context, name string) {
 			return
 		}
 		switch {
-		case p.dead: // the sender never hears of it
+		case p.dead.Load(): // the sender never hears of it
 		case reply.Code == 250:
 			w.acked[name] = true
 			w.note("sender", name+" is taken")
@@ -120,11 +120,14 @@ type lmtpDialer struct {
 }
 
 func (d *lmtpDialer) DialLMTP(ctx context.Context, id director.BackendID, _ director.Backend) (net.Conn, error) {
+	if d.p.dead.Load() { // how far its goroutines still come is not the seed's affair
+		return nil, errDown
+	}
 	if err := d.w.step(ctx, "mx1", "dial "+string(id)); err != nil {
 		return nil, err
 	}
 	p := d.w.nodes[id].proc
-	if d.p.dead || p == nil || !p.ready || d.w.cut[string(id)+"/net"] || d.w.chaos && d.w.chance(40) {
+	if d.p.dead.Load() || p == nil || !p.ready || d.w.cut[string(id)+"/net"] || d.w.chaos && d.w.chance(40) {
 		return nil, errDown
 	}
 	mine, theirs := net.Pipe()
@@ -206,7 +209,11 @@ func (s *lmtpServer) say(line string) bool {
 }
 
 func (s *lmtpServer) step(what string) bool {
-	return s.w.step(s.p.ctx, s.name, what) == nil && !s.p.dead && !s.from.dead
+	// What a dead process had written may still arrive, or not: nobody hears of it.
+	if s.p.dead.Load() || s.from.dead.Load() {
+		return false
+	}
+	return s.w.step(s.p.ctx, s.name, what) == nil && !s.p.dead.Load() && !s.from.dead.Load()
 }
 
 func (s *lmtpServer) rcpt(line string) bool {

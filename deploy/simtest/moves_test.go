@@ -1,11 +1,10 @@
-//go:build !race
-
 package simtest
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"waypost/backend/control"
 	"waypost/backend/fence"
@@ -18,7 +17,7 @@ import (
 type remote struct {
 	w    *world
 	who  string
-	dead *bool
+	dead *atomic.Bool
 	n    *node
 }
 
@@ -31,23 +30,26 @@ func call[T any](ctx context.Context, r *remote, what string, fn func(p *proc) (
 	var none T
 	what = string(r.n.id) + " " + what
 	ctx = as(ctx, r.who)
+	if r.dead.Load() {
+		return none, errLost
+	}
 	if err := r.w.step(ctx, r.who, what); err != nil {
 		return none, err
 	}
 	switch p := r.n.proc; {
-	case *r.dead || r.w.cut[string(r.n.id)+"/net"] || r.w.chaos && r.w.chance(40):
+	case r.dead.Load() || r.w.cut[string(r.n.id)+"/net"] || r.w.chaos && r.w.chance(40):
 		return none, errLost
 	case p == nil || !p.ready:
 		return none, errDown
 	default:
 		v, err := fn(p)
-		if p.dead {
+		if p.dead.Load() {
 			return none, errDown
 		}
 		if stepErr := r.w.step(ctx, r.who, what+" answered"); stepErr != nil {
 			return none, stepErr
 		}
-		if *r.dead || r.w.chaos && r.w.chance(40) {
+		if r.dead.Load() || r.w.chaos && r.w.chance(40) {
 			r.w.saw("answer of a call lost")
 			return none, errLost
 		}
@@ -143,7 +145,7 @@ func (r *remote) Pull(ctx context.Context, req control.PullRequest, progress fun
 
 // fetch reads the source's tree, which must be frozen for the last pass.
 func (r *remote) fetch(ctx context.Context, req control.PullRequest) (box, error) {
-	source := &remote{w: r.w, who: r.who + ".pull", dead: new(bool), n: r.w.nodes[req.Source]}
+	source := &remote{w: r.w, who: r.who + ".pull", dead: new(atomic.Bool), n: r.w.nodes[req.Source]}
 	return call(ctx, source, "fetch", func(s *proc) (box, error) {
 		if s.fence.State != fence.Serving && s.fence.Epoch != req.Epoch {
 			if err := s.look(ctx); err != nil {

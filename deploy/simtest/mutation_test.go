@@ -1,5 +1,3 @@
-//go:build !race
-
 package simtest
 
 import (
@@ -11,7 +9,6 @@ import (
 // they check nothing. within is how many schedules they may take; what is a
 // part of some complaint that shows the harm, and not merely its shadow.
 func TestMutations(t *testing.T) {
-	root := spoolRoot(t)
 	for _, m := range []struct {
 		off    string
 		within int
@@ -27,6 +24,8 @@ func TestMutations(t *testing.T) {
 		{"accept an id twice", 1500, []string{"I3"}},
 	} {
 		t.Run(m.off, func(t *testing.T) {
+			t.Parallel()
+			root := spoolRoot(t)
 			for seed := uint64(1); seed <= uint64(m.within); seed++ {
 				o := run(t, root, seed, m.off, false)
 				for _, bad := range o.bad {
@@ -35,6 +34,33 @@ func TestMutations(t *testing.T) {
 							t.Logf("caught by seed %d: %s", seed, bad)
 							return
 						}
+					}
+				}
+			}
+			t.Errorf("not caught by %d schedules", m.within)
+		})
+	}
+}
+
+// TestSessionMutations is TestMutations for sessions.
+func TestSessionMutations(t *testing.T) {
+	for _, m := range []struct {
+		off    string
+		within int
+		what   string
+	}{
+		{"resume without epoch check", 400, "lives at"},
+		{"former session left", 600, "lives at 2 places"},
+		{"accept a session twice", 1500, "accepted twice"},
+		{"an older checkpoint", 1500, "I4"},
+	} {
+		t.Run(m.off, func(t *testing.T) {
+			t.Parallel()
+			for seed := uint64(1); seed <= uint64(m.within); seed++ {
+				for _, bad := range runSessions(t, seed, m.off, false).bad {
+					if strings.Contains(bad, m.what) {
+						t.Logf("caught by seed %d: %s", seed, bad)
+						return
 					}
 				}
 			}

@@ -1,5 +1,3 @@
-//go:build !race
-
 package simtest
 
 import (
@@ -12,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"waypost/backend/fence"
@@ -38,7 +37,7 @@ type proc struct {
 	fs     *crashfs.FS
 	ctx    context.Context
 	stop   context.CancelFunc
-	dead   bool
+	dead   atomic.Bool
 	port   *port
 	dir    *director.Directory
 	fences *fence.Dir
@@ -74,7 +73,6 @@ func (p *proc) lock(ctx context.Context, l *lock, what string) error {
 		select {
 		case <-l.free:
 		case <-p.ctx.Done():
-			return errDown
 		}
 		if err := p.step(ctx, "lock "+what); err != nil {
 			return err
@@ -95,7 +93,7 @@ func (l *lock) unlock() {
 // step is a seam of this process, on behalf of whom ctx names.
 func (p *proc) step(ctx context.Context, what string) error {
 	name := named(ctx)
-	if err := p.w.step(as(p.ctx, name), string(p.n.id), what); err != nil || p.dead {
+	if err := p.w.step(as(p.ctx, name), string(p.n.id), what); err != nil || p.dead.Load() {
 		return errDown
 	}
 	p.doing = name
@@ -116,7 +114,7 @@ func (n *node) boot() {
 
 // operation is called before each of the disk's: the power may fail there.
 func (p *proc) operation(op crashfs.Op) error {
-	if p.dead {
+	if p.dead.Load() {
 		return crashfs.ErrDown
 	}
 	if p.w.chaos && p.w.crashes > 0 && p.w.chance(400) {
@@ -145,7 +143,8 @@ func (n *node) crash(why string) {
 	}
 	n.w.crashes--
 	n.w.note(string(n.id), "crash "+why)
-	p.dead, p.port.dead = true, true
+	p.dead.Store(true)
+	p.port.dead.Store(true)
 	n.disk = p.fs.Crash(n.w.rng)
 	n.proc = nil
 	for c := range p.places {
@@ -192,7 +191,7 @@ func (p *proc) begin() bool {
 		return false
 	}
 	if p.fence, err = p.fences.Get(alice); err != nil {
-		if !p.dead {
+		if !p.dead.Load() {
 			p.w.fail("%s: fence: %v", p.n.id, err)
 		}
 		return false
@@ -256,7 +255,7 @@ func (p *proc) look(ctx context.Context) error {
 }
 
 func (p *proc) obey(ctx context.Context, before fence.Fence, rec *director.Record, mv *director.Move) (again bool, err error) {
-	if p.dead {
+	if p.dead.Load() {
 		return false, errDown
 	}
 	d := fence.Decide(p.n.id, p.fence, rec, mv)
@@ -321,7 +320,7 @@ func (p *proc) setFence(f fence.Fence) error {
 	if err := p.fences.Put(alice, f); err != nil {
 		return err
 	}
-	if p.dead {
+	if p.dead.Load() {
 		return errDown
 	}
 	p.fence = f
@@ -407,7 +406,7 @@ func (p *proc) open(ctx context.Context, home director.BackendID, epoch director
 	}
 	a := p.answer(epoch)
 	if a == "refused" || a == "stale" && epoch > p.fence.Epoch {
-		if p.look(ctx) == nil && !p.dead {
+		if p.look(ctx) == nil && !p.dead.Load() {
 			a = p.answer(epoch)
 		}
 	}
@@ -442,7 +441,7 @@ func (p *proc) commit(ctx context.Context, epoch director.Epoch, name, id string
 	if err := writeBox(p.fs, p.trees().Live, b); err != nil {
 		return 0, err
 	}
-	if p.dead {
+	if p.dead.Load() {
 		return 0, errDown
 	}
 	p.w.wrote(p, epoch, b, name, uid)
@@ -459,7 +458,7 @@ func (p *proc) read(ctx context.Context, epoch director.Epoch) (box, error) {
 		return box{}, errNotServed
 	}
 	b, err := readBox(p.fs, p.trees().Live)
-	if p.dead {
+	if p.dead.Load() {
 		return b, errDown
 	}
 	return b, err

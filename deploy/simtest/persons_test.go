@@ -1,11 +1,10 @@
-//go:build !race
-
 package simtest
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"waypost/backend/control"
@@ -66,7 +65,7 @@ func (w *world) create(ctx context.Context, dir *director.Directory) error {
 	if home != was.Value.Home && !w.rule("former home not asked") {
 		// A home that missed the tombstone would go on serving the former person,
 		// and later find a record of another home that it was never frozen for.
-		f, err := (&remote{w: w, who: "operator", dead: new(bool), n: w.nodes[was.Value.Home]}).Look(ctx, control.LookRequest{User: alice})
+		f, err := (&remote{w: w, who: "operator", dead: new(atomic.Bool), n: w.nodes[was.Value.Home]}).Look(ctx, control.LookRequest{User: alice})
 		if err != nil {
 			return err
 		}
@@ -74,7 +73,7 @@ func (w *world) create(ctx context.Context, dir *director.Directory) error {
 			return fmt.Errorf("the former home %s is %s", was.Value.Home, f.State)
 		}
 	}
-	r := &remote{w: w, who: "operator", dead: new(bool), n: w.nodes[home]}
+	r := &remote{w: w, who: "operator", dead: new(atomic.Bool), n: w.nodes[home]}
 	if _, err := r.prepare(ctx, was.Value.Epoch); err != nil {
 		return err
 	}

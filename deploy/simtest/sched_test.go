@@ -1,5 +1,3 @@
-//go:build !race
-
 package simtest
 
 import (
@@ -9,7 +7,9 @@ import (
 	"hash"
 	"hash/fnv"
 	"math/rand/v2"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing/synctest"
 	"time"
@@ -25,7 +25,6 @@ type sched struct {
 
 	mu      sync.Mutex // protects what follows
 	waiting []*turn
-	over    bool
 
 	picks int
 	hash  hash.Hash64
@@ -50,45 +49,80 @@ func named(ctx context.Context) string {
 type turn struct {
 	who, what string
 	mine      chan struct{}
+	// from is where in the code it waits: two goroutines of one process that ask for
+	// the same at one moment are told apart by it.
+	from []uintptr
+	// void: nobody waits any more. prompt: it is never late.
+	void, prompt bool
+}
+
+// compare orders those who wait, by what is the same each time.
+func (t *turn) compare(o *turn) int {
+	if c := cmp.Or(cmp.Compare(t.who, o.who), cmp.Compare(t.what, o.what)); c != 0 {
+		return c
+	}
+	return cmp.Compare(t.place(), o.place())
+}
+
+// place names the calls on the way to the seam, the innermost first.
+func (t *turn) place() string {
+	var text strings.Builder
+	for frames := runtime.CallersFrames(t.from); ; {
+		f, more := frames.Next()
+		fmt.Fprintf(&text, "%s:%d ", f.Function, f.Line)
+		if !more {
+			return text.String()
+		}
+	}
 }
 
 func newSched(seed uint64, keep bool) *sched {
 	return &sched{rng: rand.New(rand.NewPCG(seed, 17)), start: time.Now(), arrived: make(chan struct{}, 1), hash: fnv.New64a(), keep: keep}
 }
 
-// step is a seam: it returns when the scheduler has picked it. When ctx ends
-// first it returns its error, without the turn.
+// step is a seam: it returns when the scheduler has picked it. Where ctx ends first
+// it returns its error, and that in its turn, too: what the caller does then it does alone.
 func (s *sched) step(ctx context.Context, who, what string) error {
 	if name := named(ctx); name != "" && name != who {
 		who += "/" + name
 	}
-	t := &turn{who, what, make(chan struct{})}
-	if !s.enqueue(t) {
-		return ctx.Err()
+	from := make([]uintptr, 32)
+	from = from[:runtime.Callers(2, from)]
+	if ctx.Err() == nil {
+		t := &turn{who: who, what: what, mine: make(chan struct{}), from: from}
+		s.enqueue(t)
+		select {
+		case <-t.mine:
+			return nil
+		case <-ctx.Done():
+			s.void(t)
+		}
 	}
-	select {
-	case <-t.mine:
-		return nil
-	case <-ctx.Done():
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.waiting = slices.DeleteFunc(s.waiting, func(x *turn) bool { return x == t })
-		return ctx.Err()
-	}
+	t := &turn{who: who, what: what + " given up", mine: make(chan struct{}), from: from, prompt: true}
+	s.enqueue(t)
+	<-t.mine
+	return ctx.Err()
 }
 
-func (s *sched) enqueue(t *turn) bool {
+func (s *sched) enqueue(t *turn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.over {
-		return false
+	if t.void {
+		return
 	}
 	s.waiting = append(s.waiting, t)
 	select {
 	case s.arrived <- struct{}{}:
 	default:
 	}
-	return true
+}
+
+// void takes back what nobody waits for any more, now or when it was to come late.
+func (s *sched) void(t *turn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	t.void = true
+	s.waiting = slices.DeleteFunc(s.waiting, func(x *turn) bool { return x == t })
 }
 
 // run picks until done says so; it is asked when all is quiet.
@@ -120,22 +154,16 @@ func (s *sched) pick() *turn {
 		return nil
 	}
 	// The order in which they came is the Go scheduler's; theirs is by name.
-	slices.SortStableFunc(s.waiting, func(a, b *turn) int {
-		return cmp.Or(cmp.Compare(a.who, b.who), cmp.Compare(a.what, b.what))
-	})
+	slices.SortStableFunc(s.waiting, (*turn).compare)
 	i := s.rng.IntN(len(s.waiting))
 	t := s.waiting[i]
-	if s.rng.IntN(12) == 0 {
+	if !t.prompt && s.rng.IntN(12) == 0 {
 		s.waiting = slices.Delete(s.waiting, i, i+1)
 		late := time.Duration(1+s.rng.IntN(50)) * time.Millisecond
 		if s.rng.IntN(10) == 0 {
 			late = time.Duration(1+s.rng.IntN(6000)) * time.Millisecond
 		}
-		time.AfterFunc(late, func() {
-			if !s.enqueue(t) {
-				close(t.mine)
-			}
-		})
+		time.AfterFunc(late, func() { s.enqueue(t) })
 		select {
 		case s.arrived <- struct{}{}:
 		default:
@@ -144,17 +172,6 @@ func (s *sched) pick() *turn {
 	}
 	s.waiting = slices.Delete(s.waiting, i, i+1)
 	return t
-}
-
-// finish lets everybody go on who waits, from now on without turns.
-func (s *sched) finish() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.over = true
-	for _, t := range s.waiting {
-		close(t.mine)
-	}
-	s.waiting = nil
 }
 
 // note writes the trace. Only who has the turn calls it, or the scheduler.
@@ -167,22 +184,11 @@ func (s *sched) note(who, what string) {
 	}
 }
 
-// chance is one in n. Once it is over, and everybody goes at once, nothing happens by chance.
-func (s *sched) chance(n int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return !s.over && s.rng.IntN(n) == 0
-}
+// chance is one in n.
+func (s *sched) chance(n int) bool { return s.rng.IntN(n) == 0 }
 
-// upTo is a time below d; none once it is over.
-func (s *sched) upTo(d time.Duration) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.over {
-		return 0
-	}
-	return time.Duration(s.rng.Int64N(int64(d) + 1))
-}
+// upTo is a time below d.
+func (s *sched) upTo(d time.Duration) time.Duration { return time.Duration(s.rng.Int64N(int64(d) + 1)) }
 
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

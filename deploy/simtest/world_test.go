@@ -1,5 +1,3 @@
-//go:build !race
-
 package simtest
 
 import (
@@ -10,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -235,17 +234,39 @@ func (w *world) haunts(ctx context.Context, c *client, p *proc, e director.Epoch
 	}
 }
 
+// end stops all, in turns as ever, and without further harm.
+func (w *world) end() {
+	w.chaos = false
+	clear(w.cut)
+	w.stop()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		w.running.Wait()
+		_ = w.memory.Close() // has no snapshot to write
+		_ = w.store.Close()  // never fails
+	}()
+	w.run(func() bool {
+		select {
+		case <-ended:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
 // mover is one mover's machine.
 type mover struct {
 	w    *world
 	id   string
-	dead *bool // of the process; nil: none runs
+	dead *atomic.Bool // of the process; nil: none runs
 	stop context.CancelFunc
 }
 
 func (m *mover) boot() error {
 	w := m.w
-	dead := new(bool)
+	dead := new(atomic.Bool)
 	port := &port{w: w, who: m.id}
 	s, err := rebalance.New(rebalance.Config{ID: m.id, Listen: "127.0.0.1:0", BusyBudget: 6 * time.Second, CopyPatience: 20 * time.Second}, rebalance.Deps{
 		Directory: director.New(port), Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(),
@@ -259,7 +280,7 @@ func (m *mover) boot() error {
 		return err
 	}
 	ctx, stop := context.WithCancel(w.ctx)
-	m.dead, m.stop = dead, func() { *dead, port.dead = true, true; stop() }
+	m.dead, m.stop = dead, func() { dead.Store(true); port.dead.Store(true); stop() }
 	w.running.Go(func() { _ = s.Work(ctx) })
 	return nil
 }

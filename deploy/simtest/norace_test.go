@@ -1,0 +1,10 @@
+//go:build !race
+
+package simtest
+
+// How many schedules the tests run by themselves.
+const (
+	defaultSeeds = 2 * enoughSeeds
+	sameSeeds    = 100
+	sessionSeeds = enoughSessions
+)
