@@ -1,8 +1,10 @@
 package clustertest
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"regexp"
 	"strconv"
@@ -33,12 +35,13 @@ func (w *wholeRun) clients() {
 	for i, u := range w.users {
 		w.wg.Go(func() { w.imapClient(u, "active", i%2, w.active) })
 		w.wg.Go(func() { w.imapClient(u, "idle", (i+1)%2, w.idle) })
+		w.wg.Go(func() { w.imapClient(u, "quiet", i%2, w.quiet) })
 		w.wg.Go(func() { w.visitor(u, i) })
 	}
 	eventually(w.t, "all connections are open", patience, func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		if w.opened < 2*len(w.users) {
+		if w.opened < 3*len(w.users) {
 			return fmt.Errorf("%d", w.opened)
 		}
 		return nil
@@ -56,6 +59,21 @@ type wholeClient struct {
 	// so while it waits in IDLE.
 	since atomic.Int64
 	pick  int
+	heard heard
+}
+
+// heard notes when something was read: last, and before that, which a BYE does not count for.
+type heard struct {
+	r         io.Reader
+	last, was time.Time
+}
+
+func (h *heard) Read(p []byte) (int, error) {
+	n, err := h.r.Read(p)
+	if n > 0 {
+		h.was, h.last = h.last, time.Now()
+	}
+	return n, err
 }
 
 // op runs a command, and records how long the client waited for it.
@@ -82,6 +100,8 @@ func (w *wholeRun) imapClient(u *loadUser, name string, proxy int, work func(*wh
 		var err error
 		if k.survivor, err = s.selected(1143+proxy, name); err == nil {
 			k.since.Store(0)
+			k.heard = heard{r: k.r, last: time.Now()}
+			k.r = bufio.NewReader(&k.heard)
 			w.connected()
 			for n := 0; err == nil && running(w.stop); n++ {
 				err = work(k)
@@ -117,6 +137,8 @@ func (w *wholeRun) broken(k *wholeClient, proxy, name string, err error) {
 		what = "its proxy was killed"
 	case k.since.Load() != 0 && w.killedWithin(since, now):
 		what = "a command was running in a killed backend"
+	case strings.Contains(err.Error(), "* BYE"):
+		what = w.unproven(k, now)
 	}
 	if what == "" {
 		w.mistake("I5: %s connection of %s, open for %s: %v", name, k.u.name, now.Sub(k.opened).Round(time.Millisecond), err)
@@ -146,6 +168,14 @@ func (w *wholeRun) active(k *wholeClient) error {
 		return k.op("FETCH 1:* UID", k.right)
 	}
 	return k.op("NOOP", func() error { _, err := k.command("NOOP"); return err })
+}
+
+// quiet is a client that has selected a folder and says nothing for long.
+func (w *wholeRun) quiet(k *wholeClient) error {
+	if !w.next(8 * time.Second) {
+		return nil
+	}
+	return k.op("rare NOOP", func() error { _, err := k.command("NOOP"); return err })
 }
 
 var envelopeSubject = regexp.MustCompile(`"([^" ]+-\d+)"`)
