@@ -6,6 +6,9 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
 
 	"waypost/backend/control"
 	"waypost/backend/fence"
@@ -354,12 +357,13 @@ func (b *Server) freeze(ctx context.Context, _ cluster.Peer, req control.MoveReq
 		if !fence.MayFreeze(b.cfg.ID, rec, req.Epoch) {
 			return control.ManifestSummary{}, refuse(control.CodeEpoch, "epoch %d does not fit the record %v", req.Epoch, rec)
 		}
-		if err := u.freezeAt(req.Epoch); err != nil {
-			return control.ManifestSummary{}, err
-		}
 		u.tree.Lock()
 		defer u.tree.Unlock()
-		_, sum, err := u.frozenManifest(ctx, fence.Fence{State: fence.Frozen, Epoch: req.Epoch})
+		f := fence.Fence{State: fence.Frozen, Epoch: req.Epoch}
+		if err := u.freezeWith(f.Epoch, func() error { return u.keepFrozen(ctx) }); err != nil {
+			return control.ManifestSummary{}, err
+		}
+		_, sum, err := u.frozenManifest(ctx, f)
 		if err != nil {
 			return control.ManifestSummary{}, err
 		}
@@ -369,7 +373,12 @@ func (b *Server) freeze(ctx context.Context, _ cluster.Peer, req control.MoveReq
 	})
 }
 
-func (u *user) freezeAt(epoch director.Epoch) error {
+func (u *user) freezeAt(epoch director.Epoch) error { return u.freezeWith(epoch, nil) }
+
+// freezeWith freezes; keep, where not nil, writes the manifest down of the tree that nobody
+// writes to any more, while the tree is synced and the fence after it: they wait for the disk,
+// and it mostly reads. What keep has written counts only when the fence is durable, too.
+func (u *user) freezeWith(epoch director.Epoch, keep func() error) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	next, ok := fence.Freeze(u.fence, epoch)
@@ -379,12 +388,11 @@ func (u *user) freezeAt(epoch director.Epoch) error {
 	case next == u.fence:
 		return nil
 	}
-	if u.fence.State == fence.Serving {
+	serving := u.fence.State == fence.Serving
+	if serving {
 		u.mend()
-		if err := u.flush(); err != nil {
-			return err
-		}
-		// Nothing of ours touches a frozen tree, not even a late close.
+		// Nothing of ours touches a frozen tree, not even a late close. It brings all into
+		// the files, which setFence has synced.
 		if err := u.closeFor(leftMoving); err != nil {
 			return err
 		}
@@ -393,7 +401,49 @@ func (u *user) freezeAt(epoch director.Epoch) error {
 	if err := os.RemoveAll(u.b.disk.manifest(u.name)); err != nil {
 		return err
 	}
-	return u.setFence(next)
+	var g errgroup.Group
+	g.Go(func() error {
+		if serving {
+			if err := syncQuotaLog(filepath.Join(u.b.disk.live(u.name), "Maildir")); err != nil {
+				return err
+			}
+		}
+		return u.setFence(next)
+	})
+	if keep != nil {
+		g.Go(keep)
+	}
+	if err := g.Wait(); err != nil || keep == nil {
+		return err
+	}
+	u.b.digests.change(u.name, func(x *userDigests) { x.frozen = epoch })
+	return nil
+}
+
+// syncQuotaLog makes durable what the journal knows nothing of: usage is appended to that
+// file as it comes.
+func syncQuotaLog(maildir string) error {
+	f, err := os.Open(filepath.Join(maildir, "maildirsize"))
+	if err == nil {
+		err = errors.Join(f.Sync(), f.Close())
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("sync quota log: %w", err)
+	}
+	return durable.SyncDir(maildir)
+}
+
+// keepFrozen writes down the manifest of a tree that is being frozen. Called under tree, while
+// writers are kept out.
+func (u *user) keepFrozen(ctx context.Context) error {
+	m, err := u.b.digests.source(u.name)
+	if err == nil {
+		err = m.Update(ctx, manifest.HashAll)
+	}
+	if err == nil {
+		_, err = m.Freeze(u.b.disk.manifest(u.name))
+	}
+	return err
 }
 
 // frozenManifest gives the manifest of the frozen tree, which is kept on the disk until
@@ -432,11 +482,13 @@ func (u *user) frozenManifest(ctx context.Context, f fence.Fence) (*manifest.Tra
 
 func readManifest(path string) (control.Manifest, error) { return manifest.ReadFrozen(path) }
 
-// seal is PathSeal (R5): staging must equal the source's manifest in every entry, is
+// sealKept is PathSeal (R5): staging must equal the source's manifest in every entry, is
 // durable since the pull, and never changes after. What was verified while it came, and
 // synced, is not read again: that folders, and files that may be changed in
-// place, are as they were then says that nobody has touched them.
-func (b *Server) seal(ctx context.Context, _ cluster.Peer, req control.SealRequest) (control.ManifestSummary, error) {
+// place, are as they were then says that nobody has touched them. The receipt is durable
+// before it is answered, too: it is written while the fence is. One without a sealed
+// fence is of a move that came to nothing.
+func (b *Server) sealKept(ctx context.Context, _ cluster.Peer, req control.SealRequest) (control.ManifestSummary, error) {
 	return with(b, req.User, func(u *user) (control.ManifestSummary, error) {
 		u.tree.Lock()
 		defer u.tree.Unlock()
@@ -464,14 +516,21 @@ func (b *Server) seal(ctx context.Context, _ cluster.Peer, req control.SealReque
 			return sum, refuse(control.CodeDiffers, "staging is %s, the manifest %s", sum.Digest, req.Digest)
 		}
 		b.maildrops.Reserve(u.name, req.Maildrop)
-		if again {
-			return sum, nil
+		var g errgroup.Group
+		g.Go(func() error { return u.keepReceipt(m, req) })
+		if !again {
+			g.Go(func() error { return u.sealAt(f, req) })
 		}
-		u.mu.Lock()
-		defer u.mu.Unlock()
-		if u.fence != f {
-			return sum, refuse(control.CodeFence, "fence became %s meanwhile", u.fence)
-		}
-		return sum, u.setFence(fence.Fence{State: fence.Sealed, Epoch: req.Epoch, Digest: req.Digest})
+		return sum, g.Wait()
 	})
+}
+
+// sealAt makes the seal durable, if the fence is still f. Called under tree.
+func (u *user) sealAt(f fence.Fence, req control.SealRequest) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.fence != f {
+		return refuse(control.CodeFence, "fence became %s meanwhile", u.fence)
+	}
+	return u.setFence(fence.Fence{State: fence.Sealed, Epoch: req.Epoch, Digest: req.Digest})
 }

@@ -1,10 +1,15 @@
 package backend
 
 import (
+	"bufio"
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -17,7 +22,6 @@ import (
 	"waypost/backend/maildir/uidlist"
 	"waypost/backend/manifest"
 	"waypost/director"
-	"waypost/internal/cluster"
 	"waypost/internal/durable"
 )
 
@@ -31,6 +35,10 @@ type receipts struct {
 type receiptBase struct {
 	epoch director.Epoch
 	*receipt
+	// mark is of the manifest of staging, when it was that of the base; lists are its
+	// uidlists, by folder.
+	mark  *manifest.Mark
+	lists map[control.TreePath]uidTable
 }
 
 func (r *receipts) put(u director.User, b receiptBase) {
@@ -45,11 +53,11 @@ func (r *receipts) put(u director.User, b receiptBase) {
 	r.bases[u] = b
 }
 
-func (r *receipts) get(u director.User, epoch director.Epoch) *receipt {
+func (r *receipts) get(u director.User, epoch director.Epoch) *receiptBase {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if b := r.bases[u]; b.epoch == epoch {
-		return b.receipt
+	if b, ok := r.bases[u]; ok && b.epoch == epoch {
+		return &b
 	}
 	return nil
 }
@@ -91,67 +99,94 @@ func (u *user) keepBase(ctx context.Context, epoch director.Epoch) error {
 	if f := u.fenceNow(); f.State != fence.Incoming || f.Epoch != epoch {
 		return nil
 	}
-	r, err := u.stagedReceipt(ctx, epoch, nil, "")
-	if err != nil {
-		return err
-	}
-	u.b.receipts.forget(u.name)
-	if err := r.head.write(u.b.disk.receiptBase(u.name, epoch), r.changes(&receipt{})); err != nil {
-		return err
-	}
-	u.b.receipts.put(u.name, receiptBase{epoch, r})
-	return nil
-}
-
-// stagedReceipt makes the receipt of staging as it is; want is the digest it was sealed with,
-// or "". UIDs of folders whose list is as in base are taken from there. Called under tree.
-func (u *user) stagedReceipt(ctx context.Context, epoch director.Epoch, base *receipt, want string) (*receipt, error) {
-	root := u.b.disk.staging(u.name)
 	staged, err := u.b.digests.staged(u.name)
 	if err == nil {
 		err = staged.Update(ctx, manifest.HashAll)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	m, sum := staged.Manifest(), staged.Summary().Digest
-	if want != "" && sum != want {
-		sum = manifest.FlatSummary(m).Digest // of a source that knows no other
+	m, mark := staged.Mark()
+	r, lists := u.stagedReceipt(m, epoch, staged.Summary().Digest)
+	u.b.receipts.forget(u.name)
+	if err := r.head.write(u.b.disk.receiptBase(u.name, epoch), r.changes(&receipt{})); err != nil {
+		return err
 	}
-	r := &receipt{lines: make(map[control.TreePath]receiptLine, len(m.Entries))}
-	r.head = receiptHead{Version: receiptVersion, User: u.name, Epoch: epoch, Target: sum, Made: time.Now().UTC(), Validity: make(map[control.TreePath]uint32)}
+	u.b.receipts.put(u.name, receiptBase{epoch, r, mark, lists})
+	return nil
+}
+
+// stagedReceipt makes the receipt of staging, which holds m. Called under tree.
+func (u *user) stagedReceipt(m control.Manifest, epoch director.Epoch, digest string) (*receipt, map[control.TreePath]uidTable) {
+	r := &receipt{head: u.receiptHead(epoch, digest), lines: make(map[control.TreePath]receiptLine, len(m.Entries))}
+	lists := make(map[control.TreePath]uidTable)
 	for _, e := range m.Entries {
 		r.lines[e.Path] = receiptLine{ManifestEntry: e}
-	}
-	uids := make(map[control.TreePath]map[string]uint32)
-	for _, e := range m.Entries {
 		if path.Base(string(e.Path)) != uidlistName {
 			continue
 		}
-		folder := folderOf(e.Path)
-		if base != nil && base.lines[e.Path].ManifestEntry == e {
-			r.head.Validity[folder] = base.head.Validity[folder]
-			continue
-		}
-		validity, of, err := readUIDs(filepath.Join(root, filepath.FromSlash(string(e.Path))))
+		t, err := readUIDs(u.stagedPath(e.Path))
 		if err != nil {
 			u.b.log.Warn("a receipt without UIDs", "user", u.name, "file", string(e.Path), "error", err)
 			continue
 		}
-		r.head.Validity[folder], uids[folder] = validity, of
+		folder := folderOf(e.Path)
+		r.head.Validity[folder], lists[folder] = t.validity, t
 	}
 	for p, l := range r.lines {
-		if !manifest.IsMessage(string(p)) {
+		if manifest.IsMessage(string(p)) {
+			l.UID = lists[folderOfMessage(p)].of[baseName(p)]
+			r.lines[p] = l
+		}
+	}
+	return r, lists
+}
+
+func (u *user) receiptHead(epoch director.Epoch, digest string) receiptHead {
+	return receiptHead{Version: receiptVersion, User: u.name, Epoch: epoch, Target: digest, Made: time.Now().UTC(), Validity: make(map[control.TreePath]uint32)}
+}
+
+func (u *user) stagedPath(p control.TreePath) string {
+	return filepath.Join(u.b.disk.staging(u.name), filepath.FromSlash(string(p)))
+}
+
+// changesOn makes the receipt of what has changed since base, at a cost that does not depend
+// on how much has not. ok is false where that cannot be told: UIDs of messages that have
+// not changed themselves may be others.
+func (u *user) changesOn(base *receiptBase, changes []manifest.Change, digest string) (h receiptHead, lines []receiptLine, ok bool) {
+	h = u.receiptHead(base.epoch, digest)
+	maps.Copy(h.Validity, base.head.Validity)
+	more := make(map[control.TreePath]uidTable)
+	for _, c := range changes {
+		if path.Base(string(c.Entry.Path)) != uidlistName {
 			continue
 		}
-		if of, read := uids[folderOfMessage(p)]; read {
-			l.UID = of[baseName(p)]
-		} else if base != nil {
-			l.UID = base.lines[p].UID
+		folder := folderOf(c.Entry.Path)
+		had, has := base.lists[folder]
+		if c.Gone || !has {
+			return h, nil, false
 		}
-		r.lines[p] = l
+		t, grown, err := had.grown(u.stagedPath(c.Entry.Path))
+		if err != nil || !grown {
+			return h, nil, false
+		}
+		h.Validity[folder], more[folder] = t.validity, t
 	}
-	return r, nil
+	for _, c := range changes {
+		p := c.Entry.Path
+		l := receiptLine{ManifestEntry: c.Entry, Gone: c.Gone}
+		if !c.Gone && manifest.IsMessage(string(p)) {
+			folder, name := folderOfMessage(p), baseName(p)
+			if l.UID = more[folder].of[name]; l.UID == 0 {
+				l.UID = base.lists[folder].of[name]
+			}
+		}
+		if have, there := base.lines[p]; there && have == l || !there && c.Gone {
+			continue // it is as it was
+		}
+		lines = append(lines, l)
+	}
+	return h, lines, true
 }
 
 const uidlistName = "dovecot-uidlist"
@@ -159,16 +194,36 @@ const uidlistName = "dovecot-uidlist"
 // folderOf is the folder that a uidlist is of.
 func folderOf(p control.TreePath) control.TreePath { return control.TreePath(path.Dir(string(p))) }
 
-func readUIDs(file string) (validity uint32, uids map[string]uint32, err error) {
-	parsed, err := readUIDList(file)
+// uidTable is what a uidlist says.
+type uidTable struct {
+	validity uint32
+	of       map[string]uint32 // by the names of files without flags
+	// The lines behind the first one were size bytes long, with that SHA-256.
+	size int64
+	sum  manifest.Digest
+}
+
+func (t *uidTable) fill(p uidlist.Parsed) {
+	t.validity, t.of = p.Header.Validity, make(map[string]uint32, len(p.Entries))
+	for _, e := range p.Entries {
+		t.of[e.Base] = e.UID
+	}
+}
+
+func readUIDs(file string) (t uidTable, err error) {
+	all, err := os.ReadFile(file)
 	if err != nil {
-		return 0, nil, err
+		return t, err
 	}
-	uids = make(map[string]uint32, len(parsed.Entries))
-	for _, e := range parsed.Entries {
-		uids[e.Base] = e.UID
+	parsed, err := uidlist.Parse(bytes.NewReader(all))
+	if err != nil {
+		return t, err
 	}
-	return parsed.Header.Validity, uids, nil
+	t.fill(parsed)
+	head := bytes.IndexByte(all, '\n') + 1
+	body := all[head:max(head, min(int(parsed.Size), len(all)))]
+	t.size, t.sum = int64(len(body)), sha256.Sum256(body)
+	return t, nil
 }
 
 func readUIDList(file string) (uidlist.Parsed, error) {
@@ -180,45 +235,74 @@ func readUIDList(file string) (uidlist.Parsed, error) {
 	return uidlist.Parse(f)
 }
 
-// sealKept is PathSeal: the seal, and then, before it is answered, the receipt.
-func (b *Server) sealKept(ctx context.Context, from cluster.Peer, req control.SealRequest) (control.ManifestSummary, error) {
-	sum, err := b.seal(ctx, from, req)
+// grown reads what was appended to a list since; ok is false if anything else has changed.
+func (t uidTable) grown(file string) (more uidTable, ok bool, err error) {
+	f, err := os.Open(file)
 	if err != nil {
-		return sum, err
+		return more, false, err
 	}
-	return with(b, req.User, func(u *user) (control.ManifestSummary, error) { return sum, u.keepReceipt(ctx, req) })
+	defer f.Close()
+	r := bufio.NewReaderSize(f, 64<<10)
+	head, err := r.ReadBytes('\n')
+	if err != nil {
+		return more, false, err
+	}
+	h := sha256.New()
+	if n, err := io.CopyN(h, r, t.size); n != t.size || manifest.Digest(h.Sum(nil)) != t.sum {
+		return more, false, notEnd(err)
+	}
+	parsed, err := uidlist.Parse(io.MultiReader(bytes.NewReader(head), r))
+	if err != nil {
+		return more, false, err
+	}
+	more.fill(parsed)
+	for name := range more.of {
+		if _, twice := t.of[name]; twice {
+			return more, false, nil
+		}
+	}
+	return more, true, nil
 }
 
-// keepReceipt writes the receipt of sealed staging, once.
-func (u *user) keepReceipt(ctx context.Context, req control.SealRequest) error {
-	u.tree.Lock()
-	defer u.tree.Unlock()
-	d, epoch := u.b.disk, req.Epoch
-	if f := u.fenceNow(); f.State != fence.Sealed || f.Epoch != epoch || f.Digest != req.Digest {
-		return refuse(control.CodeFence, "fence became %s before the receipt was written", f)
+func notEnd(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
 	}
+	return err
+}
+
+// keepReceipt writes the receipt of staging that is sealed, or being sealed, with the digest
+// of req, once. Called under tree.
+func (u *user) keepReceipt(staged *manifest.Tracker, req control.SealRequest) error {
+	d, epoch := u.b.disk, req.Epoch
 	if h, _, err := readReceiptFile(d.receipt(u.name, epoch)); err == nil && h.Target == req.Digest {
 		return nil
 	}
-	base := u.b.receipts.get(u.name, epoch)
-	r, err := u.stagedReceipt(ctx, epoch, base, req.Digest)
-	if err != nil {
-		return err
-	}
-	if r.head.Target != req.Digest {
-		return refuse(control.CodeDiffers, "sealed staging is %s, the manifest %s", r.head.Target, req.Digest)
-	}
-	r.head.Source = req.Digest
-	if base == nil {
-		base = &receipt{}
-	} else {
-		r.head.OnBase = true
-	}
-	if err := r.head.write(d.receipt(u.name, epoch), r.changes(base)); err != nil {
+	h, lines := u.receiptFor(staged, req)
+	h.Source = req.Digest
+	if err := h.write(d.receipt(u.name, epoch), lines); err != nil {
 		return err
 	}
 	u.b.receipts.forget(u.name)
 	return nil
+}
+
+func (u *user) receiptFor(staged *manifest.Tracker, req control.SealRequest) (receiptHead, []receiptLine) {
+	base := u.b.receipts.get(u.name, req.Epoch)
+	if base != nil {
+		if changes, ok := staged.Since(base.mark); ok {
+			if h, lines, ok := u.changesOn(base, changes, req.Digest); ok {
+				h.OnBase = true
+				return h, lines
+			}
+		}
+	}
+	r, _ := u.stagedReceipt(staged.Manifest(), req.Epoch, req.Digest)
+	if base == nil {
+		return r.head, r.changes(&receipt{})
+	}
+	r.head.OnBase = true
+	return r.head, r.changes(base.receipt)
 }
 
 // receiptKeep is how long receipts are kept for those who verify later.

@@ -80,7 +80,7 @@ type verification struct {
 	receipt *receipt
 	// live reads every message once, whatever is remembered of it elsewhere.
 	live *manifest.Tracker
-	out     control.Verified
+	out  control.Verified
 }
 
 const (

@@ -143,10 +143,13 @@ func (d *Directory) NoteWaiting(ctx context.Context, m Move, why string) error {
 	return nil
 }
 
+// Owner is the value of move-owner/<user> that a claim writes.
+func Owner(name string, l LeaseID) string { return name + " " + fmt.Sprint(int64(l)) }
+
 // Claim makes the lease's holder the owner of u's move; false when it has a
 // live owner already. owner is a node's name, for people.
 func (d *Directory) Claim(ctx context.Context, u User, owner string, l LeaseID) (bool, error) {
-	mine := owner + " " + fmt.Sprint(int64(l))
+	mine := Owner(owner, l)
 	got := false
 	err := d.change(ctx, []string{MoveOwnerKey(u)}, func(es []Entry) ([]Op, error) {
 		if es[0].Rev != 0 {
@@ -164,7 +167,7 @@ func (d *Directory) Claim(ctx context.Context, u User, owner string, l LeaseID) 
 
 // Release gives a claim back; it deletes nobody else's.
 func (d *Directory) Release(ctx context.Context, u User, owner string, l LeaseID) error {
-	mine := owner + " " + fmt.Sprint(int64(l))
+	mine := Owner(owner, l)
 	return d.change(ctx, []string{MoveOwnerKey(u)}, func(es []Entry) ([]Op, error) {
 		if es[0].Rev == 0 || string(es[0].Value) != mine {
 			return nil, nil

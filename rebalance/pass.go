@@ -22,6 +22,9 @@ type copying struct {
 	told   int64         // the pace the source has, -1 if not known
 	move   director.Move // what of it does not change
 
+	// writing holds one: whoever writes the journal, in turn, without mu.
+	writing chan struct{}
+
 	mu     sync.Mutex // guards what follows
 	mv     *director.Move
 	before int64     // CopiedBytes when the pass began
@@ -45,6 +48,13 @@ func (c *copying) pull(ctx context.Context, final bool) (control.PullProgress, e
 }
 
 func (c *copying) progress(ctx context.Context, p control.PullProgress, final bool) {
+	if c.count(p, final) {
+		c.write(ctx)
+	}
+}
+
+// count takes the figures over, and tells whether it is time to write them.
+func (c *copying) count(p control.PullProgress, final bool) (due bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	mv := c.mv
@@ -55,16 +65,23 @@ func (c *copying) progress(ctx context.Context, p control.PullProgress, final bo
 	if !final && mv.Bytes < p.TotalBytes {
 		mv.Bytes = p.TotalBytes
 	}
-	if !final && time.Since(c.noted) >= time.Second {
-		c.write(ctx)
-	}
+	return !final && time.Since(c.noted) >= time.Second
 }
 
-// write notes the journal. Called under mu.
+// write notes the journal.
 func (c *copying) write(ctx context.Context) {
+	select {
+	case c.writing <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	defer func() { <-c.writing }()
+	c.mu.Lock()
 	c.noted = time.Now()
-	if err := c.s.dir.Advance(ctx, *c.mv, c.rec, nil); err != nil {
-		c.s.log.Debug("progress not noted", "user", c.mv.User, "error", err)
+	mv := *c.mv
+	c.mu.Unlock()
+	if err := c.s.dir.Advance(ctx, mv, c.rec, nil); err != nil {
+		c.s.log.Debug("progress not noted", "user", mv.User, "error", err)
 	}
 }
 
@@ -73,16 +90,23 @@ const sayEvery = 10 * time.Second
 
 // say notes why the move waits or is slow; the zero reason: it does not.
 func (c *copying) say(ctx context.Context, r reason) {
+	if c.turned(r) {
+		c.write(ctx)
+	}
+}
+
+// turned takes a reason over, and tells whether it is to be written.
+func (c *copying) turned(r reason) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if r.text == c.mv.Waiting || r.kind == c.kind && time.Since(c.noted) < sayEvery {
-		return
+		return false
 	}
 	if r.kind != c.kind {
 		c.s.log.Info("move yields", "user", c.mv.User, "move", c.mv.ID, "waiting", r.text)
 	}
 	c.kind, c.mv.Waiting = r.kind, r.text
-	c.write(ctx)
+	return true
 }
 
 // measure gives the speed since the last look.

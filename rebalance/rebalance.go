@@ -178,7 +178,7 @@ func (s *Server) own(ctx context.Context) error {
 	wg.Go(func() { s.watchLimits(ctx, known) })
 	slots := make(chan struct{}, s.cfg.Concurrency)
 	for {
-		moves, err := s.toDo(ctx)
+		moves, err := s.toDo(ctx, lease.ID())
 		if err != nil {
 			return err
 		}
@@ -263,14 +263,15 @@ func (s *Server) inFlight() int {
 
 // toDo gives the moves that somebody should be at and nobody is, those that have
 // begun first, and says of the others why they wait.
-func (s *Server) toDo(ctx context.Context) ([]director.Move, error) {
+func (s *Server) toDo(ctx context.Context, lease director.LeaseID) ([]director.Move, error) {
 	moves, err := s.unfinished(ctx)
 	if err != nil {
 		return nil, err
 	}
 	owned := make(map[director.User]bool)
 	_, err = s.dir.Store().List(ctx, director.PrefixMoveOwner, func(e director.Entry) error {
-		owned[director.User(strings.TrimPrefix(e.Key, director.PrefixMoveOwner))] = true
+		// One's own, that could not be given back, is gone on with.
+		owned[director.User(strings.TrimPrefix(e.Key, director.PrefixMoveOwner))] = string(e.Value) != director.Owner(s.cfg.ID, lease)
 		return nil
 	})
 	if err != nil {

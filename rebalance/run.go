@@ -160,7 +160,7 @@ func (s *Server) copy(ctx context.Context, mv director.Move, rec director.Record
 	if _, err := target.Stage(ctx, control.MoveRequest{User: mv.User, Epoch: mv.Epoch + 1}); err != nil {
 		return err
 	}
-	if err := s.hotPasses(ctx, &copying{s: s, target: target, rec: rec, node: node, tries: tries, told: -1, mv: &mv, move: mv, seen: mv.CopiedBytes}); err != nil {
+	if err := s.hotPasses(ctx, &copying{s: s, writing: make(chan struct{}, 1), target: target, rec: rec, node: node, tries: tries, told: -1, mv: &mv, move: mv, seen: mv.CopiedBytes}); err != nil {
 		return err
 	}
 	busy, err := rec.MarkBusy(mv.Target)
@@ -216,7 +216,7 @@ func (s *Server) seal(ctx context.Context, mv director.Move, rec director.Record
 	if err != nil {
 		return err
 	}
-	c := &copying{s: s, target: target, rec: rec, node: node, tries: tries, mv: &mv, move: mv}
+	c := &copying{s: s, writing: make(chan struct{}, 1), target: target, rec: rec, node: node, tries: tries, mv: &mv, move: mv}
 	p, err := c.pull(ctx, true)
 	if err != nil {
 		return err

@@ -177,8 +177,13 @@ type ManifestEntry struct {
 	Digest string `json:"digest,omitempty"`
 }
 
-// FenceServing is FenceReply.State of a backend that serves the user.
-const FenceServing = "serving"
+// FenceReply.State of a backend that serves the user, of one that has let go of it, and of one
+// that has nothing of it.
+const (
+	FenceServing = "serving"
+	FenceGone    = "gone"
+	FenceMissing = ""
+)
 
 // FenceReply tells a user's fence after the call.
 type FenceReply struct {

@@ -2,6 +2,7 @@ package imap
 
 import (
 	"errors"
+	"waypost/internal/handoff"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -17,7 +18,7 @@ type metrics struct {
 }
 
 func newMetrics(r prometheus.Registerer) *metrics {
-	return &metrics{
+	m := &metrics{
 		open: register(r, prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "waypost_imap_sessions", Help: "IMAP sessions that are open.",
 		})),
@@ -37,6 +38,11 @@ func newMetrics(r prometheus.Registerer) *metrics {
 			Name: "waypost_imap_failures_total", Help: "Commands answered NO for a fault of the server.",
 		})),
 	}
+	// So that they are there before the first.
+	for _, reason := range []handoff.Reason{handoff.TooBig, handoff.Midway, handoff.SlowClient} {
+		m.stayed.WithLabelValues(string(reason))
+	}
+	return m
 }
 
 // register adds c to r, or takes what another Server of this process has added.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -462,9 +463,10 @@ func TestReplayedIsDurable(t *testing.T) {
 		j := mustStart(t, options(disk))
 		mustAppend(t, j, "a", []byte("first")).Applied()
 		var killed *crashfs.FS
+		var once sync.Once // others than the committer use the disk, too
 		disk.Fail(func(op crashfs.Op) error {
-			if op.Kind == crashfs.Datasync && killed == nil {
-				killed = disk.Kill()
+			if op.Kind == crashfs.Datasync {
+				once.Do(func() { killed = disk.Kill() })
 			}
 			return nil
 		})

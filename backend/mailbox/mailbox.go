@@ -5,7 +5,7 @@
 // Each operation takes the user's lock and checks the fence there (R1): once
 // the fence has left that epoch, every operation of the handle fails with
 // ErrStale, ErrFrozen or ErrRefused, and Done is closed so that the session
-// says BYE. When the backend has closed the mailbox under the handle, it is
+// hands off, or says BYE. When the backend has closed the mailbox under the handle, it is
 // ErrClosed, which means the same to a session. A write that returned nil is durable as its method promises; one
 // that returned an error has changed nothing a client can see.
 //
@@ -160,7 +160,7 @@ type Memory struct {
 type Box interface {
 	User() director.User
 	// Done is closed when the fence has left the epoch or the backend stops:
-	// say BYE, then Close.
+	// hand off or say BYE, then Close.
 	Done() <-chan struct{}
 	Close()
 

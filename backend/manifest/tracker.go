@@ -39,6 +39,8 @@ type Tracker struct {
 	unsaved map[control.TreePath]struct{}
 	touched map[string]struct{}
 	keep    *ledger
+	// mark is the last one given out.
+	mark *Mark
 	// durable: what is in the manifest is synced, but for the folders in unsynced.
 	durable  bool
 	unsynced map[string]struct{}
@@ -109,6 +111,10 @@ func (t *Tracker) Summary() control.ManifestSummary {
 func (t *Tracker) Manifest() control.Manifest {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.manifest()
+}
+
+func (t *Tracker) manifest() control.Manifest {
 	m := control.Manifest{Entries: make([]control.ManifestEntry, 0, t.index.entries)}
 	t.index.each(func(_ int, b *bucket) {
 		for _, f := range b.all {
@@ -117,6 +123,14 @@ func (t *Tracker) Manifest() control.Manifest {
 	})
 	sortEntries(m.Entries)
 	return m
+}
+
+// note says that a path is not as it was.
+func (t *Tracker) note(path control.TreePath) {
+	t.unsaved[path] = struct{}{}
+	if t.mark != nil {
+		t.mark.paths[path] = struct{}{}
+	}
 }
 
 // insert puts a file into the manifest; a digest is remembered where there is one.
@@ -133,7 +147,7 @@ func (t *Tracker) insert(dir *folder, base string, f *file) {
 	f.live, f.round = true, t.round
 	dir.files[base] = f
 	t.index.add(f)
-	t.unsaved[f.Path] = struct{}{}
+	t.note(f.Path)
 }
 
 // discard takes a file out of the manifest, and remembers its digest.
@@ -144,7 +158,7 @@ func (t *Tracker) discard(dir *folder, base string, f *file) {
 	f.live = false
 	delete(dir.files, base)
 	t.index.remove(f)
-	t.unsaved[f.Path] = struct{}{}
+	t.note(f.Path)
 }
 
 // sub makes a folder known.
@@ -153,7 +167,7 @@ func (t *Tracker) sub(dir *folder, base string) *folder {
 	f.round = t.round
 	dir.subs[base] = f
 	t.index.add(f.self)
-	t.unsaved[f.self.Path] = struct{}{}
+	t.note(f.self.Path)
 	return f
 }
 
@@ -168,7 +182,7 @@ func (t *Tracker) dropFolder(parent *folder, base string) {
 	}
 	delete(parent.subs, base)
 	t.index.remove(f.self)
-	t.unsaved[f.self.Path] = struct{}{}
+	t.note(f.self.Path)
 	t.marks.forget(f.rel)
 }
 
@@ -207,7 +221,7 @@ const maxUnsaved = 4096
 
 func (t *Tracker) settleDigest(f *file, at Stamp, d Digest) {
 	t.index.changed(f, func() { f.Digest, f.Size, f.at = d, at.Size, at })
-	t.unsaved[f.Path] = struct{}{}
+	t.note(f.Path)
 }
 
 // touch notes that names came or went in a folder.
@@ -317,6 +331,10 @@ const syncers = 64
 func (t *Tracker) Look(path control.TreePath) (e Entry, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	return t.entry(path)
+}
+
+func (t *Tracker) entry(path control.TreePath) (e Entry, ok bool) {
 	dir, base := t.find(path)
 	if dir == nil {
 		return e, false

@@ -80,6 +80,7 @@ func TestMoveTellsWhyItWaits(t *testing.T) {
 	if r.code != exitDone || strings.Count(r.stdout, "paused: b1") != 1 || strings.Count(r.stdout, "; waiting: slowed") != 1 {
 		t.Errorf("%+v", r)
 	}
+	f.refuse("GET /v1/plan", 404, "not_found", "there is no plan")
 	f.on("GET /v1/moves", "["+strings.TrimSpace(waits("for its turn: no more than 4 moves at once"))+"]")
 	if r := f.run("", "rebalance", "status"); !strings.Contains(r.stdout, "WAITING") || !strings.Contains(r.stdout, "for its turn") {
 		t.Errorf("%+v", r)

@@ -1,3 +1,5 @@
+//go:build !race
+
 package simtest
 
 import (
@@ -165,11 +167,22 @@ func (s *sched) note(who, what string) {
 	}
 }
 
-// chance is one in n.
-func (s *sched) chance(n int) bool { return s.rng.IntN(n) == 0 }
+// chance is one in n. Once it is over, and everybody goes at once, nothing happens by chance.
+func (s *sched) chance(n int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.over && s.rng.IntN(n) == 0
+}
 
-// upTo is a time below d.
-func (s *sched) upTo(d time.Duration) time.Duration { return time.Duration(s.rng.Int64N(int64(d) + 1)) }
+// upTo is a time below d; none once it is over.
+func (s *sched) upTo(d time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over {
+		return 0
+	}
+	return time.Duration(s.rng.Int64N(int64(d) + 1))
+}
 
 func sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)

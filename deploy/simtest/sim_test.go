@@ -1,3 +1,5 @@
+//go:build !race
+
 package simtest
 
 import (
@@ -162,32 +164,6 @@ func TestKeptSeeds(t *testing.T) {
 	}
 }
 
-// TestSameSeedSameTrace: a seed that failed fails again.
-func TestSameSeedSameTrace(t *testing.T) {
-	root := spoolRoot(t)
-	hashes := map[uint64]bool{}
-	for seed := uint64(1); seed <= uint64(sameSeeds); seed++ {
-		a, b := run(t, root, seed, "", true), run(t, root, seed, "", true)
-		if a.hash != b.hash {
-			t.Errorf("seed %d: %s", seed, firstDifference(a.lines, b.lines))
-		}
-		hashes[a.hash] = true
-	}
-	if len(hashes) < sameSeeds {
-		t.Errorf("%d seeds gave %d traces", sameSeeds, len(hashes))
-	}
-}
-
-func firstDifference(a, b []string) string {
-	for i := range min(len(a), len(b)) {
-		if a[i] != b[i] {
-			return fmt.Sprintf("turn %d is %q and %q, after\n%s", i, a[i], b[i], strings.Join(a[max(0, i-12):i], "\n"))
-		}
-	}
-	return fmt.Sprintf("%d and %d turns", len(a), len(b))
-}
-
 const (
 	defaultSeeds = 2000
-	sameSeeds    = 100
 )

@@ -222,6 +222,9 @@ func (s *Server) publishAt(ctx context.Context, u director.User, prev *director.
 	if err != nil {
 		return rec, err
 	}
+	if err := s.letGo(ctx, u, prev, home); err != nil {
+		return rec, err
+	}
 	switch {
 	case mail != nil && b.Kind != director.KindWaypost:
 		return rec, fmt.Errorf("user %s: backend %s is of kind %s and keeps its own mail: %w", u, home, b.Kind, director.ErrIllegal)
@@ -237,6 +240,34 @@ func (s *Server) publishAt(ctx context.Context, u director.User, prev *director.
 	s.creating.RLock()
 	defer s.creating.RUnlock()
 	return rec, s.dir.CreateUser(ctx, u, rec, acct)
+}
+
+// letGo makes sure that the home of the former person of that name has seen the
+// tombstone, where the next one is to live elsewhere: one that has not would go on serving
+// its fence, and could not tell later why another is the home.
+func (s *Server) letGo(ctx context.Context, u director.User, prev *director.Record, home director.BackendID) error {
+	if prev == nil || prev.Home == home {
+		return nil
+	}
+	former, err := s.dir.Backend(ctx, prev.Home)
+	switch {
+	case errors.Is(err, director.ErrNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("create user %s: %w", u, err)
+	case former.Value.Kind != director.KindWaypost, former.Value.State == director.BackendLost:
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.NodeTimeout)
+	defer cancel()
+	f, err := control.Call[control.FenceReply](ctx, s.nodes.client(backendPeer(prev.Home), former.Value.Node), control.PathLook, control.LookRequest{User: u})
+	if err != nil {
+		return fmt.Errorf("create user %s: its former home %s cannot be asked to let go: %w: %w", u, prev.Home, director.ErrUnavailable, err)
+	}
+	if f.State != control.FenceGone && f.State != control.FenceMissing {
+		return fmt.Errorf("create user %s: its former home %s has not let go yet, its fence is %s: %w", u, prev.Home, f.State, director.ErrUnavailable)
+	}
+	return nil
 }
 
 // prepare has the home make an empty mailbox, sealed at the tombstone's epoch.
