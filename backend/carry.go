@@ -56,6 +56,20 @@ func (f *framed) Checkpoint(consumed, sent uint64, state []byte) error {
 	return nil
 }
 
+// Point counts what the stream's does.
+func (f *framed) Point(consumed, sent uint64, state, tip []byte) error {
+	if err := f.Stream.Point(consumed, sent, state, tip); err != nil {
+		return err
+	}
+	b := f.s.b
+	b.metrics.checkpoints.Inc()
+	if b.log.Enabled(f.s.ctx, slog.LevelDebug) {
+		b.log.LogAttrs(f.s.ctx, slog.LevelDebug, checkpointMade, slog.String("session", f.s.h.Session),
+			slog.Uint64("consumed", consumed), slog.Uint64("sent", sent), slog.Int("bytes", len(state)+len(tip)))
+	}
+	return nil
+}
+
 const checkpointMade = "session checkpoint"
 
 // whyLeft is why the session had to go.
@@ -89,7 +103,7 @@ func (s *served) arrives(conn sessionConn) error {
 		return nil
 	}
 	var err error
-	s.handOff, _, err = handoff.Open(s.state, s.h.Protocol)
+	s.handOff, _, _, err = handoff.OpenBase(s.state, s.h.Protocol)
 	if err != nil {
 		return refused(err)
 	}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -73,6 +74,8 @@ type link struct {
 	chunks chunks
 
 	w writing
+	// dying: nothing can be written any more, and what was said before is read, for lastWords.
+	dying atomic.Bool
 
 	mu       sync.Mutex // protects what follows
 	streams  map[uint32]*Stream
@@ -203,6 +206,11 @@ func (l *link) peek(n int) ([]byte, error) {
 				return nil, err
 			}
 			l.readBy = at
+		}
+		if l.dying.Load() { // the deadline that was set then may have been overwritten
+			if err := l.conn.SetReadDeadline(time.Now().Add(lastWords)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return l.br.Peek(n)

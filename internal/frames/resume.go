@@ -19,7 +19,7 @@ var ErrOutcome = errors.New("whether the session was resumed is not known")
 // means that nobody has the session, so that it can be tried again, here or elsewhere;
 // ErrNoHandOff: not here.
 func (c *Client) Resume(ctx context.Context, h wire.Hello, state []byte) (*Stream, wire.Welcome, error) {
-	text, err := encodeHello(h)
+	text, err := encodeHello(h, c.carry)
 	switch {
 	case err != nil:
 	case !c.carry:

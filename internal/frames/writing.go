@@ -2,6 +2,7 @@ package frames
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -50,20 +51,27 @@ func (l *link) put(t Type, stream uint32, head, body []byte, hold bool) error {
 	}
 	if w.broken {
 		w.mu.Unlock()
-		return l.lost()
+		return errors.Join(errUnsent, l.lost())
 	}
 	w.out = AppendHeader(w.out, Header{t, stream, uint32(len(head) + len(body))})
 	w.out = append(append(w.out, head...), body...)
-	for mine := w.batch; !hold && w.written < mine && !w.broken; {
+	mine := w.batch
+	for !hold && w.written < mine && !w.broken {
 		l.turn()
 	}
-	broken := w.broken
+	broken, taken := w.broken, w.batch > mine
 	w.mu.Unlock()
-	if broken {
-		return l.lost()
+	switch {
+	case !broken:
+		return nil
+	case !taken:
+		return errors.Join(errUnsent, l.lost())
 	}
-	return nil
+	return l.lost()
 }
+
+// errUnsent: nothing of the frame has left, for the connection was lost before.
+var errUnsent = errors.New("not sent")
 
 // turn writes the batch, or waits for who does. The caller holds w.mu, but not all the time.
 func (l *link) turn() {
@@ -88,9 +96,20 @@ func (l *link) turn() {
 	if err != nil {
 		w.broken = true
 		w.mu.Unlock()
-		l.fail(fmt.Errorf("write: %w", err))
+		l.writeFailed(err)
 		w.mu.Lock()
 	}
+}
+
+// writeFailed ends the connection. A proxy first reads what the backend has said before it
+// died: there may be answers, and checkpoints with them.
+func (l *link) writeFailed(err error) {
+	if !l.near {
+		l.fail(fmt.Errorf("write: %w", err))
+		return
+	}
+	l.dying.Store(true)
+	_ = l.conn.SetReadDeadline(time.Now().Add(lastWords)) // a closed one reads no more
 }
 
 // flush writes a batch; the caller is the only one that does.
