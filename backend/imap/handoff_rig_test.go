@@ -93,7 +93,7 @@ func (l *leg) point(consumed, sent uint64, state, tip []byte) error {
 	if tip != nil {
 		l.tip = tip
 	}
-	l.last = point{consumed, sent, slices.Concat(l.base, l.tip)}
+	l.last = point{consumed, sent, nil}
 	l.count++
 	l.bytes += len(state) + len(tip)
 	return nil
@@ -103,7 +103,9 @@ func (l *leg) point(consumed, sent uint64, state, tip []byte) error {
 func (l *leg) known() (point, int) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.last, l.count
+	p := l.last
+	p.state = slices.Concat(l.base, l.tip)
+	return p, l.count
 }
 
 func (l *leg) Write(p []byte) (int, error) {
@@ -335,9 +337,13 @@ func travelOn(t testing.TB, w world, srv *Server, cleanup func(func())) *travell
 
 // begin has the session go on at the present place.
 func (tr *traveller) begin(state []byte) error {
+	return tr.beginOn(state, func(l *leg) { l.old = tr.old })
+}
+
+func (tr *traveller) beginOn(state []byte, as func(*leg)) error {
 	box := tr.w.box()
 	l := newLeg(tr.nc)
-	l.old = tr.old
+	as(l)
 	tr.counted.heard.Store(0)
 	tr.counted.said.Store(0)
 	ctx, cancel := context.WithCancelCause(context.Background())

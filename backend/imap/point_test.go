@@ -1,9 +1,11 @@
 package imap
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"reflect"
 	"runtime"
+	"strings"
 	"testing"
 	"time"
 
@@ -248,5 +250,53 @@ func TestPointsAreSmall(t *testing.T) {
 	tr.leg.mu.Unlock()
 	if most := was + checkpointBytes*int(2*timeout/time.Second); n > most {
 		t.Errorf("%d bytes of states", n)
+	}
+}
+
+// BenchmarkPoints is what a checkpoint with each answer costs: the CPU of a command, client
+// and all, with and without. Of 2 shared cores, Go 1.26: a command 25 to 40 µs without, 1 to 2 µs
+// more with points, in a folder of 10 messages as in one of 100,000, also one full of gaps.
+func BenchmarkPoints(b *testing.B) {
+	for _, n := range []int{10, 100_000} {
+		w := newMemoryWorld(b)
+		box := w.box()
+		m, err := w.store().Stage(b.Context(), "", strings.NewReader(letter), 0)
+		must(b, err)
+		all := make([]mailbox.NewMessage, n)
+		for i := range all {
+			all[i] = mailbox.NewMessage{Message: m, Date: time.Unix(1e9, 0)}
+		}
+		_, err = box.Append("INBOX", all)
+		must(b, err)
+		var third []mailbox.UID
+		for uid := mailbox.UID(3); int(uid) < n; uid += 3 {
+			third = append(third, uid)
+		}
+		expunge(b, box, "INBOX", third...)
+		box.Close()
+		for _, command := range []string{"NOOP", "FETCH 2 FLAGS", "STORE 2 FLAGS (\\Seen)", "STORE"} {
+			for _, how := range []string{"without", "with"} {
+				b.Run(fmt.Sprintf("%d/%s/%s", n, command, how), func(b *testing.B) {
+					tr := travel(b, w, Limits{})
+					if how == "without" {
+						w.freeze()
+						state := tr.state()
+						w.move()
+						must(b, tr.beginOn(state, func(l *leg) { l.refuses = true }))
+					}
+					tr.ok("SELECT INBOX")
+					before := cpuTime(b)
+					for i := range b.N {
+						if command == "STORE" {
+							tr.ok("STORE 2 %cFLAGS (\\Flagged)", "+-"[i%2])
+						} else {
+							tr.ok("%s", command)
+						}
+					}
+					b.ReportMetric(float64((cpuTime(b)-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
+					tr.cmd("LOGOUT")
+				})
+			}
+		}
 	}
 }
