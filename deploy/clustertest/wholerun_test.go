@@ -34,8 +34,7 @@ func sizeOfWhole() wholeSize {
 // TestWholeCluster has users get mail, read by IMAP, wait in IDLE, and fetch by POP3, all
 // the time, while each of them is moved, processes are stopped and killed, a backend is
 // cut off, and another's disk is full. No client sees an error, no IMAP connection
-// ends but those of a killed proxy and those in a killed backend that had something to do
-// when it was killed, or just before. No message is lost, doubled or altered (I1 to I6). What the clients notice is
+// ends but those of a killed proxy and those with a command running in a killed backend. No message is lost, doubled or altered (I1 to I6). What the clients notice is
 // pauses, which it prints.
 func TestWholeCluster(t *testing.T) {
 	need(t, "ip", "nsenter", "mkfs.ext4", "mount", "findmnt", "fallocate")
@@ -81,25 +80,20 @@ type wholeRun struct {
 	wrong  int
 	trips  map[director.User][]trip
 	moves  map[director.User][]admin.Move
-	tries  map[director.User][]outage // of moves, whatever came of them
 }
-
-// checkpointWithin is how soon after its last word a session must survive kill -9 of its
-// backend, on a machine with more to do than it can.
-const checkpointWithin = 5 * time.Second
 
 // outage is a time in which a process was away, or half there.
 type outage struct {
 	what     string // "proxy", "backend killed", "mx", …
 	id       string
 	from, to time.Time // to is zero while it lasts
+	gone     time.Time // when a process that was killed had ended; zero: not yet
 }
 
 func newWholeRun(c *testCluster, t *testing.T, size wholeSize, users []director.User) *wholeRun {
 	w := &wholeRun{
 		load: &load{c: c, t: t, stop: make(chan struct{})}, size: size, until: time.Now().Add(size.bound),
 		ended: make(map[string]int), seen: make(map[string]int), trips: make(map[director.User][]trip), moves: make(map[director.User][]admin.Move),
-		tries: make(map[director.User][]outage),
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), w.until)
 	w.ctx, w.stopAll = ctx, sync.OnceFunc(func() { cancel(); close(w.stop) })
@@ -109,17 +103,20 @@ func newWholeRun(c *testCluster, t *testing.T, size wholeSize, users []director.
 	return w
 }
 
-// begins records an outage, before it is caused; the function it gives ends it.
-func (w *wholeRun) begins(what, id string) (over func()) {
+// begins records an outage, before it is caused; gone tells that the process has ended, over that it is
+// back.
+func (w *wholeRun) begins(what, id string) (gone, over func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	i := len(w.outs)
 	w.outs = append(w.outs, outage{what: what, id: id, from: time.Now()})
-	return func() {
+	note := func(set func(o *outage, now time.Time)) {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		w.outs[i].to = time.Now()
+		set(&w.outs[i], time.Now())
 	}
+	return func() { note(func(o *outage, now time.Time) { o.gone = now }) },
+		func() { note(func(o *outage, now time.Time) { o.to = now }) }
 }
 
 // during tells whether there was an outage of a kind between two times. An empty id is any.
@@ -131,37 +128,14 @@ func (w *wholeRun) during(what, id string, from, to time.Time) bool {
 	})
 }
 
-// killedWithin tells whether a backend was killed between two times.
-func (w *wholeRun) killedWithin(from, to time.Time) bool {
+// ranInKilled tells whether a command that began at from and has not ended at to was with a
+// backend that was killed: it was given before the backend's end.
+func (w *wholeRun) ranInKilled(from, to time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.outs, func(o outage) bool {
-		return o.what == killedBackend && !o.from.Before(from) && o.from.Before(to)
+		return o.what == killedBackend && o.from.Before(to) && (o.gone.IsZero() || !o.gone.Before(from))
 	})
-}
-
-// unproven is why a session may end with BYE after a backend was killed, though no
-// command of it was running: it has said or been told something so shortly before that
-// no checkpoint stood for it, or it was on its way between backends.
-func (w *wholeRun) unproven(k *wholeClient, now time.Time) string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	moved := func(from, to time.Time) bool { // or handed over by a backend that stopped
-		return slices.ContainsFunc(slices.Concat(w.outs, w.tries[k.u.name]), func(m outage) bool {
-			return m.what != killedBackend && m.from.Before(to) && (m.to.IsZero() || m.to.After(from))
-		})
-	}
-	for _, o := range w.outs {
-		recent := o.from.Add(-checkpointWithin)
-		switch {
-		case o.what != killedBackend || o.from.Before(k.opened) || o.from.After(now):
-		case k.heard.was.After(recent):
-			return "BYE: its backend was killed before a checkpoint"
-		case moved(recent, o.from):
-			return "BYE: a backend was killed while it was moved, or just after"
-		}
-	}
-	return ""
 }
 
 func (w *wholeRun) count(what string) {
@@ -208,9 +182,7 @@ func (w *wholeRun) moveOnce(u director.User) {
 	var to director.BackendID
 	for w.ctx.Err() == nil {
 		ctx, cancel := context.WithTimeout(w.ctx, 2*time.Minute)
-		over := w.trying(u)
 		m, err := w.tryMove(ctx, u, &to, next)
-		over()
 		cancel()
 		switch {
 		case err != nil: // the director is away, or the move before is being tidied up
@@ -230,19 +202,6 @@ func (w *wholeRun) moveOnce(u director.User) {
 	}
 	if running(w.stop) {
 		w.mistake("I6: %s was not moved in time", u)
-	}
-}
-
-// trying records that a user is being moved; the function it gives, that he is not.
-func (w *wholeRun) trying(u director.User) (over func()) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	i := len(w.tries[u])
-	w.tries[u] = append(w.tries[u], outage{from: time.Now()})
-	return func() {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		w.tries[u][i].to = time.Now()
 	}
 }
 

@@ -1,10 +1,8 @@
 package clustertest
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"regexp"
 	"strconv"
@@ -59,21 +57,6 @@ type wholeClient struct {
 	// so while it waits in IDLE.
 	since atomic.Int64
 	pick  int
-	heard heard
-}
-
-// heard notes when something was read: last, and before that, which a BYE does not count for.
-type heard struct {
-	r         io.Reader
-	last, was time.Time
-}
-
-func (h *heard) Read(p []byte) (int, error) {
-	n, err := h.r.Read(p)
-	if n > 0 {
-		h.was, h.last = h.last, time.Now()
-	}
-	return n, err
 }
 
 // op runs a command, and records how long the client waited for it.
@@ -100,8 +83,6 @@ func (w *wholeRun) imapClient(u *loadUser, name string, proxy int, work func(*wh
 		var err error
 		if k.survivor, err = s.selected(1143+proxy, name); err == nil {
 			k.since.Store(0)
-			k.heard = heard{r: k.r, last: time.Now()}
-			k.r = bufio.NewReader(&k.heard)
 			w.connected()
 			for n := 0; err == nil && running(w.stop); n++ {
 				err = work(k)
@@ -135,10 +116,8 @@ func (w *wholeRun) broken(k *wholeClient, proxy, name string, err error) {
 	case errors.Is(err, errWrong):
 	case w.during(killedProxy, proxy, k.opened, now):
 		what = "its proxy was killed"
-	case k.since.Load() != 0 && w.killedWithin(since, now):
+	case k.since.Load() != 0 && w.ranInKilled(since, now):
 		what = "a command was running in a killed backend"
-	case strings.Contains(err.Error(), "* BYE"):
-		what = w.unproven(k, now)
 	}
 	if what == "" {
 		w.mistake("I5: %s connection of %s, open for %s: %v", name, k.u.name, now.Sub(k.opened).Round(time.Millisecond), err)
@@ -264,7 +243,7 @@ func (w *wholeRun) visitor(u *loadUser, i int) {
 			w.reads.Add(1)
 		case !errors.Is(err, errView) && w.during(killedProxy, fmt.Sprintf("p%d", proxy+1), began, now):
 			w.count("visit lost with a killed proxy")
-		case !errors.Is(err, errView) && w.killedWithin(began, now):
+		case !errors.Is(err, errView) && w.ranInKilled(began, now): // it is command upon command
 			w.count("visit lost with a killed backend")
 		default:
 			w.mistake("I4/I5: visit of %s (POP3: %t) begun %s ago: %v", u.name, n%2 == 0, now.Sub(began).Round(time.Millisecond), err)

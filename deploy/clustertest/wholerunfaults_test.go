@@ -46,18 +46,19 @@ func (w *wholeRun) faults(n *network, disk *extDisk) {
 
 // restart ends a process, starts it again, and waits until it serves.
 func (w *wholeRun) restart(what, name string, how syscall.Signal) {
-	over := w.begins(what, name)
+	gone, over := w.begins(what, name)
 	defer over()
 	p := w.c.procs[name]
 	p.signal(how)
 	p.waitEnd(patience)
+	gone()
 	p.start(w.t)
 	p.waitReady(w.t)
 }
 
 // cut takes a backend off the network, longer than others wait before they call it dead.
 func (w *wholeRun) cut(n *network) {
-	over := w.begins("network", cutBackend)
+	_, over := w.begins("network", cutBackend)
 	defer over()
 	n.cut()
 	select {
@@ -69,7 +70,7 @@ func (w *wholeRun) cut(n *network) {
 
 // fill leaves no byte on a backend's disk until enough mail has come for it nevertheless.
 func (w *wholeRun) fill(d *extDisk) {
-	over := w.begins("disk", "b2")
+	_, over := w.begins("disk", "b2")
 	defer over()
 	path := filepath.Join(d.dir, "filler")
 	var st syscall.Statfs_t
