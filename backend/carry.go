@@ -23,7 +23,7 @@ import (
 // A session comes with a State in place of a greeting. It is taken in this order: the mailbox is
 // opened at (home, epoch), so that a proxy that came too early, or to the wrong place, tries again
 // with a hand-off that is not used up; the engine proves that the state is what the mailbox has;
-// the hand-off's id is accepted, durably, once; only then the Welcome is said, and the session runs.
+// the hand-off's id, if it is not a quiet one, is accepted, durably, once; only then the Welcome is said, and the session runs.
 // A crash before the acceptance leaves a hand-off that can be used again, one after it a session
 // that nobody has: its proxy cannot know which of them it was, and ends it.
 
@@ -124,9 +124,9 @@ func (s *served) endFormer() {
 	}
 }
 
-// accept uses the hand-off up.
+// accept uses the hand-off up, unless that is quiet: then there is nothing that could be done twice.
 func (s *served) accept() error {
-	if s.state == nil {
+	if s.state == nil || s.handOff.Quiet() {
 		return nil
 	}
 	first, err := s.b.handed.Accept(s.handOff)

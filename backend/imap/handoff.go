@@ -1,6 +1,7 @@
 package imap
 
 import (
+	"bytes"
 	"errors"
 	"maps"
 	"os"
@@ -118,7 +119,11 @@ func (s *session) waited(now time.Time) time.Duration {
 // seal makes the session's state; pending is what was read and not executed. The caller holds the
 // lock.
 func (s *session) seal(pending []byte, waited time.Duration) []byte {
-	return handoff.Seal(handoff.NewID(), protocol, carried.Encode(s.carry(pending, waited)))
+	id := handoff.NewID()
+	if s.c.atRest && bytes.IndexByte(s.c.in, '\n') < 0 {
+		id = handoff.NewQuietID()
+	}
+	return handoff.Seal(id, protocol, carried.Encode(s.carry(pending, waited)))
 }
 
 func (s *session) carry(pending []byte, waited time.Duration) *carried.State {

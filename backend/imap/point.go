@@ -160,7 +160,7 @@ func (s *session) newBase(read, written uint64, pending []byte) bool {
 	if now.Before(q.after) {
 		return false
 	}
-	sealed := handoff.SealBase(handoff.NewID(), protocol, carried.Encode(s.carry(pending, 0)))
+	sealed := handoff.SealBase(handoff.NewQuietID(), protocol, carried.Encode(s.carry(pending, 0)))
 	n := len(sealed.Sealed)
 	if earliest := now.Add(-baseCredit); q.after.Before(earliest) {
 		q.after = earliest

@@ -1,6 +1,7 @@
 package managesieve
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -107,7 +108,11 @@ func (s *session) resume(sealed []byte) error {
 
 // state gives the session as another backend needs it.
 func (s *session) state(input []byte) []byte {
-	return handoff.Seal(handoff.NewID(), protocol, s.whole(input).encode())
+	id := handoff.NewID()
+	if s.parser.record.Len() == 0 && bytes.IndexByte(input, '\n') < 0 {
+		id = handoff.NewQuietID()
+	}
+	return handoff.Seal(id, protocol, s.whole(input).encode())
 }
 
 func (s *session) whole(input []byte) *state {
@@ -123,7 +128,7 @@ func (s *session) base() (handoff.Base, bool) {
 	if s.link.Out.Empty() {
 		return handoff.Base{}, false
 	}
-	return handoff.SealBase(handoff.NewID(), protocol, s.whole(nil).encode()), true
+	return handoff.SealBase(handoff.NewQuietID(), protocol, s.whole(nil).encode()), true
 }
 
 func (s *session) appendTip(dst []byte) []byte { return append(dst, s.whole(nil).encode()...) }

@@ -1,6 +1,7 @@
 package pop3
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -24,7 +25,11 @@ const leastAllowed = 10 * time.Second
 
 // state gives the session as another backend needs it. input is what was read and not executed.
 func (s *session) state(input []byte) []byte {
-	return handoff.Seal(handoff.NewID(), protocol, s.whole(input).encode())
+	id := handoff.NewID()
+	if s.line == nil && bytes.IndexByte(input, '\n') < 0 {
+		id = handoff.NewQuietID()
+	}
+	return handoff.Seal(id, protocol, s.whole(input).encode())
 }
 
 func (s *session) whole(input []byte) *state {
@@ -60,7 +65,7 @@ func (s *session) base() (handoff.Base, bool) {
 	if s.messages.Len() > maxAtOnce || s.link.Out.Empty() {
 		return handoff.Base{}, false
 	}
-	return handoff.SealBase(handoff.NewID(), protocol, s.whole(nil).encode()), true
+	return handoff.SealBase(handoff.NewQuietID(), protocol, s.whole(nil).encode()), true
 }
 
 func (s *session) appendTip(dst []byte) []byte {

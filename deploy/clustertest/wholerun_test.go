@@ -44,7 +44,7 @@ func TestWholeCluster(t *testing.T) {
 	c.withUsers(0)
 	var users []director.User
 	for i := range size.users {
-		users = append(users, c.user(t, fmt.Sprintf("u%d@example.test", i), director.BackendID(fmt.Sprintf("b%d", i%3+1))))
+		users = append(users, c.user(t, fmt.Sprintf("u%d@example.test", i), homeOf(i)))
 	}
 	disk := c.onExtDisk(t, "b2")
 	w := newWholeRun(c, t, size, users)
@@ -59,6 +59,9 @@ func TestWholeCluster(t *testing.T) {
 	w.check()
 	c.oneServes(t, w.load)
 }
+
+// homeOf is where the i-th user lives at first.
+func homeOf(i int) director.BackendID { return director.BackendID(fmt.Sprintf("b%d", i%3+1)) }
 
 // wholeRun is the state of a run.
 type wholeRun struct {
@@ -80,6 +83,7 @@ type wholeRun struct {
 	wrong  int
 	trips  map[director.User][]trip
 	moves  map[director.User][]admin.Move
+	places map[director.User][]outage // backends where a user was, and when
 }
 
 // outage is a time in which a process was away, or half there.
@@ -94,10 +98,12 @@ func newWholeRun(c *testCluster, t *testing.T, size wholeSize, users []director.
 	w := &wholeRun{
 		load: &load{c: c, t: t, stop: make(chan struct{})}, size: size, until: time.Now().Add(size.bound),
 		ended: make(map[string]int), seen: make(map[string]int), trips: make(map[director.User][]trip), moves: make(map[director.User][]admin.Move),
+		places: make(map[director.User][]outage),
 	}
 	ctx, cancel := context.WithDeadline(context.Background(), w.until)
 	w.ctx, w.stopAll = ctx, sync.OnceFunc(func() { cancel(); close(w.stop) })
-	for _, u := range users {
+	for i, u := range users {
+		w.lives(u, homeOf(i), "")
 		w.users = append(w.users, &loadUser{name: u, acked: make(map[string]bool), silent: make(map[string]int), uids: make(map[uint32]string), flagged: make(map[uint32]bool)})
 	}
 	return w
@@ -128,14 +134,44 @@ func (w *wholeRun) during(what, id string, from, to time.Time) bool {
 	})
 }
 
-// ranInKilled tells whether a command that began at from and has not ended at to was with a
-// backend that was killed: it was given before the backend's end.
-func (w *wholeRun) ranInKilled(from, to time.Time) bool {
+// ranInKilled tells whether a user's command that began at from and has not ended at to was with a
+// backend that was killed: it was given before the backend's end, and the user lived there then, or
+// was on the way there or from there.
+func (w *wholeRun) ranInKilled(u director.User, from, to time.Time) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.outs, func(o outage) bool {
-		return o.what == killedBackend && o.from.Before(to) && (o.gone.IsZero() || !o.gone.Before(from))
+		end := o.gone
+		if end.IsZero() {
+			end = to
+		}
+		return o.what == killedBackend && o.from.Before(to) && !end.Before(from) && slices.ContainsFunc(w.places[u], func(p outage) bool {
+			return p.id == o.id && p.from.Before(end) && (p.to.IsZero() || p.to.After(o.from))
+		})
 	})
+}
+
+// lives notes where a user is by now, and may be soon; "" is nowhere.
+func (w *wholeRun) lives(u director.User, home, target director.BackendID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now, is := time.Now(), []string{string(home), string(target)}
+	for i := range w.places[u] {
+		p := &w.places[u][i]
+		at := slices.Index(is, p.id)
+		switch {
+		case !p.to.IsZero():
+		case at < 0:
+			p.to = now
+		default:
+			is[at] = "" // as before
+		}
+	}
+	for _, id := range slices.Compact(is) {
+		if id != "" {
+			w.places[u] = append(w.places[u], outage{id: id, from: now})
+		}
+	}
 }
 
 func (w *wholeRun) count(what string) {
@@ -191,6 +227,7 @@ func (w *wholeRun) moveOnce(u director.User) {
 			}
 		case m.Result == "done":
 			w.moved.Add(1)
+			w.lives(u, to, "")
 			w.mu.Lock()
 			w.moves[u] = append(w.moves[u], m)
 			w.mu.Unlock()
@@ -213,6 +250,7 @@ func (w *wholeRun) tryMove(ctx context.Context, u director.User, to *director.Ba
 	if *to == "" {
 		*to = next[got.Home]
 	}
+	w.lives(u, got.Home, *to)
 	if got.Move == nil && got.Home != *to {
 		if _, err := w.c.admin.CreateMove(ctx, string(u), *to); err != nil {
 			return admin.Move{}, err

@@ -116,7 +116,7 @@ func (w *wholeRun) broken(k *wholeClient, proxy, name string, err error) {
 	case errors.Is(err, errWrong):
 	case w.during(killedProxy, proxy, k.opened, now):
 		what = "its proxy was killed"
-	case k.since.Load() != 0 && w.ranInKilled(since, now):
+	case k.since.Load() != 0 && w.ranInKilled(k.u.name, since, now):
 		what = "a command was running in a killed backend"
 	}
 	if what == "" {
@@ -243,7 +243,7 @@ func (w *wholeRun) visitor(u *loadUser, i int) {
 			w.reads.Add(1)
 		case !errors.Is(err, errView) && w.during(killedProxy, fmt.Sprintf("p%d", proxy+1), began, now):
 			w.count("visit lost with a killed proxy")
-		case !errors.Is(err, errView) && w.ranInKilled(began, now): // it is command upon command
+		case !errors.Is(err, errView) && w.ranInKilled(u.name, began, now): // it is command upon command
 			w.count("visit lost with a killed backend")
 		default:
 			w.mistake("I4/I5: visit of %s (POP3: %t) begun %s ago: %v", u.name, n%2 == 0, now.Sub(began).Round(time.Millisecond), err)

@@ -34,8 +34,8 @@ func newNetwork(t *testing.T) *network {
 	if os.Getuid() != 0 {
 		t.Skip("needs root: network namespaces")
 	}
-	id := fmt.Sprintf("%05x", rand.IntN(1<<20))
-	n := &network{t: t, bridge: "wpb" + id, wire: "wpw" + id, far: "wpf" + id, space: "wp" + id}
+	clearLeftovers(t)
+	n := &network{t: t, bridge: "wpb-" + own(), wire: "wpw-" + own(), far: "wpf-" + own(), space: "wp-" + own()}
 	// Part of what is set aside for benchmarks between networks (RFC 2544): nobody's here.
 	a, b := 18+rand.IntN(2), rand.IntN(256)
 	n.here, n.there = fmt.Sprintf("198.%d.%d.1", a, b), fmt.Sprintf("198.%d.%d.2", a, b)

@@ -3,6 +3,8 @@ package frames
 import (
 	"bytes"
 	"fmt"
+
+	"waypost/internal/handoff"
 )
 
 // checkpoint is one at a proxy: the state of a CHECKPOINT, and the tip of the last POINT
@@ -25,6 +27,23 @@ func (c *carried) reached(received uint64) {
 	if c != nil && c.latest.state != nil && c.latest.at.Sent <= received {
 		c.proven = c.latest
 	}
+}
+
+// goesOnFrom takes the state that a session was resumed with, if it is a quiet one, for its
+// checkpoint: it serves until anything is said.
+func (s *Stream) goesOnFrom(state []byte) {
+	if !handoff.Quiet(state) || !s.link.reserve(s, len(state)) {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.carried != nil {
+		s.link.reserve(s, -len(state)) // one has come already, or it is let go again
+		return
+	}
+	p := checkpoint{state: state}
+	// No tip is about it.
+	s.carried = &carried{latest: p, proven: p, behind: true}
 }
 
 // CanPoint tells whether Point is of use here.

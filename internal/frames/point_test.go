@@ -7,6 +7,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"waypost/internal/handoff"
+	"waypost/internal/wire"
 )
 
 // point makes one for what is then sent.
@@ -262,5 +265,32 @@ func BenchmarkCommandsWithPoints(b *testing.B) {
 			}
 			b.ReportMetric(float64((cpu()-before).Nanoseconds())/float64(b.N), "cpu-ns/op")
 		})
+	}
+}
+
+// A session that was resumed and has said and heard nothing yet goes on from what it was
+// resumed with, if that is quiet.
+func TestResumedGoesOnFromItsState(t *testing.T) {
+	for _, quiet := range []bool{true, false} {
+		for _, said := range []bool{false, true} {
+			r := carrying(t)
+			id := handoff.NewID()
+			if quiet {
+				id = handoff.NewQuietID()
+			}
+			state := handoff.Seal(id, "imap", []byte("body"))
+			s, w, err := r.client.Resume(t.Context(), wire.Hello{User: "alice"}, state)
+			if err != nil || w.Status != wire.StatusOK {
+				t.Fatalf("%+v, %v", w, err)
+			}
+			if said {
+				send(t, s, "x")
+			}
+			_ = r.far.Close()
+			expectEnd(t, s, ErrLost)
+			if got, ok := s.LastCheckpoint(); ok != (quiet && !said) || ok && string(got) != string(state) {
+				t.Errorf("quiet %t, said %t: %q, %t", quiet, said, got, ok)
+			}
+		}
 	}
 }

@@ -76,11 +76,33 @@ var ErrKicked = errors.New("the session is to end")
 // ID names a hand-off.
 type ID [16]byte
 
+// quietBytes of a quiet id's beginning are 0, and of no other's.
+const quietBytes = 4
+
 // NewID gives one that never was.
 func NewID() ID {
 	var id ID
 	rand.Read(id[:]) // which does not fail
+	id[0] |= 1
 	return id
+}
+
+// NewQuietID is NewID for the state of a session at rest, which does nothing where it goes on
+// before the client is heard there. So it need not be accepted once: where an outcome is
+// unknown, nothing can have been done, nor told to the client, and it may be tried again.
+func NewQuietID() ID {
+	id := NewID()
+	clear(id[:quietBytes])
+	return id
+}
+
+// Quiet tells whether NewQuietID has given it.
+func (id ID) Quiet() bool { return [quietBytes]byte(id[:]) == [quietBytes]byte{} }
+
+// Quiet tells whether a state in its envelope has a quiet id.
+func Quiet(state []byte) bool {
+	const head = len(magic) + 1
+	return len(state) >= head+len(ID{}) && string(state[:len(magic)]) == magic && ID(state[head:]).Quiet()
 }
 
 // String gives it in hexadecimal, for logs.
