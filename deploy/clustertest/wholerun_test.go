@@ -28,7 +28,7 @@ func sizeOfWhole() wholeSize {
 	if os.Getenv("WAYPOST_WHOLE") == "full" {
 		return wholeSize{users: 200, moves: 3, gap: 500 * time.Millisecond, bound: 20 * time.Minute}
 	}
-	return wholeSize{users: 40, moves: 1, gap: 250 * time.Millisecond, bound: 6 * time.Minute}
+	return wholeSize{users: 24, moves: 1, gap: 250 * time.Millisecond, bound: 6 * time.Minute}
 }
 
 // TestWholeCluster has users get mail, read by IMAP, wait in IDLE, and fetch by POP3, all

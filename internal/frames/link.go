@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -69,8 +70,9 @@ type link struct {
 	br     *bufio.Reader // of the reading goroutine, as is:
 	readBy time.Time     // the deadline of reads
 	opt    Options
-	near   bool // the proxy's end
-	carry  bool // both sides know of hand-offs; set before there are streams
+	near   bool            // the proxy's end
+	carry  bool            // both sides know of hand-offs; set before there are streams
+	raw    syscall.RawConn // for hungUp; nil: there is none
 	chunks chunks
 
 	w writing
@@ -92,7 +94,7 @@ func newLink(conn net.Conn, r io.Reader, opt Options, near bool) *link {
 	l := &link{
 		conn: conn, br: bufio.NewReaderSize(r, readBytes), opt: opt.withDefaults(), near: near,
 		streams: map[uint32]*Stream{}, changed: time.Now(),
-		emptied: make(chan struct{}, 1), finished: make(chan struct{}),
+		emptied: make(chan struct{}, 1), finished: make(chan struct{}), raw: rawOf(conn, near),
 	}
 	l.w.begin()
 	return l

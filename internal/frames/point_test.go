@@ -294,3 +294,28 @@ func TestResumedGoesOnFromItsState(t *testing.T) {
 		}
 	}
 }
+
+// What the client says once the backend is gone has not left, although nobody has read yet that
+// it is.
+func TestWrittenToADeadBackend(t *testing.T) {
+	r := carrying(t)
+	proxy, backend := r.open()
+	backend.pointAnd(t, "base", "", "hello")
+	expect(t, proxy, "hello")
+	_ = r.far.Close()
+	until(t, "it is gone", func() bool {
+		select {
+		case <-r.client.Done():
+			return true
+		default:
+			return proxy.link.hungUp()
+		}
+	})
+	if n, err := proxy.Write([]byte("a1 NOOP\r\n")); n != 0 || !errors.Is(err, ErrLost) {
+		t.Errorf("%d, %v", n, err)
+	}
+	expectEnd(t, proxy, ErrLost)
+	if got, ok := proxy.LastCheckpoint(); string(got) != "base" || !ok {
+		t.Errorf("%q, %v", got, ok)
+	}
+}

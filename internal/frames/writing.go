@@ -4,9 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // batchBytes is how many bytes of frames are collected at most before others wait: what a
@@ -24,6 +28,7 @@ type writing struct {
 	written uint64     // of the last batch that was written
 	busy    bool       // somebody writes
 	broken  bool       // nobody does any more
+	unsent  uint64     // if broken: from this batch on nothing has left; 0: not known
 	by      time.Time  // the deadline of writes; who writes has it
 }
 
@@ -59,12 +64,12 @@ func (l *link) put(t Type, stream uint32, head, body []byte, hold bool) error {
 	for !hold && w.written < mine && !w.broken {
 		l.turn()
 	}
-	broken, taken := w.broken, w.batch > mine
+	broken, left := w.broken, w.batch > mine && (w.unsent == 0 || mine < w.unsent)
 	w.mu.Unlock()
 	switch {
 	case !broken:
 		return nil
-	case !taken:
+	case !left:
 		return errors.Join(errUnsent, l.lost())
 	}
 	return l.lost()
@@ -89,16 +94,58 @@ func (l *link) turn() {
 	w.out, w.spare = w.spare[:0], nil
 	w.batch++
 	w.mu.Unlock()
-	err := l.flush(batch)
+	var err error
+	over := l.hungUp()
+	if over {
+		err = errHungUp
+	} else {
+		err = l.flush(batch)
+	}
 	w.mu.Lock()
 	w.busy, w.written, w.spare = false, n, batch
 	w.changed.Broadcast()
 	if err != nil {
-		w.broken = true
+		if w.broken = true; over {
+			w.unsent = n
+		}
 		w.mu.Unlock()
 		l.writeFailed(err)
 		w.mu.Lock()
 	}
+}
+
+// errHungUp: the backend has closed the connection, so that nobody would read what is written.
+var errHungUp = errors.New("the backend is gone")
+
+// hungUp tells, at a proxy, whether the backend's end of the connection is closed, as it is soon
+// after the backend was killed, and before we have read so. What is not written then can be given
+// to whoever goes on with a session; of what was written nobody knows whether it was read.
+func (l *link) hungUp() (gone bool) {
+	if l.raw == nil {
+		return false
+	}
+	err := l.raw.Control(func(fd uintptr) {
+		all := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(all[:], 0)
+		gone = err == nil && n > 0 && all[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return gone && err == nil
+}
+
+// rawOf gives a proxy's connection as the system knows it; nil: it is none of the system's.
+func rawOf(conn net.Conn, near bool) syscall.RawConn {
+	if outer, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = outer.NetConn()
+	}
+	c, ok := conn.(syscall.Conn)
+	if !ok || !near {
+		return nil
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil // it is closed; writing tells
+	}
+	return raw
 }
 
 // writeFailed ends the connection. A proxy first reads what the backend has said before it
