@@ -5,7 +5,8 @@
 // What is in a state is its protocol's affair, and its version with it. The envelope has what the
 // backend needs before it asks the protocol: the hand-off's id, which it accepts once, and the
 // protocol's name; and a checksum, by which a state that was damaged on its way is told from one that
-// says something else. It is no proof of where the state comes from: that is the connection's affair.
+// says something else. A state that is told again and again has a form to which a tip can be put, what
+// has changed since; and the id of a session at rest says that it is (Quiet). It is no proof of where the state comes from: that is the connection's affair.
 //
 // The package owns nothing, and nothing of it survives a crash but what others keep. Everything
 // in it is safe for concurrent use.
