@@ -23,7 +23,7 @@ import (
 // A session comes with a State in place of a greeting. It is taken in this order: the mailbox is
 // opened at (home, epoch), so that a proxy that came too early, or to the wrong place, tries again
 // with a hand-off that is not used up; the engine proves that the state is what the mailbox has;
-// the hand-off's id is accepted, durably, once; only then the Welcome is said, and the session runs.
+// the hand-off's id, if it is not a quiet one, is accepted, durably, once; only then the Welcome is said, and the session runs.
 // A crash before the acceptance leaves a hand-off that can be used again, one after it a session
 // that nobody has: its proxy cannot know which of them it was, and ends it.
 
@@ -53,6 +53,20 @@ func (f *framed) Checkpoint(consumed, sent uint64, state []byte) error {
 	b.metrics.checkpoints.Inc()
 	b.log.LogAttrs(f.s.ctx, slog.LevelDebug, checkpointMade, slog.String("session", f.s.h.Session),
 		slog.Uint64("consumed", consumed), slog.Uint64("sent", sent), slog.Int("bytes", len(state)))
+	return nil
+}
+
+// Point counts what the stream's does.
+func (f *framed) Point(consumed, sent uint64, state, tip []byte) error {
+	if err := f.Stream.Point(consumed, sent, state, tip); err != nil {
+		return err
+	}
+	b := f.s.b
+	b.metrics.checkpoints.Inc()
+	if b.log.Enabled(f.s.ctx, slog.LevelDebug) {
+		b.log.LogAttrs(f.s.ctx, slog.LevelDebug, checkpointMade, slog.String("session", f.s.h.Session),
+			slog.Uint64("consumed", consumed), slog.Uint64("sent", sent), slog.Int("bytes", len(state)+len(tip)))
+	}
 	return nil
 }
 
@@ -89,7 +103,7 @@ func (s *served) arrives(conn sessionConn) error {
 		return nil
 	}
 	var err error
-	s.handOff, _, err = handoff.Open(s.state, s.h.Protocol)
+	s.handOff, _, _, err = handoff.OpenBase(s.state, s.h.Protocol)
 	if err != nil {
 		return refused(err)
 	}
@@ -110,9 +124,9 @@ func (s *served) endFormer() {
 	}
 }
 
-// accept uses the hand-off up.
+// accept uses the hand-off up, unless that is quiet: then there is nothing that could be done twice.
 func (s *served) accept() error {
-	if s.state == nil {
+	if s.state == nil || s.handOff.Quiet() {
 		return nil
 	}
 	first, err := s.b.handed.Accept(s.handOff)

@@ -275,6 +275,12 @@ func TestHandOffIsTakenOnce(t *testing.T) {
 		elsewhere.Home = "b9"
 		again(later, wire.StatusStale, "")
 		again(elsewhere, wire.StatusStale, "")
+		// At rest there is nothing that could be done twice.
+		again(rec, wire.StatusOK, "")
+		again(rec, wire.StatusOK, "")
+		_, body, err := handoff.Open(state, protocol)
+		r.must(err)
+		state = handoff.Seal(handoff.NewID(), protocol, body)
 		again(rec, wire.StatusOK, "")
 		again(rec, wire.StatusUnresumable, "twice")
 		protocol = map[string]string{"imap": "pop3", "pop3": "managesieve", "managesieve": "imap"}[other]

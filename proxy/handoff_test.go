@@ -48,7 +48,8 @@ func TestHandOff(t *testing.T) {
 			if resumed[0] != want {
 				t.Errorf("hello %+v, want %+v", resumed[0], want)
 			}
-			if list := h.server.registry.list(alice); len(list) != 1 || list[0].Backend != "b2" || list[0].ID != want.Session || list[0].BytesIn != 17 {
+			h.until("the bytes are counted", func() bool { return h.server.registry.list(alice)[0].BytesIn == 17 })
+			if list := h.server.registry.list(alice); len(list) != 1 || list[0].Backend != "b2" || list[0].ID != want.Session {
 				t.Errorf("listed: %+v", list)
 			}
 			if h.metric("sessions_handed_off_total") != 1 || h.metric("sessions_resumed_total") != 1 || h.metric("sessions_parked") != 0 ||

@@ -195,7 +195,8 @@ func answers(err error) bool {
 }
 
 // resumeStream is openStream for a session that goes on. Once its state has been sent
-// there is no second try without an answer.
+// there is no second try without an answer, unless it is quiet: then it does nothing before it
+// hears more, which it does from who was answered only.
 func (o *opening) resumeStream(ctx context.Context, id director.BackendID, addr string, hello wire.Hello) (stream *frames.Stream, err error) {
 	for range 2 {
 		var link *frames.Client
@@ -212,7 +213,7 @@ func (o *opening) resumeStream(ctx context.Context, id director.BackendID, addr 
 			return nil, &handoff.Error{Reason: handoff.Reason(w.Text)}
 		case err == nil:
 			return nil, fmt.Errorf("%w: %s", statusError(w), w.Text)
-		case errors.Is(err, frames.ErrOutcome):
+		case errors.Is(err, frames.ErrOutcome) && !handoff.Quiet(o.state):
 			reason = handoff.Lost
 		case errors.Is(err, frames.ErrNoHandOff):
 			reason = handoff.Foreign

@@ -14,7 +14,8 @@ const (
 )
 
 // checkpoints has sessions make theirs, after each change and at rest, so that a crash of the
-// backend does not end them. There is one timer for all of them, and none while nothing has changed.
+// backend does not end them: all, where the other end does not know of points, else those that
+// could not be made at once. There is one timer for all of them, and none while nothing has changed.
 type checkpoints struct {
 	mu      sync.Mutex // guards what follows, and each session's queued
 	waiting map[*session]struct{}
@@ -120,6 +121,9 @@ func (s *session) checkpoint(now time.Time) (done bool) {
 		return false // a command runs, perhaps for long
 	}
 	defer s.mu.Unlock()
+	if s.base.tips {
+		return s.pointLate(now)
+	}
 	if now.Before(s.queued.after) {
 		return false
 	}

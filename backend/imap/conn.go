@@ -38,10 +38,8 @@ type conn struct {
 	net.Conn
 	limits Limits
 	inputs *sync.Pool // of *[]byte, inputSize long
-	// blocking is called before a read that may have to wait, settled, if not nil, where the
-	// session waits at rest.
+	// blocking is called before a read that may have to wait.
 	blocking func() error
-	settled  func()
 
 	// The reading goroutine's own. in is what was read and not taken; it lies in first, in
 	// *store, or in memory of its own where a line is long.
@@ -192,6 +190,12 @@ func (c *conn) Read(p []byte) (int, error) {
 
 // fill reads some bytes from the network, at least one.
 func (c *conn) fill(p []byte) (int, error) {
+	rests := c.atRest
+	if rests {
+		// Before anybody looks, who may write while we wait: what he adds, he tells of.
+		c.setResting(true)
+		defer c.setResting(false)
+	}
 	if err := c.blocking(); err != nil {
 		return 0, err
 	}
@@ -211,17 +215,10 @@ func (c *conn) fill(p []byte) (int, error) {
 		c.rested, c.waited = now.Add(-c.waited), 0
 	}
 	c.Conn.SetReadDeadline(until)
-	rests := c.atRest
-	c.resting = rests
 	c.rmu.Unlock()
-	if rests && c.settled != nil {
-		c.settled()
-	}
 	n, err := c.Conn.Read(p)
 	if rests {
-		c.rmu.Lock()
-		c.resting = false
-		c.rmu.Unlock()
+		c.setResting(false) // before the count: who looks sees both, or neither
 	}
 	c.read.Add(int64(n))
 	switch {
@@ -234,6 +231,12 @@ func (c *conn) fill(p []byte) (int, error) {
 		err = io.ErrNoProgress
 	}
 	return 0, &connError{err}
+}
+
+func (c *conn) setResting(on bool) {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
+	c.resting = on
 }
 
 // Write sends p; each chunk must get away within the limit.

@@ -1,6 +1,7 @@
 package imap
 
 import (
+	"bytes"
 	"errors"
 	"maps"
 	"os"
@@ -25,6 +26,10 @@ type handOffer interface {
 	// Checkpoint gives the state at the moment when so many bytes were read and written, in place
 	// of earlier ones.
 	Checkpoint(consumed, sent uint64, state []byte) error
+	// Point is Checkpoint for what is written next, at once; see frames.Stream. CanPoint: the
+	// other end knows of it.
+	CanPoint() bool
+	Point(consumed, sent uint64, state, tip []byte) error
 }
 
 // maxCarried bounds a state in its envelope, in bytes; frames takes no larger one.
@@ -114,6 +119,14 @@ func (s *session) waited(now time.Time) time.Duration {
 // seal makes the session's state; pending is what was read and not executed. The caller holds the
 // lock.
 func (s *session) seal(pending []byte, waited time.Duration) []byte {
+	id := handoff.NewID()
+	if s.c.atRest && bytes.IndexByte(s.c.in, '\n') < 0 {
+		id = handoff.NewQuietID()
+	}
+	return handoff.Seal(id, protocol, carried.Encode(s.carry(pending, waited)))
+}
+
+func (s *session) carry(pending []byte, waited time.Duration) *carried.State {
 	st := &carried.State{
 		Session: s.data.ID, Client: s.data.Client, User: string(s.box.User()), Enabled: s.enabled.carry(), Deflate: s.deflate, Bads: s.bads,
 		Waited: waited, Saved: ranges(s.saved), Notify: s.notify.carry(), Pending: pending,
@@ -125,7 +138,7 @@ func (s *session) seal(pending []byte, waited time.Duration) []byte {
 	if s.view != nil {
 		st.Selected = s.view.carry()
 	}
-	return handoff.Seal(handoff.NewID(), protocol, carried.Encode(st))
+	return st
 }
 
 func (v *view) carry() *carried.Selected {
@@ -134,9 +147,16 @@ func (v *view) carry() *carried.Selected {
 		Highest: v.highest, Synced: v.synced, Told: v.told.Ranges(), Recent: ranges(slices.Sorted(maps.Keys(v.recent))),
 		Noted: ranges(v.noted), Own: ranges(v.own), Unfetched: ranges(v.unfetched), Keywords: v.keywords, Untold: v.unknown,
 	}
-	unsure := slices.Collect(maps.Keys(v.owed))
-	c.Unsure = ranges(slices.AppendSeq(unsure, maps.Keys(v.news)))
+	c.Unsure = v.carryUnsure()
 	return c
+}
+
+func (v *view) carryUnsure() []mailbox.UIDRange {
+	if len(v.owed)+len(v.news) == 0 {
+		return nil
+	}
+	unsure := slices.Collect(maps.Keys(v.owed))
+	return ranges(slices.AppendSeq(unsure, maps.Keys(v.news)))
 }
 
 // ranges makes ranges of UIDs in any order.

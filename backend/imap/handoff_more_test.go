@@ -3,6 +3,7 @@ package imap
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -321,12 +322,15 @@ func TestCheckpoint(t *testing.T) {
 // checkpoint waits for one.
 func (tr *traveller) checkpoint(t *testing.T) point {
 	t.Helper()
-	select {
-	case p := <-tr.leg.points:
-		return p
-	case <-time.After(timeout):
-		t.Fatal("no checkpoint")
-		return point{}
+	for end := time.Now().Add(timeout); ; {
+		p, n := tr.leg.known()
+		if n > 0 && p.read == uint64(tr.leg.in.Load()) && p.written == uint64(tr.leg.out.Load()) {
+			return p
+		}
+		if time.Now().After(end) {
+			t.Fatal("no checkpoint")
+		}
+		runtime.Gosched()
 	}
 }
 
@@ -351,9 +355,6 @@ func TestCheckpointsCostNothing(t *testing.T) {
 	must(t, tr.ended())
 	if !idle() {
 		t.Error("the timer runs for nobody")
-	}
-	if len(tr.leg.points) > 0 {
-		t.Error("a checkpoint of nothing new")
 	}
 }
 

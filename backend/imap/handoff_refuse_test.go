@@ -205,7 +205,7 @@ func TestHandOffSlowClient(t *testing.T) {
 	put(t, w, b, "INBOX", strings.Repeat("A line of a large message.\r\n", 400_000))
 	b.Close()
 	tr := travel(t, w, Limits{Write: 300 * time.Millisecond})
-	must(t, tr.client.nc.(*net.TCPConn).SetReadBuffer(4096))
+	must(t, tr.counted.Conn.(*net.TCPConn).SetReadBuffer(4096))
 	tr.ok("SELECT INBOX")
 	tr.send("a FETCH 1 BODY.PEEK[]\r\n")
 	if _, err := tr.br.Peek(1); err != nil {

@@ -35,7 +35,16 @@ type leg struct {
 	dead    atomic.Bool
 	in, out atomic.Int64 // bytes
 	handed  chan []byte
-	points  chan point
+	// old: the other end does not know of points.
+	old bool
+
+	mu    sync.Mutex // guards what follows
+	last  point
+	base  []byte
+	tip   []byte
+	count int // of points
+	bases int
+	bytes int // of points
 }
 
 // point is a checkpoint.
@@ -45,7 +54,7 @@ type point struct {
 }
 
 func newLeg(nc net.Conn) *leg {
-	return &leg{Conn: nc, handed: make(chan []byte, 1), points: make(chan point, 16)}
+	return &leg{Conn: nc, handed: make(chan []byte, 1)}
 }
 
 func (l *leg) CanHandOff() bool { return !l.refuses }
@@ -59,11 +68,44 @@ func (l *leg) HandOff(state []byte) error {
 }
 
 func (l *leg) Checkpoint(consumed, sent uint64, state []byte) error {
-	select {
-	case l.points <- point{consumed, sent, state}:
-	default:
+	return l.point(consumed, sent, state, nil)
+}
+
+func (l *leg) CanPoint() bool { return !l.old }
+
+func (l *leg) Point(consumed, sent uint64, state, tip []byte) error {
+	if l.old || consumed != uint64(l.in.Load()) {
+		return errors.New("no point")
 	}
+	return l.point(consumed, sent, state, tip)
+}
+
+func (l *leg) point(consumed, sent uint64, state, tip []byte) error {
+	if l.dead.Load() {
+		return nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if state != nil {
+		l.base, l.tip = state, nil
+		l.bases++
+	}
+	if tip != nil {
+		l.tip = tip
+	}
+	l.last = point{consumed, sent, nil}
+	l.count++
+	l.bytes += len(state) + len(tip)
 	return nil
+}
+
+// known is the last checkpoint, and how many there were.
+func (l *leg) known() (point, int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.last
+	p.state = slices.Concat(l.base, l.tip)
+	return p, l.count
 }
 
 func (l *leg) Write(p []byte) (int, error) {
@@ -245,7 +287,30 @@ type traveller struct {
 	cleanup func(func())
 	// wrap, if not nil, stands before the mailbox.
 	wrap func(mailbox.Box) mailbox.Box
+	// client's is the client's end, and heard and said are the bytes there since the session came here.
+	counted *counted
+	old     bool // see leg
 }
+
+// counted counts what the client has read and written.
+type counted struct {
+	net.Conn
+	heard, said atomic.Int64
+}
+
+func (c *counted) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.heard.Add(int64(n))
+	return n, err
+}
+
+func (c *counted) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.said.Add(int64(n))
+	return n, err
+}
+
+func (c *counted) CloseWrite() error { return c.Conn.(*net.TCPConn).CloseWrite() }
 
 // travel begins a session and reads the greeting.
 func travel(t testing.TB, w world, limits Limits) *traveller {
@@ -257,7 +322,8 @@ func travel(t testing.TB, w world, limits Limits) *traveller {
 func travelOn(t testing.TB, w world, srv *Server, cleanup func(func())) *traveller {
 	t.Helper()
 	c, s := loopback(t)
-	tr := &traveller{client: newRaw(t, c, nil), w: w, nc: s, srv: srv, cleanup: cleanup}
+	k := &counted{Conn: c}
+	tr := &traveller{client: newRaw(t, k, nil), w: w, nc: s, srv: srv, cleanup: cleanup, counted: k}
 	cleanup(func() {
 		c.Close()
 		s.Close()
@@ -271,8 +337,15 @@ func travelOn(t testing.TB, w world, srv *Server, cleanup func(func())) *travell
 
 // begin has the session go on at the present place.
 func (tr *traveller) begin(state []byte) error {
+	return tr.beginOn(state, func(l *leg) { l.old = tr.old })
+}
+
+func (tr *traveller) beginOn(state []byte, as func(*leg)) error {
 	box := tr.w.box()
 	l := newLeg(tr.nc)
+	as(l)
+	tr.counted.heard.Store(0)
+	tr.counted.said.Store(0)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	shown := box
 	if tr.wrap != nil {

@@ -72,26 +72,29 @@ func five(t testing.TB, w world) {
 	put(t, w, b, "Else", letter)
 }
 
-// TestHandOffStates hands sessions off in each state that a session can be in, and looks at what
-// they tell where they go on.
-func TestHandOffStates(t *testing.T) {
+// carriedState is a state that a session can be in.
+type carriedState struct {
+	name string
+	// enter makes the state, go on is behind the hand-off.
+	enter, goOn func(*traveller)
+	// busy: a command is under way.
+	busy bool
+}
+
+func carriedStates() []carriedState {
 	flagged := `* 1 FETCH (UID 2 FLAGS (\Flagged))`
-	for _, x := range []struct {
-		name string
-		// enter makes the state, go on is behind the hand-off.
-		enter, goOn func(*traveller)
-	}{
+	return []carriedState{
 		{"authenticated", func(tr *traveller) { tr.ok("NOOP") }, func(tr *traveller) {
 			tr.want("NOOP", "OK")
 			tr.want("FETCH 1 UID", "BAD")
 			tr.ok("SELECT INBOX")
-		}},
+		}, false},
 		{"selected", func(tr *traveller) { tr.ok("SELECT INBOX") }, func(tr *traveller) {
 			tr.told("NOOP", "OK", somebodysNews()...)
 			tr.told("FETCH 1:* UID", "OK", "* 1 FETCH (UID 2)", "* 2 FETCH (UID 3)", "* 3 FETCH (UID 5)", "* 4 FETCH (UID 6)")
 			tr.told("STORE 2 +FLAGS (\\Seen)", "OK", `* 2 FETCH (FLAGS (\Seen))`)
 			tr.told("NOOP", "OK")
-		}},
+		}, false},
 		{"numbers stay", func(tr *traveller) { tr.ok("SELECT INBOX") }, func(tr *traveller) {
 			// No EXPUNGE in the answer to a FETCH: the numbers are those of before.
 			tr.told("FETCH 2:5 (UID FLAGS)", "NO [EXPUNGEISSUED]", `* 2 FETCH (UID 2 FLAGS (\Flagged))`, `* 3 FETCH (UID 3 FLAGS ())`,
@@ -99,11 +102,11 @@ func TestHandOffStates(t *testing.T) {
 			tr.told("FETCH 6 UID", "OK", "* 6 FETCH (UID 6)")
 			tr.told("SEARCH FLAGGED", "OK", "* SEARCH 2")
 			tr.told("NOOP", "OK", "* 4 EXPUNGE", "* 1 EXPUNGE")
-		}},
+		}, false},
 		{"examine", func(tr *traveller) { tr.ok("EXAMINE INBOX") }, func(tr *traveller) {
 			tr.told("STORE 2 +FLAGS (\\Seen)", "NO", "* 6 EXISTS", `* 2 FETCH (UID 2 FLAGS (\Flagged))`)
 			tr.told("NOOP", "OK", "* 4 EXPUNGE", "* 1 EXPUNGE")
-		}},
+		}, false},
 		{"idle", func(tr *traveller) {
 			tr.ok("SELECT INBOX")
 			tr.send("i IDLE\r\n")
@@ -112,7 +115,7 @@ func TestHandOffStates(t *testing.T) {
 			tr.heard(somebodysNews()...)
 			tr.send("DONE\r\n")
 			tr.heard("i OK IDLE completed")
-		}},
+		}, false},
 		{"qresync", func(tr *traveller) {
 			tr.ok("ENABLE QRESYNC")
 			tr.ok("SELECT INBOX")
@@ -121,7 +124,7 @@ func TestHandOffStates(t *testing.T) {
 			if !strings.HasPrefix(got, "* VANISHED 1,4\n* 4 EXISTS\n") || !strings.Contains(got, `* 1 FETCH (UID 2 FLAGS (\Flagged) MODSEQ (`) {
 				tr.t.Errorf("%s", got)
 			}
-		}},
+		}, false},
 		{"uidonly, utf8, rev2", func(tr *traveller) {
 			tr.ok("ENABLE UIDONLY UTF8=ACCEPT IMAP4rev2")
 			tr.ok("SELECT INBOX")
@@ -130,14 +133,14 @@ func TestHandOffStates(t *testing.T) {
 			tr.told("FETCH 1 UID", "BAD [UIDREQUIRED]")
 			tr.told("CREATE \"Gr\xc3\xbc\xc3\x9fe\"", "OK")
 			tr.told(`LIST "" Gr*`, "OK", "* LIST (\\HasNoChildren) \"/\" \"Gr\xc3\xbc\xc3\x9fe\"")
-		}},
+		}, false},
 		{"saved search", func(tr *traveller) {
 			tr.ok("SELECT INBOX")
 			tr.ok("SEARCH RETURN (SAVE) 2:4")
 		}, func(tr *traveller) {
 			tr.told("NOOP", "OK", somebodysNews()...)
 			tr.told("FETCH $ UID", "OK", "* 1 FETCH (UID 2)", "* 2 FETCH (UID 3)")
-		}},
+		}, false},
 		{"untold expunges", func(tr *traveller) {
 			tr.ok("SELECT INBOX")
 			b := tr.w.box()
@@ -146,7 +149,7 @@ func TestHandOffStates(t *testing.T) {
 			tr.told("FETCH 5 UID", "OK", "* 5 FETCH (UID 5)") // 3 is not told here
 		}, func(tr *traveller) {
 			tr.told("NOOP", "OK", "* 4 EXPUNGE", "* 3 EXPUNGE", "* 1 EXPUNGE", "* 3 EXISTS", flagged)
-		}},
+		}, false},
 		{"own deletion", func(tr *traveller) {
 			tr.ok("SELECT Else")
 			tr.ok("DELETE Else")
@@ -156,7 +159,7 @@ func TestHandOffStates(t *testing.T) {
 			tr.want("SEARCH ALL", "NO [NONEXISTENT]")
 			tr.want("EXPUNGE", "NO [NONEXISTENT]")
 			tr.want("CLOSE", "OK")
-		}},
+		}, false},
 		{"literal that waits", func(tr *traveller) {
 			tr.ok("SELECT INBOX")
 			tr.send("a APPEND INBOX (\\Seen) {5}\r\n")
@@ -165,14 +168,14 @@ func TestHandOffStates(t *testing.T) {
 		}, func(tr *traveller) {
 			tr.send("cde\r\n")
 			tr.appended("a", 7)
-		}},
+		}, true},
 		{"literal that does not wait", func(tr *traveller) {
 			tr.ok("SELECT INBOX")
 			tr.send("a APPEND INBOX (\\Seen) {5+}\r\nabc")
 		}, func(tr *traveller) {
 			tr.send("de\r\n")
 			tr.appended("a", 7)
-		}},
+		}, true},
 		{"multiappend", func(tr *traveller) {
 			tr.ok("SELECT INBOX")
 			tr.send("a APPEND INBOX {3}\r\n")
@@ -185,7 +188,7 @@ func TestHandOffStates(t *testing.T) {
 			tr.next("+ OK")
 			tr.send("four\r\n")
 			tr.appended("a", 10)
-		}},
+		}, true},
 		{"pipelined", func(tr *traveller) {
 			tr.ok("SELECT INBOX")
 			tr.send("a APPEND INBOX {3}\r\n")
@@ -203,7 +206,7 @@ func TestHandOffStates(t *testing.T) {
 			if _, st := tr.until("d"); !strings.HasPrefix(st, "OK") {
 				tr.t.Errorf("%s", st)
 			}
-		}},
+		}, true},
 		{"half a line", func(tr *traveller) {
 			tr.ok("SELECT INBOX")
 			tr.send("a FETCH 2 U")
@@ -212,7 +215,7 @@ func TestHandOffStates(t *testing.T) {
 			if got, st := tr.until("a"); !strings.HasPrefix(st, "OK") || got[0] != "* 2 FETCH (UID 2)" {
 				tr.t.Errorf("%q %s", got, st)
 			}
-		}},
+		}, false},
 		{"literal in a command", func(tr *traveller) {
 			tr.send("a CREATE {3}\r\n")
 			tr.next("+ OK")
@@ -222,7 +225,7 @@ func TestHandOffStates(t *testing.T) {
 				tr.t.Errorf("%s", st)
 			}
 			tr.told("STATUS Low (MESSAGES)", "OK", "* STATUS Low (MESSAGES 0)")
-		}},
+		}, true},
 		{"literal that is passed over", func(tr *traveller) {
 			tr.send("a APPEND Nowhere {30+}\r\nz CREATE bad")
 			if _, st := tr.until("a"); !strings.HasPrefix(st, "NO [TRYCREATE]") {
@@ -231,11 +234,17 @@ func TestHandOffStates(t *testing.T) {
 		}, func(tr *traveller) {
 			tr.send("\r\n0123456789012345 {8+}\r\nz NOOP\r\n x\r\n") // answered already
 			tr.told(`LIST "" bad`, "OK")
-		}},
+		}, true},
 		{"compressed", func(tr *traveller) { tr.ok("ENABLE METADATA") }, func(tr *traveller) {
 			tr.told("ENABLE METADATA", "OK", "* ENABLED")
-		}},
-	} {
+		}, false},
+	}
+}
+
+// TestHandOffStates hands sessions off in each state that a session can be in, and looks at what
+// they tell where they go on.
+func TestHandOffStates(t *testing.T) {
+	for _, x := range carriedStates() {
 		t.Run(x.name, func(t *testing.T) {
 			worlds(t, func(t *testing.T, w world) {
 				five(t, w)

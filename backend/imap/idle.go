@@ -23,10 +23,7 @@ func (s *session) idle(c *cmd) error {
 		s.c.waited = s.way.waited // it goes on
 	} else {
 		s.way.Granted++
-		s.out.Raw("+ idling").CRLF()
-	}
-	if err := s.out.Flush(); err != nil {
-		return err
+		s.out.Raw("+ idling").CRLF() // which goes out with the checkpoint, before the read
 	}
 	quit := make(chan struct{})
 	var watcher sync.WaitGroup
@@ -101,10 +98,9 @@ func (s *session) news(quit <-chan struct{}) (changed <-chan struct{}, retry <-c
 		s.log.Warn("imap view not brought up to date", "folder", s.view.name, "error", err)
 		return nil, time.After(retryAfter), true
 	}
-	if err := s.out.Flush(); err != nil {
+	if err := s.say(); err != nil {
 		s.c.end(endGone)
 		return nil, nil, false
 	}
-	s.changed()
 	return s.view.folder.Changed(s.view.version), nil, true
 }

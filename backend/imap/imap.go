@@ -25,7 +25,8 @@
 //   - What a client sent as a literal never runs as a command.
 //
 // A crash loses open sessions and nothing else; over a connection that can, sessions at rest have
-// a checkpoint from which they go on.
+// a checkpoint from which they go on, which goes out in one batch with the answer that leads to it: lost
+// are those in which a command runs.
 //
 // Subpackages: syntax has the tokens, fetch renders messages, search finds, sorts and threads
 // them, carried is what a session takes along. Each command is one line of the table in command.go and a function in the file of its

@@ -102,6 +102,7 @@ type notify struct {
 	folders map[string]*known
 	account map[string]uint64 // the account's metadata, as known.metadata
 	ids     int               // how many of folders have an id
+	touched bool              // what a state has of it is another than in the last checkpoint, perhaps
 	pass    uint64            // counts looks at the listing; folders that are not there stay behind
 }
 
@@ -194,6 +195,7 @@ func (n *notify) fetches() bool { return n != nil && n.fetch != nil }
 // of what he does himself).
 func (n *notify) created(name string) {
 	if n != nil && n.folders != nil && n.concerned(name) && n.folders[name] == nil {
+		n.touched = true
 		n.folders[name] = &known{exists: true, access: true, own: true}
 	}
 }
@@ -214,6 +216,7 @@ func (n *notify) renamed(from, to string) {
 		n.created(to)
 		return
 	}
+	n.touched = true
 	moved := make(map[string]*known)
 	for name, w := range n.folders {
 		if rest, ok := below(name, from); ok && w.exists {
@@ -243,6 +246,7 @@ func below(name, top string) (rest string, ok bool) {
 }
 
 func (n *notify) forget(name string) {
+	n.touched = true
 	if w := n.folders[name]; w != nil {
 		n.forgetID(w)
 	}
@@ -261,6 +265,7 @@ func (n *notify) subscribed(name string, on bool) {
 	if n == nil || n.folders == nil || !n.concerned(name) {
 		return
 	}
+	n.touched = true
 	w := n.folders[name]
 	switch {
 	case w != nil:
@@ -285,6 +290,7 @@ func (n *notify) annotated(name string, change map[string]*string) {
 	if all == nil {
 		return
 	}
+	n.touched = true
 	for entry, value := range change {
 		delete(all, entry)
 		if value != nil && (entry != mailbox.UseEntry || *value != "") {
@@ -325,6 +331,7 @@ func (n *notify) added(name string, uids []mailbox.UID) {
 	if w == nil || !w.counted || uint32(uids[0]) != w.counts.uidNext || int(uids[len(uids)-1]-uids[0])+1 != len(uids) {
 		return
 	}
+	n.touched = true
 	w.counts.uidNext += uint32(len(uids))
 	w.counts.messages += len(uids)
 }
@@ -336,6 +343,7 @@ func (n *notify) left(v *view) {
 		return
 	}
 	if w := n.folders[v.name]; w != nil {
+		n.touched = true
 		w.counted = true
 		w.counts = counts{v.uidValidity, uint32(v.uidNext), v.told.Len(), -1, v.highest}
 		n.pending[v.name] = struct{}{}

@@ -112,11 +112,10 @@ func (s *session) notifyRound() (next wakes, on bool) {
 	default:
 		next.retry = time.After(retryAfter)
 	}
-	if err := s.out.Flush(); err != nil {
+	if err := s.say(); err != nil {
 		s.c.end(endGone)
 		return next, false
 	}
-	s.changed()
 	return next, true
 }
 
@@ -166,6 +165,7 @@ func (s *session) newsOfOthers(n *notify, next *wakes) error {
 	default:
 	}
 	n.note(u)
+	n.touched = n.touched || n.relist || len(n.pending) > 0
 	if n.relist {
 		undo := n.kept()
 		if _, err := s.listNotified(n, false); err != nil {

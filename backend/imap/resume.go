@@ -28,11 +28,14 @@ func cannot(r handoff.Reason, format string, args ...any) error {
 
 // resume is Begin for a session with a State.
 func (s *Server) resume(ctx context.Context, nc net.Conn, data *Session) (*Running, error) {
-	_, body, err := handoff.Open(data.State, protocol)
+	_, body, tip, err := handoff.OpenBase(data.State, protocol)
 	if err != nil {
 		return nil, err
 	}
 	st, err := carried.Decode(body)
+	if err == nil && tip != nil {
+		err = carried.Apply(st, tip)
+	}
 	if err != nil {
 		return nil, err
 	}

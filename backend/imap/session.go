@@ -43,6 +43,7 @@ type session struct {
 	resumed *resumed // nil: a session that began here, or has gone on by now
 	way     underWay
 	queued  queued // for a checkpoint
+	base    base   // the last one
 
 	mu      sync.Mutex // guards all below
 	out     *syntax.Encoder
@@ -110,17 +111,19 @@ func newSession(ctx context.Context, srv *Server, data *Session, nc net.Conn) *s
 	if c, ok := nc.(handOffer); ok && s.box != nil && c.CanHandOff() {
 		s.carrier = c
 		s.queued.read = -1 // there is no checkpoint yet
-		s.c.records, s.c.all, s.c.settled = true, &srv.recorded, s.changed
+		s.c.records, s.c.all, s.base.tips = true, &srv.recorded, c.CanPoint()
 	}
 	return s
 }
 
-// flush sends what is collected, before the session's goroutine waits for the client.
+// flush sends what is collected, before the session's goroutine waits for the client: at rest with
+// a checkpoint.
 func (s *session) flush() error {
 	if !s.locked {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 	}
+	s.point()
 	return s.out.Flush()
 }
 

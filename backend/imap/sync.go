@@ -184,10 +184,12 @@ func (v *view) take(snap mailbox.Snapshot, d difference, t telling) {
 			delete(v.recent, uid)
 			delete(v.owed, uid)
 		}
+		v.drift.gone = append(v.drift.gone, d.gone...)
 		v.told, v.leftovers, v.ghosts = snap.Messages, nil, nil
 	} else {
 		v.told, v.leftovers = v.withLeftovers(d), d.gone
 	}
+	v.drift.add(d.fresh)
 	v.version, v.last, v.anew = snap.Version, snap.Messages, false
 	v.synced = snap.HighestModSeq
 	v.uidNext = snap.UIDNext

@@ -51,6 +51,8 @@ type view struct {
 	// ghosts are those of leftovers, rising, that were gone before the session came here: of
 	// them it knows the UIDs only.
 	ghosts []mailbox.UID
+	// drift is what has changed since the last checkpoint.
+	drift drift
 	// unfetched are messages of which NOTIFY's data items are still to be told.
 	unfetched []mailbox.UID
 }
@@ -101,6 +103,7 @@ func (v *view) settleRecent() {
 				v.recent = make(map[mailbox.UID]struct{})
 			}
 			v.recent[uid] = struct{}{}
+			v.drift.recent = append(v.drift.recent, uid)
 		} else if v.held {
 			later = append(later, uid)
 		}

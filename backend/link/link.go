@@ -48,6 +48,9 @@ type Options struct {
 	// is called on another goroutine, while the session waits in Read.
 	Checkpoints *Checkpoints
 	State       func() []byte
+	// Points are for checkpoints that do not wait for a silence. They are made on the session's
+	// goroutine.
+	Points Points
 }
 
 // Link is the client's connection, for reading.
@@ -147,6 +150,7 @@ func (l *Link) Left() time.Duration { return time.Until(l.until) }
 // for a stop afterwards: watch does it the other way round, so that between them
 // a stop is never missed.
 func (l *Link) Read(p []byte) (int, error) {
+	pointed := l.resting && len(l.opt.Before) == 0 && l.point()
 	if err := l.Out.Flush(); err != nil {
 		return 0, err
 	}
@@ -163,7 +167,7 @@ func (l *Link) Read(p []byte) (int, error) {
 		}
 		return n, nil
 	}
-	n, err := l.receive(p)
+	n, err := l.receive(p, pointed)
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, err
 	}
@@ -173,8 +177,8 @@ func (l *Link) Read(p []byte) (int, error) {
 	return n, l.opt.Idle
 }
 
-func (l *Link) receive(p []byte) (int, error) {
-	if l.resting && l.spot != nil {
+func (l *Link) receive(p []byte, pointed bool) (int, error) {
+	if l.resting && l.spot != nil && !pointed {
 		l.spot.rest(l.received, l.Sent)
 		defer l.spot.work()
 	}

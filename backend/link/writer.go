@@ -64,6 +64,9 @@ func (w *Writer) send() {
 	w.n = 0
 }
 
+// Empty tells whether there is nothing to send.
+func (w *Writer) Empty() bool { return w.n == 0 }
+
 // Flush sends what there is, and gives the buffer back.
 func (w *Writer) Flush() error {
 	if w.buf != nil {

@@ -237,6 +237,35 @@ func TestCheckpoint(t *testing.T) {
 	}
 }
 
+// TestPoints: a client that was just answered has its session kept.
+func TestPoints(t *testing.T) {
+	h := newHome(t, scripts.Limits{})
+	client, server := pair(t)
+	client.SetDeadline(time.Now().Add(30 * time.Second))
+	carry := linktest.New(server)
+	carry.Points = true
+	ctx, kill := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- New(options()).Serve(ctx, carry, Session{Scripts: h.scripts(), ID: "s1"}) }()
+	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client)}
+	for n := range uint64(3) {
+		d.play("C: NOOP\nS: OK \"Done.\"\n")
+		p := <-carry.Made
+		if p.Consumed != 6*(n+1) || p.Sent != 12*(n+1) {
+			t.Errorf("%+v", p)
+		}
+		r, err := New(options()).Begin(Session{Scripts: h.scripts(), State: p.State})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.s.commands; got != int(n)+1 {
+			t.Errorf("%d commands", got)
+		}
+	}
+	kill()
+	<-ended
+}
+
 func FuzzState(f *testing.F) {
 	f.Add((&state{user: ann, session: "s1", client: "c", bad: 1, commands: 2, silent: time.Minute, dropped: []int64{0, 5}, input: []byte("NOOP\r\n")}).encode())
 	f.Add((&state{}).encode())

@@ -1,6 +1,7 @@
 package managesieve
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"slices"
@@ -86,9 +87,12 @@ func decodeState(b []byte) (*state, error) {
 
 // resume takes a session on that was handed off.
 func (s *session) resume(sealed []byte) error {
-	_, body, err := handoff.Open(sealed, protocol)
+	_, body, tip, err := handoff.OpenBase(sealed, protocol)
 	if err != nil {
 		return err
+	}
+	if tip != nil {
+		body = tip
 	}
 	st, err := decodeState(body)
 	if err != nil {
@@ -104,12 +108,30 @@ func (s *session) resume(sealed []byte) error {
 
 // state gives the session as another backend needs it.
 func (s *session) state(input []byte) []byte {
+	id := handoff.NewID()
+	if s.parser.record.Len() == 0 && bytes.IndexByte(input, '\n') < 0 {
+		id = handoff.NewQuietID()
+	}
+	return handoff.Seal(id, protocol, s.whole(input).encode())
+}
+
+func (s *session) whole(input []byte) *state {
 	st := state{user: string(s.scripts.User()), session: s.id, client: s.client, bad: s.bad, commands: s.commands, dropped: s.parser.dropped, input: input}
 	if s.parser.record.Len() == 0 { // else we have kept the client waiting
 		st.silent = max(0, s.srv.opt.Idle-s.link.Left())
 	}
-	return handoff.Seal(handoff.NewID(), protocol, st.encode())
+	return &st
 }
+
+// base is the state behind the first answer, and a tip all of it again: it is short.
+func (s *session) base() (handoff.Base, bool) {
+	if s.link.Out.Empty() {
+		return handoff.Base{}, false
+	}
+	return handoff.SealBase(handoff.NewQuietID(), protocol, s.whole(nil).encode()), true
+}
+
+func (s *session) appendTip(dst []byte) []byte { return append(dst, s.whole(nil).encode()...) }
 
 // checkpoint is state for a session that waits for a command.
 func (s *session) checkpoint() []byte { return s.state(nil) }

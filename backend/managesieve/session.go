@@ -57,6 +57,7 @@ func (s *session) attach(ctx context.Context, conn net.Conn) {
 	s.link = link.New(ctx, conn, s.scripts.Done(), link.Options{
 		Write: opt.Write, Linger: opt.Linger, Moved: ErrMoved, Idle: ErrIdle,
 		Before: s.input, Checkpoints: &s.srv.checkpoints, State: s.checkpoint,
+		Points: link.Points{Base: s.base, AppendTip: s.appendTip},
 	})
 	s.parser = &parser{
 		br: bufio.NewReaderSize(s.link, lineBytes), scriptBytes: opt.ScriptBytes, dropped: s.dropped,

@@ -437,6 +437,44 @@ func TestCheckpoint(t *testing.T) {
 	}
 }
 
+// TestPoints: a client that was just answered has its session kept, and it can go on from there.
+func TestPoints(t *testing.T) {
+	store := drop(t, m1, m2, m3)
+	client, server := pair(t)
+	client.SetDeadline(time.Now().Add(30 * time.Second))
+	box := open(t, store, 7)
+	ended := make(chan error, 1)
+	carry := linktest.New(server)
+	carry.Points = true
+	ctx, kill := context.WithCancel(context.Background())
+	go func() { ended <- New(Options{}).Serve(ctx, carry, Session{Box: box, ID: "s1"}) }()
+	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client)}
+	for n, deletes := range []string{"C: DELE 2\nS: +OK message 2 deleted\n", "C: DELE 1\nS: +OK message 1 deleted\n", "C: NOOP\nS: +OK\n"} {
+		d.play(deletes)
+		kept := <-carry.Made
+		kill()
+		<-ended
+		d.conn.Close()
+		client, server = pair(t)
+		client.SetDeadline(time.Now().Add(30 * time.Second))
+		carry = linktest.New(server)
+		carry.Points = true
+		ctx, kill = context.WithCancel(context.Background())
+		go func() { ended <- New(Options{}).Serve(ctx, carry, Session{Box: box, ID: "s1", State: kept.State}) }()
+		d = &dialogue{t: t, conn: client, br: bufio.NewReader(client)}
+		d.play("C: STAT\nS: +OK " + []string{"2 54", "1 18", "1 18"}[n] + "\n")
+		<-carry.Made
+	}
+	d.play("C: QUIT\nS: +OK bye\n")
+	if got := inbox(t, box); strings.Contains(got, "A: one") {
+		t.Error(got)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	kill()
+}
+
 // TestNothingIsNoticed: what a client hears and what becomes of its mail is the same,
 // wherever the fence falls.
 func TestNothingIsNoticed(t *testing.T) {

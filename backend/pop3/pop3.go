@@ -14,7 +14,8 @@
 //     the command that the fence has cut first. Over a connection that cannot do that,
 //     and where the inbox's UIDs are others than the session was told, the connection is
 //     closed.
-//   - While the client is silent the proxy has a checkpoint of the session.
+//   - While the client is silent the proxy has a checkpoint of the session: with each answer, or,
+//     in a large maildrop, after a second.
 //   - Memory per session does not depend on the size of messages.
 //
 // A crash loses, with sessions that have no checkpoint, deletion marks and perhaps \Seen

@@ -1,6 +1,7 @@
 package pop3
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,25 +16,62 @@ import (
 // ten thousand messages, are not worth sending all that whenever they have been silent.
 const maxCheckpoint = 256 << 10
 
+// maxAtOnce is of how many messages a maildrop may have for its session to have a checkpoint with
+// its first answer, and then with each.
+const maxAtOnce = 1000
+
 // leastAllowed is what a client that was handed off has at least for its next command.
 const leastAllowed = 10 * time.Second
 
 // state gives the session as another backend needs it. input is what was read and not executed.
 func (s *session) state(input []byte) []byte {
+	id := handoff.NewID()
+	if s.line == nil && bytes.IndexByte(input, '\n') < 0 {
+		id = handoff.NewQuietID()
+	}
+	return handoff.Seal(id, protocol, s.whole(input).encode())
+}
+
+func (s *session) whole(input []byte) *state {
 	st := state{
 		user: string(s.box.User()), session: s.id, client: s.client, utf8: s.utf8, login: s.login,
-		folder: s.identity, validity: s.validity, next: s.next, modseq: s.modseq,
-		messages: make([]told, 0, s.messages.Len()), deleted: slices.Sorted(maps.Keys(s.deleted)),
-		unseen: slices.Sorted(slices.Values(s.unseen)), bad: s.bad, retrieved: s.retrieved,
-		silent: max(0, s.srv.opt.Idle-s.link.Left()), from: s.from, input: input,
+		folder: s.identity, validity: s.validity, next: s.next, modseq: s.modseq, messages: make([]told, 0, s.messages.Len()),
 	}
+	s.marks(&st)
+	st.silent, st.from, st.input = max(0, s.srv.opt.Idle-s.link.Left()), s.from, input
 	if s.line != nil {
 		st.silent = 0 // we have kept the client waiting
 	}
 	for i, m := range s.messages.All() {
 		st.messages = append(st.messages, told{m.UID, m.WireSize, s.uniqueID(i, m)})
 	}
-	return handoff.Seal(handoff.NewID(), protocol, st.encode())
+	return &st
+}
+
+// marks fills in what changes in the course of a session.
+func (s *session) marks(st *state) {
+	if len(s.deleted) > 0 {
+		st.deleted = slices.Sorted(maps.Keys(s.deleted))
+	}
+	if len(s.unseen) > 0 {
+		st.unseen = slices.Sorted(slices.Values(s.unseen))
+	}
+	st.bad, st.retrieved = s.bad, s.retrieved
+}
+
+// base is the state that tips are about: with the first answer, which is soon enough for those who
+// only look.
+func (s *session) base() (handoff.Base, bool) {
+	if s.messages.Len() > maxAtOnce || s.link.Out.Empty() {
+		return handoff.Base{}, false
+	}
+	return handoff.SealBase(handoff.NewQuietID(), protocol, s.whole(nil).encode()), true
+}
+
+func (s *session) appendTip(dst []byte) []byte {
+	var st state
+	s.marks(&st)
+	return st.appendTip(dst)
 }
 
 // checkpoint is state for a session that waits for a command.
@@ -64,11 +102,14 @@ func (s *session) handOff(err error) (done bool) {
 // is answered for as one that another session has removed. The error is a *handoff.Error, or one of
 // the mailbox.
 func (s *session) resume(sealed []byte) error {
-	_, body, err := handoff.Open(sealed, protocol)
+	_, body, tip, err := handoff.OpenBase(sealed, protocol)
 	if err != nil {
 		return err
 	}
 	st, err := decodeState(body)
+	if err == nil && tip != nil {
+		err = st.applyTip(tip)
+	}
 	if err != nil {
 		return err
 	}

@@ -96,6 +96,7 @@ func (s *session) attach(ctx context.Context, conn net.Conn) {
 	s.link = link.New(ctx, conn, s.box.Done(), link.Options{
 		Write: opt.Write, Linger: opt.Linger, Buffers: &s.srv.out, Moved: ErrMoved, Idle: ErrIdle,
 		Before: s.input, Checkpoints: &s.srv.checkpoints, State: s.checkpoint,
+		Points: link.Points{Base: s.base, AppendTip: s.appendTip},
 	})
 	s.input = nil
 	s.out, s.br = s.link.Out, bufio.NewReaderSize(s.link, readBuffer)

@@ -79,10 +79,26 @@ func (st *state) encode() []byte {
 		b = putString(b, m.id[prefix:len(m.id)-suffix])
 		last = m
 	}
+	return st.appendTip(b)
+}
+
+// appendTip appends what of a state changes in the course of a session: alone, it is what
+// applyTip reads.
+func (st *state) appendTip(b []byte) []byte {
 	b = putIndices(b, st.deleted)
 	b = putIndices(b, st.unseen)
 	b = putNumbers(b, uint64(st.bad), uint64(st.retrieved), uint64(st.silent/time.Millisecond), uint64(st.from))
 	return append(b, st.input...)
+}
+
+// applyTip makes of a state what it became. The error is a *handoff.Error.
+func (st *state) applyTip(b []byte) error {
+	r := stateReader{b: b}
+	r.tip(st)
+	if r.err != nil {
+		return &handoff.Error{Reason: handoff.Version, Err: r.err}
+	}
+	return nil
 }
 
 // common is how many bytes two ids share at their beginnings and, of the rest, at their ends.
@@ -151,13 +167,17 @@ func (r *stateReader) state() *state {
 	st.folder, st.validity = r.string(), uint32(r.number(1<<32-1))
 	st.next, st.modseq = mailbox.UID(r.number(1<<32-1)), r.number(1<<64-1)
 	r.told(st)
+	r.tip(st)
+	return st
+}
+
+func (r *stateReader) tip(st *state) {
 	st.deleted = r.indices(len(st.messages))
 	st.unseen = r.indices(len(st.messages))
 	st.bad, st.retrieved = int(r.number(maxBadCommands)), int(r.number(1<<32))
 	st.silent = time.Duration(r.number(1<<32)) * time.Millisecond
 	st.from = int(r.number(uint64(len(st.messages))))
 	st.input = slices.Clone(r.b)
-	return st
 }
 
 // told reads the messages.

@@ -25,6 +25,7 @@ import (
 	"waypost/deploy/up"
 	"waypost/director"
 	"waypost/director/admin"
+	"waypost/director/etcd/embedded"
 	"waypost/internal/cluster"
 )
 
@@ -39,12 +40,20 @@ type testCluster struct {
 	order  []string
 	admin  *admin.Client
 	ca     string // that clients trust
+	// networks are the network namespaces of those processes that have one.
+	networks map[string]string
+	// freeMover has the mover not ask at each point.
+	freeMover bool
 }
 
 // proc is one process, which may be killed and started again.
 type proc struct {
 	name, spec string
 	logPath    string
+	// network is the network namespace it runs in; empty: the test's.
+	network string
+	// free is a mover that does not ask at each point.
+	free bool
 
 	mu    sync.Mutex
 	cmd   *exec.Cmd
@@ -58,13 +67,18 @@ type proc struct {
 // newCluster plans a cluster in a fresh folder and starts it.
 func newCluster(t *testing.T) *testCluster {
 	t.Helper()
+	return newClusterWith(t, nil)
+}
+
+// newClusterWith lets a test change the plan before anything is started.
+func newClusterWith(t *testing.T, change func(*testCluster, []up.Unit, *embedded.EmbedOptions)) *testCluster {
+	t.Helper()
 	c := &testCluster{t: t, dir: t.TempDir(), procs: make(map[string]*proc)}
 	c.offset = freeOffset(t)
 	us, etcd, err := up.Plan(c.dir, c.offset)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.add("e1", "etcd", mustJSON(t, etcd))
 	for _, u := range us {
 		switch {
 		case u.Config.Backend != nil:
@@ -76,12 +90,22 @@ func newCluster(t *testing.T) *testCluster {
 			u.Config.MX.SpoolMinBackoff = time.Second
 			u.Config.MX.SpoolMaxBackoff = 5 * time.Second
 		}
+	}
+	if change != nil {
+		change(c, us, &etcd)
+	}
+	c.add("e1", "etcd", mustJSON(t, etcd))
+	for _, u := range us {
 		var b strings.Builder
 		if err := toml.NewEncoder(&b).Encode(u.Config); err != nil {
 			t.Fatal(err)
 		}
 		c.add(u.Peer.ID, string(u.Peer.Role), []byte(b.String()))
 	}
+	for n, net := range c.networks {
+		c.procs[n].network = net
+	}
+	c.procs["r1"].free = c.freeMover
 	c.ca = filepath.Join(c.dir, "tls", cluster.AuthorityCert)
 	t.Cleanup(c.stop)
 	for _, n := range c.order {
@@ -187,7 +211,13 @@ func (p *proc) start(t *testing.T) {
 	}
 	defer log.Close()
 	cmd := exec.Command(os.Args[0])
+	if p.network != "" {
+		cmd = exec.Command("nsenter", "--net=/run/netns/"+p.network, os.Args[0])
+	}
 	cmd.Env = append(os.Environ(), envChild+"="+p.spec, "GORACE=halt_on_error=1")
+	if p.free {
+		cmd.Env = append(cmd.Env, envFree+"=1")
+	}
 	cmd.Stderr = log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.StdoutPipe()

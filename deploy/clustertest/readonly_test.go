@@ -27,10 +27,11 @@ type extDisk struct {
 // there. It skips the test where nothing can be mounted.
 func (c *testCluster) onExtDisk(t *testing.T, name string) *extDisk {
 	t.Helper()
+	clearLeftovers(t)
 	p := c.procs[name]
 	p.signal(syscall.SIGTERM)
 	p.waitEnd(patience)
-	d := &extDisk{t: t, image: filepath.Join(c.dir, name+".ext4"), dir: filepath.Join(c.dir, name)}
+	d := &extDisk{t: t, image: filepath.Join(c.dir, name+".left-"+own()+".ext4"), dir: filepath.Join(c.dir, name)}
 	before := d.dir + ".before"
 	if err := os.Rename(d.dir, before); err != nil {
 		t.Fatal(err)

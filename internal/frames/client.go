@@ -137,7 +137,7 @@ type welcome struct {
 // Open opens a session. The Stream is nil unless the answer's status is ok. ErrRetired,
 // ErrPeerClosed and ErrLost mean that another connection may do better.
 func (c *Client) Open(ctx context.Context, h wire.Hello) (*Stream, wire.Welcome, error) {
-	text, err := encodeHello(h)
+	text, err := encodeHello(h, c.carry)
 	if err != nil {
 		return nil, wire.Welcome{}, fmt.Errorf("open: %w", err)
 	}

@@ -27,6 +27,7 @@ const (
 	TypeGoAway
 	TypePing
 	TypePong
+	TypePoint
 )
 
 const (
@@ -37,6 +38,8 @@ const (
 	MaxData = 64 << 10
 	// MaxState bounds a session's state.
 	MaxState = 4 << 20
+	// MaxTip bounds what a POINT has beside its counters.
+	MaxTip = 16 << 10
 	// maxLine bounds a Hello or Welcome in a frame.
 	maxLine = 4 << 10
 )
@@ -96,6 +99,8 @@ func ruleOf(t Type) (rule, bool) {
 		return rule{"PING", 0, 0, true, fromProxy}, true
 	case TypePong:
 		return rule{"PONG", 0, 0, true, fromBackend}, true
+	case TypePoint:
+		return rule{"POINT", 2 * CounterBytes, 2*CounterBytes + MaxTip, false, fromBackend}, true
 	}
 	return rule{}, false
 }

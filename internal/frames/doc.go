@@ -19,7 +19,7 @@
 //	frame   = type (1 byte) stream (4) length (4) payload     numbers are big-endian
 //	session = begin WELCOME *( DATA / CONSUMED / checkpoint / ... ) [ HAND-OFF state ] CLOSE
 //	begin   = OPEN / RESUME state
-//	checkpoint = CHECKPOINT state
+//	checkpoint = CHECKPOINT state / POINT
 //	state   = 1*STATE                  each stream's, in order; other streams' in between
 //
 //	OPEN        proxy    wire.Hello in JSON: a session, under a number never used before
@@ -35,6 +35,7 @@
 //	HAND-OFF    backend  counters; STATE follows: this backend lets go of the session
 //	CHECKPOINT  backend  counters; STATE follows, in place of earlier ones
 //	STATE       both     flags (1 byte, 1: the last one), then a piece of the state
+//	POINT       backend  counters, tip: the last CHECKPOINT's state with this behind it
 //	GO-AWAY     backend  stream 0: open no more streams here
 //	PING, PONG  both     stream 0: the other side is alive
 //
@@ -82,6 +83,13 @@
 // ErrLost the proxy may go on from it, if its counters are those of the stream: all that
 // was written was consumed by then, and nothing was received since (LastCheckpoint).
 // Otherwise the client may have seen more than the state knows.
+//
+// A checkpoint goes before the bytes that lead to it, in one batch with them (Point): its
+// counter of sent bytes is ahead, and the one before serves until they are there. So an answer
+// and its checkpoint come together or not at all. What has changed little since the last
+// CHECKPOINT is told by a POINT: a tip that is put behind that state, or none, where it is
+// that of the POINT before. What a tip means is the engine's affair. A proxy that takes this
+// says "points" in the JSON of OPEN and RESUME; others get CHECKPOINT alone, behind the bytes.
 //
 // States are bounded, each and for all streams of a connection together: at a backend
 // one more is refused, at a proxy a checkpoint is not kept.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 
 	"waypost/internal/wire"
 )
@@ -35,11 +36,15 @@ type carried struct {
 	arriving State
 	refused  bool // there is no room: what arrives is not kept
 
-	hello      *wire.Hello // of a RESUME whose state arrives
-	state      []byte      // what HAND-OFF or RESUME came with; nil before it is there
-	whole      bool        // at a proxy: all of HAND-OFF is there
-	checkpoint []byte      // nil: none
-	at         Counters    // of checkpoint
+	hello *wire.Hello // of a RESUME whose state arrives
+	state []byte      // what HAND-OFF or RESUME came with; nil before it is there
+	whole bool        // at a proxy: all of HAND-OFF is there
+
+	// latest is the last checkpoint that came, ahead of the bytes that lead to it perhaps;
+	// proven is the last one whose bytes are all there.
+	latest, proven checkpoint
+	// behind: there was no room for what points are about.
+	behind bool
 }
 
 // handedOff is for a nil c, too.
@@ -165,7 +170,7 @@ func (s *Stream) carry(t Type, payload []byte) error {
 		return err
 	case c.of != 0 || s.letGo:
 		return fmt.Errorf("%s behind %s: %w", t, TypeHandOff, ErrProtocol)
-	case at.Consumed > s.sent || at.Sent > s.received || t == TypeHandOff && at.Sent < s.received:
+	case at.Consumed > s.sent || t == TypeHandOff && at.Sent != s.received:
 		return fmt.Errorf("%s at %+v of %d bytes up, %d down: %w", t, at, s.sent, s.received, ErrProtocol)
 	}
 	c.of, c.counters = t, at
@@ -201,14 +206,16 @@ func (s *Stream) statePiece(c *carried, payload []byte) error {
 	t := c.of
 	c.of, c.arriving, c.refused = 0, State{}, false
 	if t == TypeCheckpoint && state == nil {
-		return nil // the one before may still serve
+		c.behind = true // the one before may still serve
+		return s.credit(c.counters.Consumed)
 	}
-	s.link.reserve(s, -len(c.checkpoint))
+	s.link.reserve(s, -c.latest.bytes())
 	if t == TypeCheckpoint {
-		c.checkpoint, c.at = state, c.counters
-		return nil
+		c.behind = false
+		c.come(checkpoint{state, nil, c.counters}, s.received)
+		return s.credit(c.counters.Consumed)
 	}
-	c.checkpoint, c.state, c.whole = nil, state, true
+	c.latest, c.proven, c.state, c.whole = checkpoint{}, checkpoint{}, state, true
 	return nil
 }
 
@@ -237,13 +244,13 @@ func (s *Stream) HandedOff() (state, unconsumed []byte) {
 
 // LastCheckpoint is, at a proxy after ErrLost, the state to go on with. It is ok only if
 // that is provably where the session was: the backend had consumed all that was written,
-// and sent no more than was received.
+// and sent no more than was received. Points are appended to their CHECKPOINT's state.
 func (s *Stream) LastCheckpoint() (state []byte, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.carried
-	if s.err == nil || c == nil || c.checkpoint == nil || c.at != (Counters{s.sent, s.received}) {
+	if s.err == nil || c == nil || c.proven.state == nil || c.proven.at != (Counters{s.sent - s.unsent, s.received}) {
 		return nil, false
 	}
-	return c.checkpoint, true
+	return append(slices.Clip(c.proven.state), c.proven.tip...), true
 }

@@ -8,9 +8,16 @@ import (
 	"waypost/internal/wire"
 )
 
+// opening is the payload of OPEN or RESUME.
+type opening struct {
+	wire.Hello
+	// Points: the proxy takes POINT, and checkpoints that are ahead.
+	Points bool `json:"points,omitempty"`
+}
+
 // encodeHello gives the payload of OPEN or RESUME.
-func encodeHello(h wire.Hello) ([]byte, error) {
-	text, err := json.Marshal(h)
+func encodeHello(h wire.Hello, points bool) ([]byte, error) {
+	text, err := json.Marshal(opening{h, points})
 	if err == nil && len(text) > maxLine {
 		err = wire.ErrLine
 	}
@@ -37,36 +44,41 @@ func decodeWelcome(text []byte) (w wire.Welcome, err error) {
 
 // decodeHello is json.Unmarshal, which is dear for one line of a login: most are read here, and
 // it gets what has anything unusual in it.
-func decodeHello(text []byte) (*wire.Hello, error) {
-	var h wire.Hello
+func decodeHello(text []byte) (*opening, error) {
+	var h opening
 	if plainHello(text, &h) {
 		return &h, nil
 	}
-	h = wire.Hello{}
+	h = opening{}
 	if err := json.Unmarshal(text, &h); err != nil {
 		return nil, err
 	}
 	return &h, nil
 }
 
-// plainHello takes an object of strings without escapes and of numbers, without blanks, each
-// member at most once and known.
-func plainHello(text []byte, h *wire.Hello) bool {
+// plainHello takes an object of strings without escapes, of numbers and of true, without
+// blanks, each member at most once and known.
+func plainHello(text []byte, h *opening) bool {
 	rest, ok := bytes.CutPrefix(text, []byte{'{'})
 	for seen := 0; ok; {
 		var name, value []byte
 		if name, rest, ok = plainString(rest); !ok || len(rest) < 2 || rest[0] != ':' {
 			return false
 		}
-		quoted := rest[1] == '"'
-		if quoted {
-			value, rest, ok = plainString(rest[1:])
-		} else {
-			value, rest, ok = plainNumber(rest[1:])
-		}
 		bit := 0
-		if ok {
-			bit = setMember(h, string(name), string(value), quoted)
+		switch rest[1] {
+		case '"':
+			if value, rest, ok = plainString(rest[1:]); ok {
+				bit = setText(&h.Hello, string(name), string(value))
+			}
+		case 't':
+			if rest, ok = bytes.CutPrefix(rest[1:], []byte("true")); ok && string(name) == "points" {
+				h.Points, bit = true, 1<<10
+			}
+		default:
+			if value, rest, ok = plainNumber(rest[1:]); ok {
+				bit = setNumber(&h.Hello, string(name), string(value))
+			}
 		}
 		if bit == 0 || seen&bit != 0 || len(rest) == 0 {
 			return false
@@ -79,22 +91,24 @@ func plainHello(text []byte, h *wire.Hello) bool {
 	return false
 }
 
-// setMember sets a member of a Hello, and gives its bit; 0: it is none, or POP3's.
-func setMember(h *wire.Hello, name, value string, quoted bool) int {
-	if !quoted {
-		n, err := strconv.ParseUint(value, 10, 63)
-		switch {
-		case err != nil:
-			return 0
-		case name == "v":
-			h.Version = int(n)
-			return 1
-		case name == "epoch":
-			h.Epoch = n
-			return 2
-		}
+// setNumber sets a member of a Hello, and gives its bit; 0: it is none.
+func setNumber(h *wire.Hello, name, value string) int {
+	n, err := strconv.ParseUint(value, 10, 63)
+	switch {
+	case err != nil:
 		return 0
+	case name == "v":
+		h.Version = int(n)
+		return 1
+	case name == "epoch":
+		h.Epoch = n
+		return 2
 	}
+	return 0
+}
+
+// setText is setNumber for strings; POP3 is none.
+func setText(h *wire.Hello, name, value string) int {
 	for i, m := range [...]struct {
 		name string
 		at   *string

@@ -14,15 +14,15 @@ func FuzzHello(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	if !plainHello(whole, new(wire.Hello)) {
+	if !plainHello(whole, new(opening)) {
 		f.Errorf("%s is not plain", whole)
 	}
 	for _, text := range []string{string(whole), `{}`, `{"v":1}`, `{"v":01}`, `{"v":1,}`, `{"v":1}x`, `{"v":1,"v":2}`, `{"user":"\u0041"}`, `{"USER":"a"}`,
-		`{"pop3":{"utf8":true}}`, `{"user":3}`, `{"v":"3"}`, `{"epoch":18446744073709551615}`, `{"user":null}`, ` {"v":1}`} {
+		`{"pop3":{"utf8":true}}`, `{"user":3}`, `{"v":"3"}`, `{"epoch":18446744073709551615}`, `{"user":null}`, ` {"v":1}`, `{"v":1,"points":true}`, `{"points":false}`, `{"points":true,"points":true}`, `{"points":truex}`} {
 		f.Add([]byte(text))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		var want wire.Hello
+		var want opening
 		wantErr := json.Unmarshal(text, &want)
 		got, err := decodeHello(text)
 		if (err == nil) != (wantErr == nil) {

@@ -8,6 +8,8 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -68,11 +70,14 @@ type link struct {
 	br     *bufio.Reader // of the reading goroutine, as is:
 	readBy time.Time     // the deadline of reads
 	opt    Options
-	near   bool // the proxy's end
-	carry  bool // both sides know of hand-offs; set before there are streams
+	near   bool            // the proxy's end
+	carry  bool            // both sides know of hand-offs; set before there are streams
+	raw    syscall.RawConn // for hungUp; nil: there is none
 	chunks chunks
 
 	w writing
+	// dying: nothing can be written any more, and what was said before is read, for lastWords.
+	dying atomic.Bool
 
 	mu       sync.Mutex // protects what follows
 	streams  map[uint32]*Stream
@@ -89,7 +94,7 @@ func newLink(conn net.Conn, r io.Reader, opt Options, near bool) *link {
 	l := &link{
 		conn: conn, br: bufio.NewReaderSize(r, readBytes), opt: opt.withDefaults(), near: near,
 		streams: map[uint32]*Stream{}, changed: time.Now(),
-		emptied: make(chan struct{}, 1), finished: make(chan struct{}),
+		emptied: make(chan struct{}, 1), finished: make(chan struct{}), raw: rawOf(conn, near),
 	}
 	l.w.begin()
 	return l
@@ -203,6 +208,11 @@ func (l *link) peek(n int) ([]byte, error) {
 				return nil, err
 			}
 			l.readBy = at
+		}
+		if l.dying.Load() { // the deadline that was set then may have been overwritten
+			if err := l.conn.SetReadDeadline(time.Now().Add(lastWords)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return l.br.Peek(n)

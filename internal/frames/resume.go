@@ -16,10 +16,11 @@ var ErrOutcome = errors.New("whether the session was resumed is not known")
 
 // Resume resumes a session that was handed off, or was lost with a checkpoint, as Open
 // opens one. wire.StatusUnresumable is the answer for good. An error without ErrOutcome
-// means that nobody has the session, so that it can be tried again, here or elsewhere;
+// means that nobody has the session, so that it can be tried again, here or elsewhere, as can one
+// that is quiet (handoff.Quiet) in any case;
 // ErrNoHandOff: not here.
 func (c *Client) Resume(ctx context.Context, h wire.Hello, state []byte) (*Stream, wire.Welcome, error) {
-	text, err := encodeHello(h)
+	text, err := encodeHello(h, c.carry)
 	switch {
 	case err != nil:
 	case !c.carry:
@@ -36,6 +37,7 @@ func (c *Client) Resume(ctx context.Context, h wire.Hello, state []byte) (*Strea
 	}
 	got := c.resumed(ctx, s, answer, state)
 	if got.err == nil && got.Status == wire.StatusOK {
+		s.goesOnFrom(state)
 		return s, got.Welcome, nil
 	}
 	_ = s.Close() // it has not begun, or cannot go on

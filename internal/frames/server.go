@@ -114,14 +114,15 @@ func (v *server) open(h Header, payload []byte) error {
 		return v.send(TypeClose, h.Stream, nil, nil)
 	}
 	s := v.add(h.Stream)
+	s.points = v.carry && hello.Points
 	if h.Type == TypeResume {
-		s.carried = &carried{of: TypeResume, hello: hello}
+		s.carried = &carried{of: TypeResume, hello: &hello.Hello}
 		v.mu.Unlock()
 		return nil
 	}
 	v.handlers.Add(1)
 	v.mu.Unlock()
-	go v.session(s, hello)
+	go v.session(s, &hello.Hello)
 	return nil
 }
 

@@ -53,8 +53,9 @@ type Stream struct {
 	id     uint32
 	answer chan welcome // of Client.Open, while it waits
 
-	wmu  sync.Mutex // held while frames are sent whose order counts
-	hold atomic.Bool
+	wmu    sync.Mutex // held while frames are sent whose order counts
+	hold   atomic.Bool
+	points bool // at a backend: the proxy takes POINT; set before it is used
 
 	mu           sync.Mutex // protects what follows
 	rcond, wcond sync.Cond
@@ -68,6 +69,7 @@ type Stream struct {
 
 	tail       fifo // at a proxy: what was sent and not consumed
 	sent, seen uint64
+	unsent     uint64 // of sent, when the connection is lost: what surely never left
 
 	other       end  // of the other side
 	gone        bool // the client
@@ -183,6 +185,11 @@ func (s *Stream) Write(p []byte) (int, error) {
 		}
 		hold := done+n == len(p) && s.hold.Swap(false)
 		if err := s.link.putCount(TypeData, s.id, acked, p[done:done+n], hold); err != nil {
+			if errors.Is(err, errUnsent) {
+				s.mu.Lock()
+				s.unsent += uint64(n)
+				s.mu.Unlock()
+			}
 			return done, err
 		}
 		done += n
@@ -312,6 +319,7 @@ func (s *Stream) deliver(p []byte) error {
 		return fmt.Errorf("DATA beyond the window: %w", ErrProtocol)
 	}
 	s.in.append(&s.link.chunks, p)
+	s.carried.reached(s.received)
 	s.rcond.Broadcast()
 	return nil
 }
@@ -371,6 +379,8 @@ func (s *Stream) control(t Type, payload []byte) error {
 		if err := s.carry(t, payload); err != nil {
 			return err
 		}
+	case TypePoint:
+		return s.pointed(payload)
 	}
 	s.rcond.Broadcast()
 	s.wcond.Broadcast()

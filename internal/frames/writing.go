@@ -2,10 +2,15 @@ package frames
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
+	"net"
 	"runtime"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // batchBytes is how many bytes of frames are collected at most before others wait: what a
@@ -23,6 +28,7 @@ type writing struct {
 	written uint64     // of the last batch that was written
 	busy    bool       // somebody writes
 	broken  bool       // nobody does any more
+	unsent  uint64     // if broken: from this batch on nothing has left; 0: not known
 	by      time.Time  // the deadline of writes; who writes has it
 }
 
@@ -50,20 +56,27 @@ func (l *link) put(t Type, stream uint32, head, body []byte, hold bool) error {
 	}
 	if w.broken {
 		w.mu.Unlock()
-		return l.lost()
+		return errors.Join(errUnsent, l.lost())
 	}
 	w.out = AppendHeader(w.out, Header{t, stream, uint32(len(head) + len(body))})
 	w.out = append(append(w.out, head...), body...)
-	for mine := w.batch; !hold && w.written < mine && !w.broken; {
+	mine := w.batch
+	for !hold && w.written < mine && !w.broken {
 		l.turn()
 	}
-	broken := w.broken
+	broken, left := w.broken, w.batch > mine && (w.unsent == 0 || mine < w.unsent)
 	w.mu.Unlock()
-	if broken {
-		return l.lost()
+	switch {
+	case !broken:
+		return nil
+	case !left:
+		return errors.Join(errUnsent, l.lost())
 	}
-	return nil
+	return l.lost()
 }
+
+// errUnsent: nothing of the frame has left, for the connection was lost before.
+var errUnsent = errors.New("not sent")
 
 // turn writes the batch, or waits for who does. The caller holds w.mu, but not all the time.
 func (l *link) turn() {
@@ -81,16 +94,69 @@ func (l *link) turn() {
 	w.out, w.spare = w.spare[:0], nil
 	w.batch++
 	w.mu.Unlock()
-	err := l.flush(batch)
+	var err error
+	over := l.hungUp()
+	if over {
+		err = errHungUp
+	} else {
+		err = l.flush(batch)
+	}
 	w.mu.Lock()
 	w.busy, w.written, w.spare = false, n, batch
 	w.changed.Broadcast()
 	if err != nil {
-		w.broken = true
+		if w.broken = true; over {
+			w.unsent = n
+		}
 		w.mu.Unlock()
-		l.fail(fmt.Errorf("write: %w", err))
+		l.writeFailed(err)
 		w.mu.Lock()
 	}
+}
+
+// errHungUp: the backend has closed the connection, so that nobody would read what is written.
+var errHungUp = errors.New("the backend is gone")
+
+// hungUp tells, at a proxy, whether the backend's end of the connection is closed, as it is soon
+// after the backend was killed, and before we have read so. What is not written then can be given
+// to whoever goes on with a session; of what was written nobody knows whether it was read.
+func (l *link) hungUp() (gone bool) {
+	if l.raw == nil {
+		return false
+	}
+	err := l.raw.Control(func(fd uintptr) {
+		all := [1]unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+		n, err := unix.Poll(all[:], 0)
+		gone = err == nil && n > 0 && all[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+	})
+	return gone && err == nil
+}
+
+// rawOf gives a proxy's connection as the system knows it; nil: it is none of the system's.
+func rawOf(conn net.Conn, near bool) syscall.RawConn {
+	if outer, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = outer.NetConn()
+	}
+	c, ok := conn.(syscall.Conn)
+	if !ok || !near {
+		return nil
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil // it is closed; writing tells
+	}
+	return raw
+}
+
+// writeFailed ends the connection. A proxy first reads what the backend has said before it
+// died: there may be answers, and checkpoints with them.
+func (l *link) writeFailed(err error) {
+	if !l.near {
+		l.fail(fmt.Errorf("write: %w", err))
+		return
+	}
+	l.dying.Store(true)
+	_ = l.conn.SetReadDeadline(time.Now().Add(lastWords)) // a closed one reads no more
 }
 
 // flush writes a batch; the caller is the only one that does.

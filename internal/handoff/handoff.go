@@ -5,7 +5,8 @@
 // What is in a state is its protocol's affair, and its version with it. The envelope has what the
 // backend needs before it asks the protocol: the hand-off's id, which it accepts once, and the
 // protocol's name; and a checksum, by which a state that was damaged on its way is told from one that
-// says something else. It is no proof of where the state comes from: that is the connection's affair.
+// says something else. A state that is told again and again has a form to which a tip can be put, what
+// has changed since; and the id of a session at rest says that it is (Quiet). It is no proof of where the state comes from: that is the connection's affair.
 //
 // The package owns nothing, and nothing of it survives a crash but what others keep. Everything
 // in it is safe for concurrent use.
@@ -76,11 +77,33 @@ var ErrKicked = errors.New("the session is to end")
 // ID names a hand-off.
 type ID [16]byte
 
+// quietBytes of a quiet id's beginning are 0, and of no other's.
+const quietBytes = 4
+
 // NewID gives one that never was.
 func NewID() ID {
 	var id ID
 	rand.Read(id[:]) // which does not fail
+	id[0] |= 1
 	return id
+}
+
+// NewQuietID is NewID for the state of a session at rest, which does nothing where it goes on
+// before the client is heard there. So it need not be accepted once: where an outcome is
+// unknown, nothing can have been done, nor told to the client, and it may be tried again.
+func NewQuietID() ID {
+	id := NewID()
+	clear(id[:quietBytes])
+	return id
+}
+
+// Quiet tells whether NewQuietID has given it.
+func (id ID) Quiet() bool { return [quietBytes]byte(id[:]) == [quietBytes]byte{} }
+
+// Quiet tells whether a state in its envelope has a quiet id.
+func Quiet(state []byte) bool {
+	const head = len(magic) + 1
+	return len(state) >= head+len(ID{}) && string(state[:len(magic)]) == magic && ID(state[head:]).Quiet()
 }
 
 // String gives it in hexadecimal, for logs.
@@ -88,15 +111,21 @@ func (id ID) String() string { return hex.EncodeToString(id[:]) }
 
 // The envelope: magic, version, id, length of the protocol's name (1 byte), name, CRC-32C of
 // everything but the CRC (4 bytes, big-endian), body.
+//
+// That of a base, version 2, has the body's length (4 bytes) before the CRC. Behind its body may be
+// a tip: the CRC-32C of the base's CRC and of what follows, so that it fits no other base, and then
+// what has changed.
 const (
 	magic    = "WPHO"
 	envelope = 1
+	baseForm = 2
 	overhead = len(magic) + 1 + len(ID{}) + 1 + 4
+	sumBytes = 4
 	maxName  = 32 // bytes of a protocol's name
 )
 
-// Overhead is by how many bytes at most Seal's result is longer than the body.
-const Overhead = overhead + maxName
+// Overhead is by how many bytes at most Seal's and SealBase's results are longer than the body.
+const Overhead = overhead + maxName + 4
 
 // Seal puts a state into its envelope. protocol ("imap") has at most 32 bytes.
 func Seal(id ID, protocol string, body []byte) []byte {
@@ -110,7 +139,68 @@ func Seal(id ID, protocol string, body []byte) []byte {
 	return append(out, body...)
 }
 
-// Open takes a state out of its envelope. The error is an *Error of reason Version: the state is
+// Base is a state in its envelope to which tips can be made.
+type Base struct {
+	// Sealed is the state in its envelope; behind it a tip may be put.
+	Sealed []byte
+	sum    uint32
+}
+
+// SealBase is Seal for a state that is told again and again, with what has changed since.
+func SealBase(id ID, protocol string, body []byte) Base {
+	out := make([]byte, 0, overhead+4+len(protocol)+len(body))
+	out = append(out, magic...)
+	out = append(out, baseForm)
+	out = append(out, id[:]...)
+	out = append(out, byte(len(protocol)))
+	out = append(out, protocol...)
+	out = binary.BigEndian.AppendUint32(out, uint32(len(body)))
+	sum := checksum(out, body)
+	out = binary.BigEndian.AppendUint32(out, sum)
+	return Base{append(out, body...), sum}
+}
+
+// AppendTip appends a tip to dst: what it gives goes behind Sealed. What the tip says, the
+// protocol knows.
+func (b Base) AppendTip(dst, tip []byte) []byte {
+	dst = binary.BigEndian.AppendUint32(dst, tipSum(b.sum, tip))
+	return append(dst, tip...)
+}
+
+func tipSum(base uint32, tip []byte) uint32 {
+	var head [sumBytes]byte
+	binary.BigEndian.PutUint32(head[:], base)
+	return checksum(head[:], tip)
+}
+
+// OpenBase is Open for a state that may have a tip behind it; nil: it has none.
+func OpenBase(state []byte, protocol string) (id ID, body, tip []byte, err error) {
+	head := overhead + 4 + len(protocol)
+	if len(state) < head || string(state[:len(magic)]) != magic || state[len(magic)] != baseForm {
+		id, body, err = Open(state, protocol)
+		return id, body, nil, err
+	}
+	name := state[len(magic)+1+len(id):]
+	if int(name[0]) != len(protocol) || string(name[1:1+len(protocol)]) != protocol {
+		return id, nil, nil, &Error{Version, errors.New("the state is not of protocol " + protocol)}
+	}
+	sum, rest := binary.BigEndian.Uint32(state[head-4:]), state[head:]
+	n := binary.BigEndian.Uint32(state[head-8:])
+	if uint64(n) > uint64(len(rest)) || checksum(state[:head-4], rest[:n]) != sum {
+		return id, nil, nil, &Error{Version, errors.New("the state is damaged")}
+	}
+	body, rest = rest[:n], rest[n:]
+	if len(rest) > 0 {
+		if len(rest) < sumBytes || binary.BigEndian.Uint32(rest) != tipSum(sum, rest[sumBytes:]) {
+			return id, nil, nil, &Error{Version, errors.New("the state's tip is damaged, or another state's")}
+		}
+		tip = rest[sumBytes:]
+	}
+	copy(id[:], state[len(magic)+1:])
+	return id, body, tip, nil
+}
+
+// Open takes a state without a tip out of its envelope. The error is an *Error of reason Version: the state is
 // of a version that is not known, of another protocol, or damaged. body is a part of state.
 func Open(state []byte, protocol string) (id ID, body []byte, err error) {
 	head := overhead + len(protocol)

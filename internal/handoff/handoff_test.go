@@ -39,6 +39,64 @@ func TestEnvelope(t *testing.T) {
 	}
 }
 
+func TestTip(t *testing.T) {
+	for _, body := range [][]byte{nil, bytes.Repeat([]byte("state"), 1000)} {
+		id := NewQuietID()
+		base, other := SealBase(id, "imap", body), SealBase(NewID(), "imap", body)
+		if len(base.Sealed) > len(body)+Overhead {
+			t.Errorf("%d bytes of %d", len(base.Sealed), len(body))
+		}
+		whole := base.AppendTip(base.Sealed, []byte("tip"))
+		for _, x := range []struct {
+			state []byte
+			tip   string
+		}{{base.Sealed, ""}, {whole, "tip"}} {
+			got, out, tip, err := OpenBase(x.state, "imap")
+			if err != nil || got != id || !bytes.Equal(out, body) || string(tip) != x.tip || (tip == nil) != (x.tip == "") {
+				t.Fatalf("%v %q %q %v", got, out, tip, err)
+			}
+			if _, _, _, err := OpenBase(x.state, "pop3"); !is(err, Version) {
+				t.Error(err)
+			}
+			if _, _, err := Open(x.state, "imap"); !is(err, Version) {
+				t.Error(err)
+			}
+			for i := range x.state {
+				damaged := bytes.Clone(x.state)
+				damaged[i] ^= 1
+				if _, _, _, err := OpenBase(damaged, "imap"); !is(err, Version) {
+					t.Fatalf("byte %d: %v", i, err)
+				}
+				if _, _, _, err := OpenBase(x.state[:i], "imap"); !is(err, Version) && i != len(base.Sealed) {
+					t.Fatalf("%d bytes: %v", i, err)
+				}
+			}
+		}
+		if _, _, _, err := OpenBase(other.AppendTip(base.Sealed, []byte("tip")), "imap"); !is(err, Version) {
+			t.Errorf("another's tip: %v", err)
+		}
+	}
+	state := Seal(NewID(), "imap", []byte("x"))
+	if id, body, tip, err := OpenBase(state, "imap"); err != nil || id.Quiet() || string(body) != "x" || tip != nil {
+		t.Errorf("%v %q %q %v", id, body, tip, err)
+	}
+}
+
+func TestQuiet(t *testing.T) {
+	quiet, other := NewQuietID(), NewID()
+	if !quiet.Quiet() || other.Quiet() || quiet == NewQuietID() {
+		t.Error(quiet, other)
+	}
+	for state, want := range map[string]bool{
+		string(Seal(quiet, "imap", nil)): true, string(SealBase(quiet, "pop3", nil).Sealed): true, string(Seal(other, "imap", nil)): false,
+		"": false, "WPHO": false, "\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00": false,
+	} {
+		if Quiet([]byte(state)) != want {
+			t.Errorf("%q", state)
+		}
+	}
+}
+
 func is(err error, want Reason) bool {
 	r, ok := ReasonOf(err)
 	return ok && r == want

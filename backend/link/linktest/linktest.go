@@ -5,6 +5,7 @@ package linktest
 import (
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 )
@@ -12,7 +13,7 @@ import (
 // Checkpoint is what a session has said of itself.
 type Checkpoint struct {
 	Consumed, Sent uint64
-	State          []byte
+	State          []byte // with its tip
 }
 
 // Carrier is a connection as a backend sees that of a proxy: after a hand-off the client's
@@ -22,8 +23,12 @@ type Carrier struct {
 	// Made is told of each checkpoint.
 	Made chan Checkpoint
 
-	mu    sync.Mutex // guards state
-	state []byte
+	// Points: the other end knows of points.
+	Points bool
+
+	mu        sync.Mutex // guards what follows
+	state     []byte
+	base, tip []byte
 }
 
 // New gives a Carrier over the client's connection.
@@ -43,6 +48,23 @@ func (c *Carrier) HandOff(state []byte) error {
 // Checkpoint is frames.Stream's.
 func (c *Carrier) Checkpoint(consumed, sent uint64, state []byte) error {
 	c.Made <- Checkpoint{consumed, sent, state}
+	return nil
+}
+
+// CanPoint is frames.Stream's.
+func (c *Carrier) CanPoint() bool { return c.Points }
+
+// Point is frames.Stream's.
+func (c *Carrier) Point(consumed, sent uint64, state, tip []byte) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if state != nil {
+		c.base, c.tip = state, nil
+	}
+	if tip != nil {
+		c.tip = tip
+	}
+	c.Made <- Checkpoint{consumed, sent, slices.Concat(c.base, c.tip)}
 	return nil
 }
 

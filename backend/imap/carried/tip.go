@@ -1,0 +1,131 @@
+package carried
+
+import (
+	"errors"
+	"math"
+
+	"waypost/backend/mailbox"
+	"waypost/internal/handoff"
+)
+
+// Tip is what has changed of a State since it was encoded: numbers take the place of the
+// State's, and the messages told of are those of the State, with Fresh and without Gone. What it
+// has no field for is as it was.
+type Tip struct {
+	Bads    int
+	Granted int // of UnderWay, which is else as in a session at rest
+	// Selected: a mailbox is selected, the State's; what follows is about it.
+	Selected        bool
+	Untold          bool
+	UIDNext         mailbox.UID
+	Highest, Synced uint64
+	// Fresh and Recent were told since, in addition; Gone are gone since.
+	Fresh, Gone, Recent           []mailbox.UIDRange
+	Unsure, Noted, Own, Unfetched []mailbox.UIDRange
+	Pending                       []byte
+}
+
+// AppendTip writes a Tip behind dst.
+func AppendTip(dst []byte, t *Tip) []byte {
+	w := writer{dst}
+	w.byte(version)
+	w.bools(t.Selected, t.Untold)
+	w.number(uint64(t.Bads))
+	w.number(uint64(t.Granted))
+	if t.Selected {
+		w.number(uint64(t.UIDNext))
+		w.number(t.Highest)
+		w.number(t.Synced)
+		for _, r := range [...][]mailbox.UIDRange{t.Fresh, t.Gone, t.Recent, t.Unsure, t.Noted, t.Own, t.Unfetched} {
+			w.ranges(r)
+		}
+	}
+	w.b = append(w.b, t.Pending...)
+	return w.b
+}
+
+// Apply makes of a State what it is with a tip that AppendTip has written. The errors are
+// *handoff.Errors of reason Version; then s is not to be used. Pending is a part of b.
+func Apply(s *State, b []byte) error {
+	if len(b) == 0 || b[0] != version {
+		return &handoff.Error{Reason: handoff.Version, Err: errors.New("a tip of a version that is not known")}
+	}
+	r := reader{b: b[1:]}
+	var t Tip
+	r.bools(&t.Selected, &t.Untold)
+	t.Bads, t.Granted = int(r.upTo(math.MaxInt32)), int(r.upTo(math.MaxInt32))
+	if t.Selected {
+		t.UIDNext = mailbox.UID(r.upTo(math.MaxUint32))
+		t.Highest, t.Synced = r.number(), r.number()
+		for _, to := range [...]*[]mailbox.UIDRange{&t.Fresh, &t.Gone, &t.Recent, &t.Unsure, &t.Noted, &t.Own, &t.Unfetched} {
+			*to = r.ranges()
+		}
+	}
+	t.Pending = r.b
+	if t.Selected != (s.Selected != nil) {
+		r.fail()
+	}
+	if r.err != nil {
+		return &handoff.Error{Reason: handoff.Version, Err: r.err}
+	}
+	s.Bads, s.Waited, s.UnderWay, s.Pending = t.Bads, 0, UnderWay{Granted: t.Granted}, t.Pending
+	if sel := s.Selected; sel != nil {
+		sel.Untold, sel.UIDNext, sel.Highest, sel.Synced = t.Untold, t.UIDNext, t.Highest, t.Synced
+		sel.Told = without(union(sel.Told, t.Fresh), t.Gone)
+		sel.Recent = union(sel.Recent, t.Recent)
+		sel.Unsure, sel.Noted, sel.Own, sel.Unfetched = t.Unsure, t.Noted, t.Own, t.Unfetched
+	}
+	return nil
+}
+
+// union gives what is in a or b.
+func union(a, b []mailbox.UIDRange) []mailbox.UIDRange {
+	if len(b) == 0 {
+		return a
+	}
+	out := make([]mailbox.UIDRange, 0, len(a)+len(b))
+	for len(a)+len(b) > 0 {
+		if len(a) == 0 || len(b) > 0 && b[0].First < a[0].First {
+			a, b = b, a
+		}
+		r := a[0]
+		a = a[1:]
+		if n := len(out); n > 0 && uint64(out[n-1].Last)+1 >= uint64(r.First) {
+			out[n-1].Last = max(out[n-1].Last, r.Last)
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// without gives what is in a and not in b.
+func without(a, b []mailbox.UIDRange) []mailbox.UIDRange {
+	if len(b) == 0 {
+		return a
+	}
+	out := make([]mailbox.UIDRange, 0, len(a)+len(b))
+	for _, r := range a {
+		for len(b) > 0 && b[0].Last < r.First {
+			b = b[1:]
+		}
+		rest, whole := r, true
+		for _, g := range b {
+			if g.First > rest.Last {
+				break
+			}
+			if g.First > rest.First {
+				out = append(out, mailbox.UIDRange{First: rest.First, Last: g.First - 1})
+			}
+			if g.Last >= rest.Last {
+				whole = false
+				break
+			}
+			rest.First = g.Last + 1
+		}
+		if whole {
+			out = append(out, rest)
+		}
+	}
+	return out
+}
