@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"waypost/internal/frames/quick"
 )
 
 // chunkBytes is what one read takes at most: two TLS records.
@@ -54,14 +56,17 @@ type source struct {
 	direct bool
 	into   *[chunkBytes]byte
 	got    int
-	err    error
+	err    syscall.Errno
 	begun  bool
 }
 
 func newSource(c net.Conn, buffers *bufferPool) *source {
 	s := &source{conn: c, buffers: buffers}
 	s.waits, _ = c.(interface{ WaitRead() error })
-	_, s.direct = c.(*net.TCPConn)
+	switch c.(type) {
+	case *net.TCPConn, *quick.Conn:
+		s.direct = true
+	}
 	below := c
 	if t, ok := c.(*tls.Conn); ok {
 		below, s.layered = t.NetConn(), true
@@ -124,7 +129,7 @@ func (s *source) readDirect(take func([]byte) error) error {
 	s.into = nil
 	defer s.buffers.put(buf)
 	switch {
-	case s.err != nil:
+	case s.err != 0:
 		return os.NewSyscallError("read", s.err)
 	case s.got == 0:
 		return io.EOF
@@ -138,12 +143,7 @@ func (s *source) readDirect(take func([]byte) error) error {
 // attempt reads what there is; without anything it leaves no buffer behind.
 func (s *source) attempt(fd uintptr) bool {
 	s.into = s.buffers.get()
-	for {
-		s.got, s.err = syscall.Read(int(fd), s.into[:])
-		if s.err != syscall.EINTR {
-			break
-		}
-	}
+	s.got, s.err = quick.Read(fd, s.into[:])
 	if s.err != syscall.EAGAIN {
 		return true
 	}

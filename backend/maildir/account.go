@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"waypost/backend/index"
 	"waypost/backend/journal"
 	"waypost/backend/mailbox"
 	"waypost/backend/mailbox/feed"
@@ -104,6 +105,7 @@ type Account struct {
 	maildir string
 	names   *name.Generator
 	quota   *quota.Log
+	scratch index.Scratch
 
 	// mu guards all below, and with Guard's lock the tree. It is taken after
 	// Guard's lock, and held for whole operations.

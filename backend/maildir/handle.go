@@ -3,12 +3,10 @@ package maildir
 import (
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"slices"
 	"time"
 
-	"waypost/backend/index"
 	"waypost/backend/mailbox"
 	"waypost/internal/vfs"
 )
@@ -217,7 +215,7 @@ func (h *handle) Meta(uid mailbox.UID) (*mailbox.Meta, error) {
 	if err != nil || known != nil {
 		return known, err
 	}
-	if known, err = read(file, m, h.b.a.o.Log); err != nil {
+	if known, err = h.b.a.read(file, m); err != nil {
 		return nil, h.b.named("index", err)
 	}
 	err = h.b.do("index", func() error {
@@ -229,17 +227,17 @@ func (h *handle) Meta(uid mailbox.UID) (*mailbox.Meta, error) {
 	return known, err
 }
 
-func read(file vfs.File, m mailbox.Message, log *slog.Logger) (*mailbox.Meta, error) {
+func (a *Account) read(file vfs.File, m mailbox.Message) (*mailbox.Meta, error) {
 	info, err := file.Stat()
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	body, err := newBody(file, m, log)
+	body, err := newBody(file, m, a.o.Log)
 	if err != nil {
 		return nil, err
 	}
 	defer body.Close()
-	return index.Read(body, info.ModTime())
+	return a.scratch.Read(body, info.ModTime())
 }
 
 // learn puts what a message holds into the index. It is derived: what cannot be
