@@ -154,11 +154,11 @@ func (g *stage) change(ctx context.Context, box mailbox.Box, name string) error 
 	if err != nil {
 		return err
 	}
-	peek, err := folder.(mailbox.Peeker).Peek()
+	peek, err := folder.Peek()
 	if err != nil {
 		return err
 	}
-	n := peek.Len()
+	n := peek.Messages.Len()
 	if n < 2 || n < 12 && g.chance(3) {
 		m, err := g.mail.Stage(ctx, "", strings.NewReader("Subject: "+name+"\r\n\r\n"), 0)
 		if err != nil {
@@ -167,7 +167,7 @@ func (g *stage) change(ctx context.Context, box mailbox.Box, name string) error 
 		_, err = box.Append(mailbox.Inbox, []mailbox.NewMessage{{Message: m, Date: time.Now()}})
 		return err
 	}
-	uid := peek.At(g.rng.IntN(n)).UID
+	uid := peek.Messages.At(g.rng.IntN(n)).UID
 	if g.chance(2) {
 		g.gone[uid] = true
 		_, err = folder.Expunge([]mailbox.UID{uid})
