@@ -21,7 +21,6 @@ import (
 
 	"waypost/internal/deflate"
 	"waypost/internal/frames"
-	"waypost/internal/frames/quick"
 	"waypost/internal/telemetry"
 	"waypost/proxy/managesieve"
 )
@@ -251,7 +250,7 @@ func (s *Server) admit(base context.Context, conn net.Conn, l listener) {
 	s.metrics.open.Inc()
 	s.connections.Go(func() {
 		defer s.metrics.open.Dec()
-		s.serve(base, quick.Wrap(conn), l, place)
+		s.serve(base, conn, l, place)
 	})
 }
 

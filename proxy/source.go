@@ -10,8 +10,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"waypost/internal/frames/quick"
 )
 
 // chunkBytes is what one read takes at most: two TLS records.
@@ -56,17 +54,14 @@ type source struct {
 	direct bool
 	into   *[chunkBytes]byte
 	got    int
-	err    syscall.Errno
+	err    error
 	begun  bool
 }
 
 func newSource(c net.Conn, buffers *bufferPool) *source {
 	s := &source{conn: c, buffers: buffers}
 	s.waits, _ = c.(interface{ WaitRead() error })
-	switch c.(type) {
-	case *net.TCPConn, *quick.Conn:
-		s.direct = true
-	}
+	_, s.direct = c.(*net.TCPConn)
 	below := c
 	if t, ok := c.(*tls.Conn); ok {
 		below, s.layered = t.NetConn(), true
@@ -129,7 +124,7 @@ func (s *source) readDirect(take func([]byte) error) error {
 	s.into = nil
 	defer s.buffers.put(buf)
 	switch {
-	case s.err != 0:
+	case s.err != nil:
 		return os.NewSyscallError("read", s.err)
 	case s.got == 0:
 		return io.EOF
@@ -143,7 +138,12 @@ func (s *source) readDirect(take func([]byte) error) error {
 // attempt reads what there is; without anything it leaves no buffer behind.
 func (s *source) attempt(fd uintptr) bool {
 	s.into = s.buffers.get()
-	s.got, s.err = quick.Read(fd, s.into[:])
+	for {
+		s.got, s.err = syscall.Read(int(fd), s.into[:])
+		if s.err != syscall.EINTR {
+			break
+		}
+	}
 	if s.err != syscall.EAGAIN {
 		return true
 	}
