@@ -50,7 +50,7 @@ func TestSessionMutations(t *testing.T) {
 		what   string
 	}{
 		{"resume without epoch check", 400, "lives at"},
-		{"former session left", 600, "lives at 2 places"},
+		{"former session left", 1500, "lives at 2 places"},
 		{"accept a session twice", 1500, "accepted twice"},
 		{"an older checkpoint", 1500, "I4"},
 	} {

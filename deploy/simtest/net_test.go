@@ -1,13 +1,17 @@
 package simtest
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"waypost/internal/frames"
 )
 
 // network has the connections between clients, proxies and backends. What is written
@@ -37,6 +41,8 @@ type end struct {
 	ended   bool       // nothing comes behind in
 	closing bool       // nothing is written behind out
 	closed  bool       // on this side
+	framed  bool       // sessions share the connection
+	greeted bool       // its first line has gone
 	failed  error
 	news    chan struct{} // closed and replaced when reads are to look again
 	more    chan struct{} // holds one: there is something on its way
@@ -53,6 +59,8 @@ func (n *network) connect(from, to string, address net.Addr) (near, far *end) {
 	}
 	server := &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 143}
 	c.near, c.far = make1(c.name, address, server), make1(fmt.Sprintf("%s<%s.%d", from, to, n.n), server, address)
+	c.near.framed = !strings.HasPrefix(from, "c")
+	c.far.framed = c.near.framed
 	c.near.peer, c.far.peer = c.far, c.near
 	n.links = append(n.links, c)
 	for _, e := range []*end{c.near, c.far} {
@@ -71,10 +79,7 @@ func (n *network) carry(e *end) {
 		// When all ends, it goes on in turns, without lateness.
 		_ = n.w.step(n.w.ctx, e.name, "bytes")
 		n.moved = time.Now()
-		e.mu.Lock()
-		p, closing, failed := e.out, e.closing, e.failed
-		e.out = nil
-		e.mu.Unlock()
+		p, closing, failed := e.next()
 		if failed == nil {
 			e.peer.arrive(p, closing)
 		}
@@ -82,6 +87,27 @@ func (n *network) carry(e *end) {
 			return
 		}
 	}
+}
+
+// next takes what comes in one turn: all that was written, but of what sessions share one
+// frame: who hears of it is to have done what that makes him do before the next one comes.
+func (e *end) next() (p []byte, over bool, failed error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	n := len(e.out)
+	if e.framed && n > 0 {
+		if line := bytes.IndexByte(e.out, '\n'); !e.greeted && line >= 0 {
+			n, e.greeted = line+1, true
+		} else if h, err := frames.ParseHeader(e.out[:min(n, frames.HeaderBytes)]); e.greeted && err == nil {
+			n = min(n, frames.HeaderBytes+int(h.Length))
+		}
+	}
+	p, e.out = e.out[:n:n], e.out[n:]
+	over = e.closing && len(e.out) == 0
+	if len(e.out) > 0 {
+		e.tell()
+	}
+	return p, over, e.failed
 }
 
 // pending tells whether there is something on its way.

@@ -26,8 +26,9 @@ const (
 	// The home's limits of R7, above the movers' own.
 	busyLimit  = 12 * time.Second
 	ownerGrace = 4 * time.Second
-	// settleWithin is how long after the last failure all must have ended (I6).
-	settleWithin = 10 * time.Minute
+	// settleWithin is how long after the last failure all must have ended (I6): a move that
+	// was put off waits for half an hour at most.
+	settleWithin = 40 * time.Minute
 )
 
 // world is one simulated cluster and what is known of it.
