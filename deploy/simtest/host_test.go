@@ -100,8 +100,8 @@ func (p *hostProc) serve(conn *end) {
 }
 
 // answer is what backend.Server does of a session, in its order: the mailbox at (home,
-// epoch), the end of what is left of it here, the proof of the state, the id, once, and
-// only then the Welcome.
+// epoch), the end of what is left of it here, the proof of the state, the id, once, if it is
+// not a quiet one, and only then the Welcome.
 func (p *hostProc) answer(ctx context.Context, s *frames.Stream, h *wire.Hello, conn *end) {
 	l := &living{conn: conn, session: h.Session, client: h.Client, epoch: director.Epoch(h.Epoch)}
 	ctx, l.cancel = context.WithCancelCause(ctx)
@@ -133,7 +133,7 @@ func (p *hostProc) begin(ctx context.Context, s *frames.Stream, h *wire.Hello, l
 	var id handoff.ID
 	if state != nil {
 		var err error
-		if id, _, err = handoff.Open(state, "imap"); err != nil {
+		if id, _, _, err = handoff.OpenBase(state, "imap"); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -158,15 +158,10 @@ func (p *hostProc) begin(ctx context.Context, s *frames.Stream, h *wire.Hello, l
 		return nil, box, err
 	}
 	if state != nil {
-		first, err := p.ids.Accept(id)
-		if err == nil && !first && !g.rule("accept a session twice") {
-			err = &handoff.Error{Reason: handoff.Twice}
-		}
-		if err != nil {
+		if err := p.accept(id, h, state); err != nil {
 			running.Abandon()
 			return nil, box, err
 		}
-		g.accepted(p.h.id, id, h, state)
 		if !g.calm && g.mended.IsZero() && g.chance(12) {
 			g.saw("link cut in a resume")
 			g.harmed = true
@@ -186,6 +181,23 @@ func (p *hostProc) begin(ctx context.Context, s *frames.Stream, h *wire.Hello, l
 	}
 	p.living = append(p.living, l)
 	return running, box, nil
+}
+
+// accept takes an id once, unless it is quiet: then there is nothing that could be done twice.
+func (p *hostProc) accept(id handoff.ID, h *wire.Hello, state []byte) error {
+	g := p.h.g
+	if id.Quiet() {
+		g.saw("quiet hand-off")
+		return nil
+	}
+	first, err := p.ids.Accept(id)
+	if err == nil && !first && !g.rule("accept a session twice") {
+		err = &handoff.Error{Reason: handoff.Twice}
+	}
+	if err == nil {
+		g.accepted(p.h.id, id, h, state)
+	}
+	return err
 }
 
 func (p *hostProc) endFormer(l *living) {
@@ -221,14 +233,32 @@ func (l *leg) Read(p []byte) (int, error) {
 
 func (l *leg) Checkpoint(consumed, sent uint64, state []byte) error {
 	l.g.counted.saw("checkpoint")
-	if l.g.rule("an older checkpoint") {
-		older := l.l.former
-		l.l.former = state
-		if older != nil {
-			state = older
-		}
+	return l.Stream.Checkpoint(consumed, sent, l.older(state))
+}
+
+func (l *leg) Point(consumed, sent uint64, state, tip []byte) error {
+	l.g.counted.saw("checkpoint")
+	switch {
+	case !l.g.rule("an older checkpoint"):
+	case state != nil:
+		state = l.older(state)
+	default:
+		tip = nil // it stands as it was
 	}
-	return l.Stream.Checkpoint(consumed, sent, state)
+	return l.Stream.Point(consumed, sent, state, tip)
+}
+
+// older is the state before this one, where a rule is off.
+func (l *leg) older(state []byte) []byte {
+	if !l.g.rule("an older checkpoint") {
+		return state
+	}
+	older := l.l.former
+	l.l.former = state
+	if older != nil {
+		return older
+	}
+	return state
 }
 
 // accepted is told of a hand-off that was.
