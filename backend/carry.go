@@ -110,17 +110,14 @@ func (s *served) arrives(conn sessionConn) error {
 	return nil
 }
 
-// endFormer ends what is left here of the session that is resumed: its proxy has lost it, which
-// it may not have noticed.
+// endFormer ends what is left here of the session that is resumed, or whose beginning is tried
+// again: its proxy has lost it, which it may not have noticed.
 func (s *served) endFormer() {
-	if s.state == nil {
+	if s.h.Session == "" {
 		return
 	}
-	former := s.b.sessions.match(func(i control.Session) bool { return i.ID == s.h.Session && i.User == s.session.info.User })
-	for _, x := range former {
-		if x != s.session {
-			x.cancel(handoff.ErrKicked)
-		}
+	if x := s.b.sessions.before(s.session); x != nil && x.info.User == s.session.info.User {
+		x.cancel(handoff.ErrKicked)
 	}
 }
 

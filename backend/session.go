@@ -28,9 +28,11 @@ const helloTimeout = 10 * time.Second
 
 // sessions are the clients' sessions on this backend.
 type sessions struct {
-	mu   sync.Mutex
+	mu   sync.Mutex // guards what follows, and each session's former
 	open map[*session]struct{}
-	max  int
+	// named has the last of each id: after a restart all come within moments, and each asks.
+	named map[string]*session
+	max   int
 }
 
 type session struct {
@@ -38,6 +40,8 @@ type session struct {
 	// cancel ends it for good with cause handoff.ErrKicked, else as the backend's stop does.
 	cancel context.CancelCauseFunc
 	done   chan struct{}
+	// former has the same id; nil: none had when this one came.
+	former *session
 }
 
 func (s *sessions) add(x *session) bool {
@@ -47,6 +51,7 @@ func (s *sessions) add(x *session) bool {
 		return false
 	}
 	s.open[x] = struct{}{}
+	x.former, s.named[x.info.ID] = s.named[x.info.ID], x
 	return true
 }
 
@@ -55,6 +60,22 @@ func (s *sessions) remove(x *session) {
 	defer s.mu.Unlock()
 	delete(s.open, x)
 	close(x.done)
+	former := x.former
+	x.former = nil
+	if s.named[x.info.ID] != x {
+		return
+	}
+	delete(s.named, x.info.ID)
+	if _, lives := s.open[former]; lives {
+		s.named[x.info.ID] = former // this one was refused
+	}
+}
+
+// before gives the session that had x's id when it came, nil if none had.
+func (s *sessions) before(x *session) *session {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return x.former
 }
 
 func (s *sessions) match(keep func(control.Session) bool) []*session {

@@ -3,6 +3,7 @@ package backend
 import (
 	"bufio"
 	"context"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -98,6 +99,42 @@ func TestSessionsPlainAndInFrames(t *testing.T) {
 	r.must(imap.HangUp())
 	eventually(t, "the session ends with its client", func() error {
 		_, err := io.Copy(io.Discard, imap)
+		return err
+	})
+}
+
+// A login whose answer was lost is tried again, under the same id, over another connection: what it
+// left, of which the backend has not heard that it is lost, gives the maildrop back.
+func TestLoginTriedAgain(t *testing.T) {
+	r := newRig(t, "b1")
+	rec := r.create("b1")
+	proxy := r.identity(cluster.Peer{Role: cluster.RoleProxy, ID: "p1"})
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	login := func(id string) (*frames.Stream, wire.Status) {
+		conn, err := proxy.Dial(ctx, r.nodes["b1"].Addr(), cluster.Peer{Role: cluster.RoleBackend, ID: "b1"}, cluster.ProtoSession)
+		r.must(err)
+		link, err := frames.Dial(ctx, conn, frames.Options{HandOff: true})
+		r.must(err)
+		t.Cleanup(func() { link.Close() })
+		s, w, err := link.Open(ctx, wire.Hello{Version: wire.Version, Protocol: "pop3", User: string(alice), Home: "b1", Epoch: uint64(rec.Epoch),
+			Client: "192.0.2.1:1", Session: id})
+		r.must(err)
+		return s, w.Status
+	}
+	for range 3 {
+		if _, st := login("again"); st != wire.StatusOK {
+			t.Fatalf("the login, tried again: %s", st)
+		}
+	}
+	if _, st := login("another"); st != wire.StatusInUse {
+		t.Errorf("another one: %s", st)
+	}
+	eventually(t, "one session is left", func() error {
+		list, err := call[[]control.Session](r, r.admin, "b1", control.PathSessions, control.SessionsRequest{User: alice})
+		if err == nil && len(list) != 1 {
+			err = fmt.Errorf("%+v", list)
+		}
 		return err
 	})
 }

@@ -267,8 +267,7 @@ func (r *relay) pump(c net.Conn, first []byte, take func([]byte) error) error {
 		if err == nil {
 			continue
 		}
-		// A connection that has been silent for too long is lost by a deadline of its own.
-		if !errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, frames.ErrLost) {
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 		if cause := context.Cause(r.ctx); cause != nil {

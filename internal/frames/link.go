@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -120,6 +121,9 @@ func (l *link) fail(why error) {
 	l.streams = map[uint32]*Stream{}
 	close(l.finished)
 	l.mu.Unlock()
+	if errors.Is(why, os.ErrDeadlineExceeded) {
+		why = fmt.Errorf("the other side is silent: %v", why) // a stream's own deadline is another thing
+	}
 	for _, s := range lost {
 		s.lose(fmt.Errorf("%w: %w", ErrLost, why))
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -109,6 +110,12 @@ func TestSilence(t *testing.T) {
 		proxy, backend := hourLater(t, Options{Ping: 24 * time.Hour})
 		expectEnd(t, proxy, ErrLost)
 		expectEnd(t, backend, ErrLost)
+		// Nobody takes that for a deadline of the stream's own, behind which it is asked again.
+		for _, s := range []*Stream{proxy, backend} {
+			if _, err := s.Read(make([]byte, 1)); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error(err)
+			}
+		}
 	})
 }
 
