@@ -150,7 +150,7 @@ func (p *hostProc) begin(ctx context.Context, s *frames.Stream, h *wire.Hello, l
 	if err != nil {
 		return nil, nil, err
 	}
-	if state != nil && !g.rule("former session left") {
+	if !g.rule("former session left") {
 		p.endFormer(l)
 	}
 	running, err := p.imap.Begin(ctx, &leg{s, g, l}, imap.Session{Box: box, Store: g.mail, Client: h.Client, ID: h.Session, State: state})
