@@ -255,8 +255,8 @@ func TestLargeMessageBoundedMemory(t *testing.T) {
 			opt := options(store)
 			opt.MaxMessage = 0
 			d := serve(t, opt)
-			d.send("LHLO x\r\nMAIL FROM:<> XDELIVERY=1\r\nRCPT TO:<a@x.test> XHOME=b1 XEPOCH=7\r\n")
-			for !strings.Contains(d.line(), "2.1.5") {
+			d.Send("LHLO x\r\nMAIL FROM:<> XDELIVERY=1\r\nRCPT TO:<a@x.test> XHOME=b1 XEPOCH=7\r\n")
+			for !strings.Contains(d.Line(), "2.1.5") {
 			}
 			chunk, want := block, int64(blocks*(len(block)-1024))
 			if mode == "one line" {
@@ -267,8 +267,8 @@ func TestLargeMessageBoundedMemory(t *testing.T) {
 			if mode == "BDAT" {
 				want = blocks * int64(len(block))
 			} else {
-				d.send("DATA\r\n")
-				d.line()
+				d.Send("DATA\r\n")
+				d.Line()
 			}
 			for i := range blocks {
 				if mode == "BDAT" {
@@ -276,22 +276,22 @@ func TestLargeMessageBoundedMemory(t *testing.T) {
 					if i == blocks-1 {
 						last = " LAST"
 					}
-					d.send(fmt.Sprintf("BDAT %d%s\r\n", len(chunk), last))
+					d.Send(fmt.Sprintf("BDAT %d%s\r\n", len(chunk), last))
 				}
-				if _, err := d.conn.Write(chunk); err != nil {
+				if _, err := d.Conn.Write(chunk); err != nil {
 					t.Fatal(err)
 				}
 				if mode == "BDAT" && i < blocks-1 {
-					d.line()
+					d.Line()
 				}
 			}
 			switch mode {
 			case "DATA":
-				d.send(".\r\n")
+				d.Send(".\r\n")
 			case "one line":
-				d.send("\r\n.\r\n")
+				d.Send("\r\n.\r\n")
 			}
-			if got := d.line(); got != "250 2.0.0 delivered\r\n" {
+			if got := d.Line(); got != "250 2.0.0 delivered\r\n" {
 				t.Fatal(got)
 			}
 			runtime.ReadMemStats(&after)

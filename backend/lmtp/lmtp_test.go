@@ -410,8 +410,8 @@ func TestTranscripts(t *testing.T) {
 			opt := options(tt.store)
 			opt.Accounts = func(u director.User) (disabled, known bool) { return u == "off@x.test", u != "new@x.test" }
 			d := serve(t, opt)
-			d.play(tt.script)
-			d.conn.Close()
+			d.Play(tt.script)
+			d.Conn.Close()
 			d.served.Wait()
 			f := tt.store
 			if f.open != 0 {

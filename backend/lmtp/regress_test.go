@@ -13,14 +13,14 @@ func TestDisabled_onlyWhereTheUserLives(t *testing.T) {
 	opt := options(f)
 	opt.Accounts = func(director.User) (disabled, known bool) { return true, true }
 	d := serve(t, opt)
-	d.play(hello + `
+	d.Play(hello + `
 		C: MAIL FROM:<a@out.test> XDELIVERY=id-1
 		C: RCPT TO:<ann@x.test> XHOME=b1 XEPOCH=6
 		C: RCPT TO:<ann@x.test> XHOME=b1 XEPOCH=7
 		S: 250 2.1.0 OK
 		S: 451 4.3.0 [STALE] look the user up again
 		S: 550 5.2.1 mailbox disabled`)
-	d.conn.Close()
+	d.Conn.Close()
 	d.served.Wait()
 	if f.open != 0 {
 		t.Errorf("%d boxes left open", f.open)

@@ -21,9 +21,9 @@ func TestConnectionLostDeliversNothing(t *testing.T) {
 	} {
 		f := &fakeStore{}
 		d := serve(t, options(f))
-		d.play(envelope)
-		d.send(tail)
-		d.conn.Close()
+		d.Play(envelope)
+		d.Send(tail)
+		d.Conn.Close()
 		d.served.Wait()
 		if len(f.delivered) > 0 || f.open > 0 || f.discarded < f.staged {
 			t.Errorf("%q: delivered %q, open %d, staged %d, discarded %d", tail, f.delivered, f.open, f.staged, f.discarded)
@@ -39,8 +39,8 @@ func TestTimeouts(t *testing.T) {
 		opt := options(f)
 		opt.Limits = Limits{Command: 50 * time.Millisecond, Data: 50 * time.Millisecond}
 		d := serve(t, opt)
-		d.send("LHLO x\r\nMAIL FROM:<> XDELIVERY=1\r\nRCPT TO:<a@x.test> XHOME=b1 XEPOCH=7\r\n" + last)
-		all, _ := io.ReadAll(d.br)
+		d.Send("LHLO x\r\nMAIL FROM:<> XDELIVERY=1\r\nRCPT TO:<a@x.test> XHOME=b1 XEPOCH=7\r\n" + last)
+		all, _ := io.ReadAll(d.Reader)
 		d.served.Wait()
 		if !strings.HasSuffix(string(all), "\r\n421 4.4.2 time-out\r\n") || len(f.delivered) > 0 || f.open > 0 {
 			t.Errorf("%q: %q, delivered %q", last, all, f.delivered)
@@ -54,9 +54,9 @@ func TestStop(t *testing.T) {
 		opt := options(&fakeStore{})
 		opt.Draining = drain
 		d := serve(t, opt)
-		d.play(hello)
+		d.Play(hello)
 		close(drain)
-		d.play("S: 421 4.3.2 b1.test is shutting down\nEOF")
+		d.Play("S: 421 4.3.2 b1.test is shutting down\nEOF")
 	})
 	t.Run("a running transaction is finished", func(t *testing.T) {
 		drain := make(chan struct{})
@@ -64,9 +64,9 @@ func TestStop(t *testing.T) {
 		opt := options(f)
 		opt.Draining = drain
 		d := serve(t, opt)
-		d.play(envelope + "C: DATA\nS: 354 go on\n")
+		d.Play(envelope + "C: DATA\nS: 354 go on\n")
 		close(drain)
-		d.play("C: x\nC: .\nS: 250 2.0.0 delivered\nS: 421 4.3.2 b1.test is shutting down\nEOF")
+		d.Play("C: x\nC: .\nS: 250 2.0.0 delivered\nS: 421 4.3.2 b1.test is shutting down\nEOF")
 		if len(f.delivered) != 1 {
 			t.Error(f.delivered)
 		}
@@ -74,7 +74,7 @@ func TestStop(t *testing.T) {
 	t.Run("at once", func(t *testing.T) {
 		f := &fakeStore{}
 		d := serve(t, options(f))
-		d.play(envelope + "C: DATA\nS: 354 go on\nC: x\n")
+		d.Play(envelope + "C: DATA\nS: 354 go on\nC: x\n")
 		d.cancel()
 		d.served.Wait()
 		if len(f.delivered) > 0 || f.open > 0 {
@@ -92,14 +92,14 @@ func TestFrozenMidData(t *testing.T) {
 	opt := options(nil)
 	opt.Store = store
 	d := serve(t, opt)
-	d.play(envelope + `
+	d.Play(envelope + `
 		C: RCPT TO:<bob@example.test> XHOME=b1 XEPOCH=7
 		C: DATA
 		C: x
 		S: 250 2.1.5 OK
 		S: 354 go on`)
 	store.Freeze("ann@example.test")
-	d.play(`
+	d.Play(`
 		C: y
 		C: .
 		S: 450 4.2.1 [BUSY] the user is being moved
@@ -119,7 +119,7 @@ func TestLimits(t *testing.T) {
 	opt := options(&fakeStore{})
 	opt.Limits = Limits{Line: 200, Recipients: 2}
 	d := serve(t, opt)
-	d.play(envelope + `
+	d.Play(envelope + `
 		C: RCPT TO:<bob@example.test> XHOME=b1 XEPOCH=7
 		C: RCPT TO:<eve@example.test> XHOME=b1 XEPOCH=7
 		S: 250 2.1.5 OK
@@ -130,13 +130,13 @@ func TestLimits(t *testing.T) {
 
 	// Without an end of line the reader's buffer is the limit.
 	d = serve(t, options(&fakeStore{}))
-	d.play("S: 220 b1.test LMTP Waypost")
-	go d.conn.Write(bytes.Repeat([]byte{'x'}, readBuffer+1))
-	d.play("S: 500 5.5.2 line too long")
+	d.Play("S: 220 b1.test LMTP Waypost")
+	go d.Conn.Write(bytes.Repeat([]byte{'x'}, readBuffer+1))
+	d.Play("S: 500 5.5.2 line too long")
 
 	d = serve(t, options(&fakeStore{}))
-	d.send(strings.Repeat("X\r\n", maxBadCommands+1))
-	all, _ := io.ReadAll(d.br)
+	d.Send(strings.Repeat("X\r\n", maxBadCommands+1))
+	all, _ := io.ReadAll(d.Reader)
 	if !strings.HasSuffix(string(all), "421 4.7.0 too many bad commands\r\n") {
 		t.Errorf("%q", all)
 	}
@@ -148,7 +148,7 @@ func TestMetricsAndLog(t *testing.T) {
 	opt := options(&fakeStore{openErr: users{"bob@x.test": mailbox.ErrStale}})
 	opt.Metrics, opt.Log = reg, slog.New(slog.NewTextHandler(&log, nil))
 	d := serve(t, opt)
-	d.play(envelope + `
+	d.Play(envelope + `
 		C: RCPT TO:<bob@x.test> XHOME=b1 XEPOCH=7
 		S: 451 ...
 		C: DATA

@@ -1,116 +1,31 @@
 package lmtp
 
 import (
-	"bufio"
 	"context"
-	"io"
-	"net"
-	"strconv"
-	"strings"
 	"sync"
 	"testing"
 	"time"
-)
 
-// pair is a connected pair of loopback sockets.
-func pair(t testing.TB) (client, server net.Conn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	client, err = net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	server, err = ln.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close(); server.Close() })
-	return client, server
-}
+	"waypost/backend/link/linktest"
+)
 
 // dialogue is a served connection.
 type dialogue struct {
-	t      testing.TB
-	conn   net.Conn
-	br     *bufio.Reader
+	*linktest.Dialogue
 	cancel context.CancelFunc
 	served sync.WaitGroup
 }
 
 func serve(t testing.TB, opt Options) *dialogue {
 	t.Helper()
-	client, server := pair(t)
+	client, server := linktest.Pair(t)
 	ctx, cancel := context.WithCancel(t.Context())
-	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client), cancel: cancel}
-	client.SetDeadline(time.Now().Add(30 * time.Second))
+	d := &dialogue{Dialogue: linktest.NewDialogue(t, client), cancel: cancel}
 	srv := New(opt)
 	d.served.Go(func() { srv.Serve(ctx, server, "mx/mx1") })
 	t.Cleanup(func() { cancel(); d.served.Wait() })
+	d.Dots = true
 	return d
-}
-
-func (d *dialogue) send(s string) {
-	d.t.Helper()
-	if _, err := io.WriteString(d.conn, s); err != nil {
-		d.t.Fatal(err)
-	}
-}
-
-func (d *dialogue) line() string {
-	d.t.Helper()
-	s, err := d.br.ReadString('\n')
-	if err != nil {
-		d.t.Fatalf("after %q: %v", s, err)
-	}
-	return s
-}
-
-// play runs a transcript: consecutive "C: " lines are sent at once with CRLF,
-// `C"..."` lines as Go strings without it; "S: " lines must come, "..." in them
-// standing for anything; "EOF" is the end of the connection.
-func (d *dialogue) play(script string) {
-	d.t.Helper()
-	var out strings.Builder
-	flush := func() {
-		if out.Len() > 0 {
-			d.send(out.String())
-			out.Reset()
-		}
-	}
-	for line := range strings.Lines(script) {
-		line = strings.Trim(line, "\t\n")
-		switch {
-		case line == "":
-		case strings.HasPrefix(line, "C: "), line == "C:":
-			out.WriteString(strings.TrimPrefix(strings.TrimPrefix(line, "C:"), " ") + "\r\n")
-		case strings.HasPrefix(line, `C"`):
-			raw, err := strconv.Unquote(line[1:])
-			if err != nil {
-				d.t.Fatal(line, err)
-			}
-			out.WriteString(raw)
-		case strings.HasPrefix(line, "S: "):
-			flush()
-			want := strings.TrimPrefix(line, "S: ") + "\r\n"
-			got := d.line()
-			head, tail, dots := strings.Cut(want, "...")
-			if got != want && !(dots && strings.HasPrefix(got, head) && strings.HasSuffix(got, tail)) {
-				d.t.Fatalf("got %q, want %q", got, want)
-			}
-		case line == "EOF":
-			flush()
-			if rest, err := io.ReadAll(d.br); len(rest) > 0 || err != nil {
-				d.t.Fatalf("want the end, got %q, %v", rest, err)
-			}
-		default:
-			d.t.Fatalf("bad script line %q", line)
-		}
-	}
-	flush()
 }
 
 const hello = `

@@ -1,7 +1,6 @@
 package managesieve
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -104,14 +103,13 @@ func (j *journey) begin(t *testing.T) *dialogue {
 	t.Helper()
 	j.opt = options()
 	j.store = newHome(t, scripts.Limits{}).store
-	client, server := pair(t)
-	client.SetDeadline(time.Now().Add(30 * time.Second))
-	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client)}
+	client, server := linktest.Pair(t)
+	d := &dialogue{Dialogue: linktest.NewDialogue(t, client)}
 	ended := make(chan error, 1)
 	go func() { ended <- j.travel(server) }()
 	d.end = sync.OnceValue(func() error { return <-ended })
 	t.Cleanup(func() { client.Close(); d.end() })
-	d.play("C: NOOP\nS: OK \"Done.\"\n")
+	d.Play("C: NOOP\nS: OK \"Done.\"\n")
 	return d
 }
 
@@ -141,12 +139,12 @@ func TestHandOff(t *testing.T) {
 			j := &journey{}
 			d := j.begin(t)
 			for i, part := range tt.said {
-				d.send(part)
+				d.Send(part)
 				if i < len(tt.said)-1 {
 					j.fence(t)
 				}
 			}
-			d.play(tt.want + "\nC: LOGOUT\nS: OK \"Goodbye.\"\nEOF")
+			d.Play(tt.want + "\nC: LOGOUT\nS: OK \"Goodbye.\"\nEOF")
 			if err := d.end(); err != nil {
 				t.Error(err)
 			}
@@ -168,7 +166,7 @@ func TestCutCommand(t *testing.T) {
 			return nil
 		}}
 		d := j.begin(t)
-		d.play("C: PUTSCRIPT \"a\" \"keep;\"\nC: LOGOUT\nS: OK \"Script stored.\"\nS: OK \"Goodbye.\"\nEOF")
+		d.Play("C: PUTSCRIPT \"a\" \"keep;\"\nC: LOGOUT\nS: OK \"Script stored.\"\nS: OK \"Goodbye.\"\nEOF")
 		if err := d.end(); err != nil || j.stops != 2 {
 			t.Errorf("%v: %v, %d stops", fence, err, j.stops)
 		}
@@ -179,7 +177,7 @@ func TestCutCommand(t *testing.T) {
 		return errors.New("input/output error")
 	}
 	d := j.begin(t)
-	d.play("C: PUTSCRIPT \"a\" \"keep;\"\nS: BYE (TRYLATER) \"The mailbox is away for a moment, connect again.\"\nEOF")
+	d.Play("C: PUTSCRIPT \"a\" \"keep;\"\nS: BYE (TRYLATER) \"The mailbox is away for a moment, connect again.\"\nEOF")
 	if err := d.end(); !errors.Is(err, ErrMoved) || j.stops != 0 {
 		t.Error(err, j.stops)
 	}
@@ -214,7 +212,7 @@ func isVersion(err error) bool {
 // TestCheckpoint: a client that is silent has its session kept.
 func TestCheckpoint(t *testing.T) {
 	h := newHome(t, scripts.Limits{})
-	client, server := pair(t)
+	client, server := linktest.Pair(t)
 	client.SetDeadline(time.Now().Add(30 * time.Second))
 	carry := linktest.New(server)
 	srv := New(options())
@@ -222,8 +220,8 @@ func TestCheckpoint(t *testing.T) {
 	ctx, kill := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(ctx, carry, Session{Scripts: h.scripts(), ID: "s1"}) }()
-	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client)}
-	d.play("C: NOOP\nS: OK \"Done.\"\n")
+	d := &dialogue{Dialogue: linktest.NewDialogue(t, client)}
+	d.Play("C: NOOP\nS: OK \"Done.\"\n")
 	var last linktest.Checkpoint
 	for last.Consumed == 0 {
 		last = <-carry.Made
@@ -240,16 +238,16 @@ func TestCheckpoint(t *testing.T) {
 // TestPoints: a client that was just answered has its session kept.
 func TestPoints(t *testing.T) {
 	h := newHome(t, scripts.Limits{})
-	client, server := pair(t)
+	client, server := linktest.Pair(t)
 	client.SetDeadline(time.Now().Add(30 * time.Second))
 	carry := linktest.New(server)
 	carry.Points = true
 	ctx, kill := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- New(options()).Serve(ctx, carry, Session{Scripts: h.scripts(), ID: "s1"}) }()
-	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client)}
+	d := &dialogue{Dialogue: linktest.NewDialogue(t, client)}
 	for n := range uint64(3) {
-		d.play("C: NOOP\nS: OK \"Done.\"\n")
+		d.Play("C: NOOP\nS: OK \"Done.\"\n")
 		p := <-carry.Made
 		if p.Consumed != 6*(n+1) || p.Sent != 12*(n+1) {
 			t.Errorf("%+v", p)

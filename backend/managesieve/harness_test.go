@@ -1,21 +1,17 @@
 package managesieve
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
+	"waypost/backend/link/linktest"
 	"waypost/backend/scripts"
 	"waypost/internal/vfs"
 )
@@ -91,9 +87,7 @@ func pair(t testing.TB) (client, server net.Conn) {
 
 // dialogue is a served connection; end waits for Serve's result.
 type dialogue struct {
-	t      testing.TB
-	conn   net.Conn
-	br     *bufio.Reader
+	*linktest.Dialogue
 	cancel context.CancelFunc
 	end    func() error
 }
@@ -106,73 +100,13 @@ func options() Options {
 
 func serve(t testing.TB, opt Options, s Scripts) *dialogue {
 	t.Helper()
-	client, server := pair(t)
+	client, server := linktest.Pair(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client), cancel: cancel}
-	client.SetDeadline(time.Now().Add(30 * time.Second))
+	d := &dialogue{Dialogue: linktest.NewDialogue(t, client), cancel: cancel}
 	ended := make(chan error, 1)
 	srv := New(opt)
 	go func() { ended <- srv.Serve(ctx, server, Session{Scripts: s, Client: "192.0.2.1:99", ID: "s1"}) }()
 	d.end = sync.OnceValue(func() error { return <-ended })
 	t.Cleanup(func() { cancel(); client.Close(); d.end() })
 	return d
-}
-
-func (d *dialogue) send(s string) {
-	d.t.Helper()
-	if _, err := io.WriteString(d.conn, s); err != nil {
-		d.t.Fatal(err)
-	}
-}
-
-func (d *dialogue) line() string {
-	d.t.Helper()
-	s, err := d.br.ReadString('\n')
-	if err != nil {
-		d.t.Fatalf("after %q: %v", s, err)
-	}
-	return s
-}
-
-// play runs a transcript: consecutive "C: " lines are sent at once with CRLF,
-// `C"..."` lines as Go strings without it; "S: " lines must come; "EOF" is the
-// end of the connection.
-func (d *dialogue) play(script string) {
-	d.t.Helper()
-	var out bytes.Buffer
-	flush := func() {
-		if out.Len() > 0 {
-			d.send(out.String())
-			out.Reset()
-		}
-	}
-	for line := range strings.Lines(script) {
-		line = strings.Trim(line, "\t\n")
-		switch {
-		case line == "":
-		case strings.HasPrefix(line, "C:"):
-			out.WriteString(strings.TrimPrefix(strings.TrimPrefix(line, "C:"), " ") + "\r\n")
-		case strings.HasPrefix(line, `C"`):
-			raw, err := strconv.Unquote(line[1:])
-			if err != nil {
-				d.t.Fatal(line, err)
-			}
-			out.WriteString(raw)
-		case strings.HasPrefix(line, "S:"):
-			flush()
-			want := strings.TrimPrefix(strings.TrimPrefix(line, "S:"), " ") + "\r\n"
-			if got := d.line(); got != want {
-				d.t.Fatalf("got %q, want %q", got, want)
-			}
-		case line == "EOF":
-			flush()
-			if rest, err := io.ReadAll(d.br); len(rest) > 0 || err != nil {
-				d.t.Fatalf("want the end, got %q, %v", rest, err)
-			}
-			d.conn.Close() // which Serve waits for
-		default:
-			d.t.Fatalf("bad script line %q", line)
-		}
-	}
-	flush()
 }

@@ -263,7 +263,7 @@ func TestTranscripts(t *testing.T) {
 			opt := options()
 			opt.ScriptBytes = 1500
 			d := serve(t, opt, newHome(t, c.limits).scripts())
-			d.play(c.script)
+			d.Play(c.script)
 			if err := d.end(); !errors.Is(err, c.end) {
 				t.Errorf("ended in %v, want %v", err, c.end)
 			}
@@ -276,13 +276,13 @@ func TestAnyBytes(t *testing.T) {
 	d := serve(t, options(), newHome(t, scripts.Limits{}).scripts())
 	name := strings.Repeat("🦊", 127) + "\""
 	src := strings.Repeat("#\x00\xff\r\n{3+}\n", 50_000)
-	d.send(fmt.Sprintf("PUTSCRIPT {%d+}\r\n%s {%d+}\r\n%s\r\nLISTSCRIPTS\r\nGETSCRIPT {%d+}\r\n%s\r\n", len(name), name, len(src), src, len(name), name))
-	d.play("S: OK \"Script stored.\"\nS: \"" + name[:127*4] + "\\\"\"\nS: OK \"Scripts listed.\"\nS: {" + fmt.Sprint(len(src)) + "}")
+	d.Send(fmt.Sprintf("PUTSCRIPT {%d+}\r\n%s {%d+}\r\n%s\r\nLISTSCRIPTS\r\nGETSCRIPT {%d+}\r\n%s\r\n", len(name), name, len(src), src, len(name), name))
+	d.Play("S: OK \"Script stored.\"\nS: \"" + name[:127*4] + "\\\"\"\nS: OK \"Scripts listed.\"\nS: {" + fmt.Sprint(len(src)) + "}")
 	got := make([]byte, len(src))
-	if _, err := io.ReadFull(d.br, got); err != nil || string(got) != src {
+	if _, err := io.ReadFull(d.Reader, got); err != nil || string(got) != src {
 		t.Fatalf("got %d bytes back, others or %v", len(got), err)
 	}
-	d.play("S:\nS: OK \"Script sent.\"")
+	d.Play("S:\nS: OK \"Script sent.\"")
 }
 
 // A move ends the session with a BYE, whichever way it shows.
@@ -294,9 +294,9 @@ func TestMoved(t *testing.T) {
 		} {
 			h := newHome(t, scripts.Limits{})
 			d := serve(t, options(), h.scripts())
-			d.play("C: PUTSCRIPT \"a\" \"old\"\nS: OK \"Script stored.\"")
+			d.Play("C: PUTSCRIPT \"a\" \"old\"\nS: OK \"Script stored.\"")
 			h.refuse(fence)
-			d.play("C: " + command + "\nC: NOOP" + bye)
+			d.Play("C: " + command + "\nC: NOOP" + bye)
 			if err := d.end(); !errors.Is(err, ErrMoved) || !errors.Is(err, fence) {
 				t.Errorf("%s: %v", command, err)
 			}
@@ -309,9 +309,9 @@ func TestMoved(t *testing.T) {
 	t.Run("idle", func(t *testing.T) {
 		h := newHome(t, scripts.Limits{})
 		d := serve(t, options(), h.scripts())
-		d.play("C: NOOP\nS: OK \"Done.\"")
+		d.Play("C: NOOP\nS: OK \"Done.\"")
 		close(h.done)
-		d.play(bye)
+		d.Play(bye)
 		if err := d.end(); !errors.Is(err, ErrMoved) {
 			t.Error(err)
 		}
@@ -319,9 +319,9 @@ func TestMoved(t *testing.T) {
 	t.Run("within a literal", func(t *testing.T) {
 		h := newHome(t, scripts.Limits{})
 		d := serve(t, options(), h.scripts())
-		d.play("C: NOOP\nS: OK \"Done.\"\nC\"PUTSCRIPT \\\"a\\\" {100+}\\r\\nkeep\"")
+		d.Play("C: NOOP\nS: OK \"Done.\"\nC\"PUTSCRIPT \\\"a\\\" {100+}\\r\\nkeep\"")
 		close(h.done)
-		d.play(bye)
+		d.Play(bye)
 		if err := d.end(); !errors.Is(err, ErrMoved) || h.writes != 0 {
 			t.Error(err, h.writes)
 		}
@@ -330,7 +330,7 @@ func TestMoved(t *testing.T) {
 		h := newHome(t, scripts.Limits{})
 		close(h.done)
 		d := serve(t, options(), h.scripts())
-		d.play("C: PUTSCRIPT \"a\" \"keep;\"" + bye)
+		d.Play("C: PUTSCRIPT \"a\" \"keep;\"" + bye)
 		if err := d.end(); !errors.Is(err, ErrMoved) || h.writes != 0 {
 			t.Error(err, h.writes)
 		}
@@ -341,13 +341,13 @@ func TestStoreFails(t *testing.T) {
 	h := newHome(t, scripts.Limits{})
 	d := serve(t, options(), h.scripts())
 	h.refuse(errors.New("secret detail"))
-	d.play("C: LISTSCRIPTS\nS: NO (TRYLATER) \"Something went wrong here, try again later.\"")
+	d.Play("C: LISTSCRIPTS\nS: NO (TRYLATER) \"Something went wrong here, try again later.\"")
 	h.refuse(mailbox.ErrNoSpace)
-	d.play("C: PUTSCRIPT \"a\" \"x\"\nS: NO (TRYLATER) \"There is no space on the server now.\"")
+	d.Play("C: PUTSCRIPT \"a\" \"x\"\nS: NO (TRYLATER) \"There is no space on the server now.\"")
 	h.refuse(mailbox.ErrOverQuota)
-	d.play("C: SETACTIVE \"\"\nS: NO (QUOTA) \"There is no space left in the mailbox.\"")
+	d.Play("C: SETACTIVE \"\"\nS: NO (QUOTA) \"There is no space left in the mailbox.\"")
 	h.refuse(nil)
-	d.play("C: LOGOUT\nS: OK \"Goodbye.\"\nEOF")
+	d.Play("C: LOGOUT\nS: OK \"Goodbye.\"\nEOF")
 }
 
 // A script that was brought here by other means is compiled before it filters.
@@ -357,7 +357,7 @@ func TestActivatesOnlyWhatCompiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := serve(t, options(), h.scripts())
-	d.play("C: SETACTIVE \"a\"\nS: NO \"line 1: \\\"a\\\" is wrong\"\nC: LISTSCRIPTS\nS: \"a\"\nS: OK \"Scripts listed.\"")
+	d.Play("C: SETACTIVE \"a\"\nS: NO \"line 1: \\\"a\\\" is wrong\"\nC: LISTSCRIPTS\nS: \"a\"\nS: OK \"Scripts listed.\"")
 }
 
 func TestIdle(t *testing.T) {
@@ -365,8 +365,8 @@ func TestIdle(t *testing.T) {
 		opt := options()
 		opt.Idle, opt.Literal = 50*time.Millisecond, 50*time.Millisecond
 		d := serve(t, opt, newHome(t, scripts.Limits{}).scripts())
-		d.send(said)
-		d.play("S: BYE \"Idle for too long.\"\nEOF")
+		d.Send(said)
+		d.Play("S: BYE \"Idle for too long.\"\nEOF")
 		if err := d.end(); !errors.Is(err, ErrIdle) {
 			t.Errorf("%q: %v", said, err)
 		}
@@ -375,7 +375,7 @@ func TestIdle(t *testing.T) {
 
 func TestStopped(t *testing.T) {
 	d := serve(t, options(), newHome(t, scripts.Limits{}).scripts())
-	d.play("C: NOOP\nS: OK \"Done.\"")
+	d.Play("C: NOOP\nS: OK \"Done.\"")
 	d.cancel()
 	if err := d.end(); ending(err) != "stopped" {
 		t.Error(err)
@@ -386,8 +386,8 @@ func TestHungUp(t *testing.T) {
 	for _, said := range []string{"", "NOOP", "PUTSCRIPT \"a\" {10+}\r\nabc", "PUTSCRIPT \"a\" {3+}\r\nabc"} {
 		h := newHome(t, scripts.Limits{})
 		d := serve(t, options(), h.scripts())
-		d.send(said)
-		d.conn.Close()
+		d.Send(said)
+		d.Conn.Close()
 		if err := d.end(); ending(err) != "hung_up" || h.writes != 0 {
 			t.Errorf("%q: %v, %d writes", said, err, h.writes)
 		}
@@ -407,8 +407,8 @@ func TestSlow(t *testing.T) {
 			opt.Write, opt.Linger = time.Hour, 50*time.Millisecond
 		}
 		d := serve(t, opt, h.scripts())
-		d.send(strings.Repeat("GETSCRIPT \"a\"\r\n", 100))
-		if _, err := d.br.ReadByte(); err != nil {
+		d.Send(strings.Repeat("GETSCRIPT \"a\"\r\n", 100))
+		if _, err := d.Reader.ReadByte(); err != nil {
 			t.Fatal(err)
 		}
 		if moved {
@@ -425,7 +425,7 @@ func TestMetrics(t *testing.T) {
 	opt := options()
 	opt.Metrics = reg
 	d := serve(t, opt, newHome(t, scripts.Limits{}).scripts())
-	d.play("C: NOOP\nC: SETACTIVE \"a\"\nC: XNOOP\nC: LOGOUT\nS: OK \"Done.\"\nS: NO (NONEXISTENT) \"There is no script of that name.\"\nS: NO \"Unknown command.\"\nS: OK \"Goodbye.\"\nEOF")
+	d.Play("C: NOOP\nC: SETACTIVE \"a\"\nC: XNOOP\nC: LOGOUT\nS: OK \"Done.\"\nS: NO (NONEXISTENT) \"There is no script of that name.\"\nS: NO \"Unknown command.\"\nS: OK \"Goodbye.\"\nEOF")
 	if err := d.end(); err != nil {
 		t.Fatal(err)
 	}

@@ -46,9 +46,9 @@ func BenchmarkMany(b *testing.B) {
 			}
 			for b.Loop() {
 				d := serve(b, Options{}, box)
-				d.br = bufio.NewReaderSize(d.conn, 64<<10)
-				d.send(command + "\r\nQUIT\r\n")
-				out, err := io.ReadAll(d.br)
+				d.Reader = bufio.NewReaderSize(d.Conn, 64<<10)
+				d.Send(command + "\r\nQUIT\r\n")
+				out, err := io.ReadAll(d.Reader)
 				if err != nil || !bytes.HasSuffix(out, []byte("+OK bye\r\n")) {
 					b.Fatalf("%q, %v", out[max(0, len(out)-80):], err)
 				}

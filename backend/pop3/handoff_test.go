@@ -1,7 +1,6 @@
 package pop3
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -103,9 +102,8 @@ func (j *journey) serveAgain() {
 func (j *journey) begin(t testing.TB) *dialogue {
 	t.Helper()
 	j.t, j.epoch = t, 7
-	client, server := pair(t)
-	client.SetDeadline(time.Now().Add(30 * time.Second))
-	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client)}
+	client, server := linktest.Pair(t)
+	d := &dialogue{Dialogue: linktest.NewDialogue(t, client)}
 	ended := make(chan error, 1)
 	go func() { ended <- j.travel(server) }()
 	d.end = sync.OnceValue(func() error { return <-ended })
@@ -191,18 +189,18 @@ func TestHandOff(t *testing.T) {
 				}
 			}}
 			d := j.begin(t)
-			d.play("C: NOOP\nS: +OK\n" + tt.before)
+			d.Play("C: NOOP\nS: +OK\n" + tt.before)
 			for n := range 3 {
 				j.fence()
 				j.arrived(n + 1)
 			}
 			if tt.after == "HANGUP" {
-				d.conn.Close()
+				d.Conn.Close()
 				if err := d.end(); !errors.Is(err, io.EOF) {
 					t.Error(err)
 				}
 			} else {
-				d.play(tt.after)
+				d.Play(tt.after)
 				if err := d.end(); err != nil && !errors.Is(err, ErrAbuse) {
 					t.Error(err)
 				}
@@ -254,7 +252,7 @@ func TestCutCommands(t *testing.T) {
 				return box
 			}
 			d := j.begin(t)
-			d.play("C: DELE 1\nC: QUIT\nS: +OK message 1 deleted\nS: +OK bye\nEOF")
+			d.Play("C: DELE 1\nC: QUIT\nS: +OK message 1 deleted\nS: +OK bye\nEOF")
 			if err := d.end(); err != nil {
 				t.Error(fence, err)
 			}
@@ -274,7 +272,7 @@ func TestCutCommands(t *testing.T) {
 			return box
 		}
 		d := j.begin(t)
-		d.play("C: RETR 2\nC: DELE 2\nC: QUIT\nS: +OK 10 octets\nS: B: two\nS:\nS: .\nS: +OK message 2 deleted\nS: +OK bye\nEOF")
+		d.Play("C: RETR 2\nC: DELE 2\nC: QUIT\nS: +OK 10 octets\nS: B: two\nS:\nS: .\nS: +OK message 2 deleted\nS: +OK bye\nEOF")
 		if err := d.end(); err != nil || j.stops != 1 {
 			t.Error(err, j.stops)
 		}
@@ -290,18 +288,18 @@ func TestCutCommands(t *testing.T) {
 			return box
 		}
 		d := j.begin(t)
-		d.play("C: RETR 1\nC: NOOP\nC: DELE 1\nS: +OK 2000000 octets\n")
-		if n, err := io.CopyN(io.Discard, d.br, 2_000_000); err != nil {
+		d.Play("C: RETR 1\nC: NOOP\nC: DELE 1\nS: +OK 2000000 octets\n")
+		if n, err := io.CopyN(io.Discard, d.Reader, 2_000_000); err != nil {
 			t.Fatal(n, err)
 		}
-		d.play("S: .\nS: +OK\nS: +OK message 1 deleted\nC: QUIT\nS: +OK bye\nEOF")
+		d.Play("S: .\nS: +OK\nS: +OK message 1 deleted\nC: QUIT\nS: +OK bye\nEOF")
 		if err := d.end(); err != nil || j.stops == 0 {
 			t.Error(err, j.stops)
 		}
 	})
 	t.Run("RETR that breaks off is not gone on with", func(t *testing.T) {
 		store := drop(t, m1)
-		c, server := pair(t)
+		c, server := linktest.Pair(t)
 		c.SetDeadline(time.Now().Add(30 * time.Second))
 		carry := linktest.New(server)
 		box := &faulty{Box: open(t, store, 7), body: &brokenBody{text: "A: one\r\n"}, before: func() { store.Freeze(ann) }}
@@ -323,13 +321,13 @@ func TestCutCommands(t *testing.T) {
 				return box
 			}
 			d := j.begin(t)
-			d.play("C: XLST\nC: NOOP\nS: +OK listing follows\n")
+			d.Play("C: XLST\nC: NOOP\nS: +OK listing follows\n")
 			for n := range 3 {
-				if line := d.line(); !strings.HasPrefix(line, fmt.Sprint(n+1, "\t")) {
+				if line := d.Line(); !strings.HasPrefix(line, fmt.Sprint(n+1, "\t")) {
 					t.Errorf("cut at %d: line %d is %q", cut, n, line)
 				}
 			}
-			d.play("S: .\nS: +OK\nC: QUIT\nS: +OK bye\nEOF")
+			d.Play("S: .\nS: +OK\nC: QUIT\nS: +OK bye\nEOF")
 		}
 	})
 }
@@ -371,7 +369,7 @@ func TestUIDLStays(t *testing.T) {
 	}}
 	d := j.begin(t)
 	for stop := range 3 {
-		d.play("C: UIDL\nC: UIDL 2\nS: +OK unique ids follow\nS: 1 " + uid(1) + "\nS: 2 " + uid(2) + "\nS: .\nS: +OK 2 " + uid(2) + "\n")
+		d.Play("C: UIDL\nC: UIDL 2\nS: +OK unique ids follow\nS: 1 " + uid(1) + "\nS: 2 " + uid(2) + "\nS: .\nS: +OK 2 " + uid(2) + "\n")
 		j.fence()
 		j.arrived(stop + 1)
 	}
@@ -381,12 +379,12 @@ func TestUIDLStays(t *testing.T) {
 func TestLoginIsKept(t *testing.T) {
 	j := &journey{store: drop(t, "Subject: \xc3\xa4\n\nx\n"), session: Session{UTF8: true, Capabilities: []string{"SASL ODD"}}}
 	d := j.begin(t)
-	d.play("C: NOOP\nS: +OK\n")
+	d.Play("C: NOOP\nS: +OK\n")
 	j.fence()
 	j.arrived(1)
-	d.play("C: RETR 1\nS: +OK 18 octets\nS: Subject: \xc3\xa4\nS:\nS: x\nS: .\nC: CAPA\nS: +OK capabilities follow\n")
+	d.Play("C: RETR 1\nS: +OK 18 octets\nS: Subject: \xc3\xa4\nS:\nS: x\nS: .\nC: CAPA\nS: +OK capabilities follow\n")
 	for {
-		line := d.line()
+		line := d.Line()
 		if line == "SASL ODD\r\n" {
 			break
 		}
@@ -400,8 +398,7 @@ func TestLoginIsKept(t *testing.T) {
 // go on from there.
 func TestCheckpoint(t *testing.T) {
 	store := drop(t, m1, m2)
-	client, server := pair(t)
-	client.SetDeadline(time.Now().Add(30 * time.Second))
+	client, server := linktest.Pair(t)
 	carry := linktest.New(server)
 	srv := New(Options{})
 	srv.checkpoints.After = 10 * time.Millisecond
@@ -409,8 +406,8 @@ func TestCheckpoint(t *testing.T) {
 	ctx, kill := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
 	go func() { ended <- srv.Serve(ctx, carry, Session{Box: box, ID: "s1"}) }()
-	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client)}
-	d.play("C: DELE 2\nS: +OK message 2 deleted\n")
+	d := &dialogue{Dialogue: linktest.NewDialogue(t, client)}
+	d.Play("C: DELE 2\nS: +OK message 2 deleted\n")
 	var last linktest.Checkpoint
 	for last.Consumed == 0 { // there may be one of the time before the command
 		last = <-carry.Made
@@ -422,13 +419,12 @@ func TestCheckpoint(t *testing.T) {
 	if last.Consumed != 8 || last.Sent != 23 || len(carry.Made) != 0 {
 		t.Fatalf("%d, %d bytes, and %d more", last.Consumed, last.Sent, len(carry.Made))
 	}
-	client, server = pair(t)
-	client.SetDeadline(time.Now().Add(30 * time.Second))
+	client, server = linktest.Pair(t)
 	go func() {
 		ended <- New(Options{}).Serve(context.Background(), linktest.New(server), Session{Box: box, ID: "s1", State: last.State})
 	}()
-	d = &dialogue{t: t, conn: client, br: bufio.NewReader(client)}
-	d.play("C: STAT\nS: +OK 1 36\nC: QUIT\nS: +OK bye\n")
+	d = &dialogue{Dialogue: linktest.NewDialogue(t, client)}
+	d.Play("C: STAT\nS: +OK 1 36\nC: QUIT\nS: +OK bye\n")
 	if err := <-ended; err != nil {
 		t.Error(err)
 	}
@@ -440,32 +436,30 @@ func TestCheckpoint(t *testing.T) {
 // TestPoints: a client that was just answered has its session kept, and it can go on from there.
 func TestPoints(t *testing.T) {
 	store := drop(t, m1, m2, m3)
-	client, server := pair(t)
-	client.SetDeadline(time.Now().Add(30 * time.Second))
+	client, server := linktest.Pair(t)
 	box := open(t, store, 7)
 	ended := make(chan error, 1)
 	carry := linktest.New(server)
 	carry.Points = true
 	ctx, kill := context.WithCancel(context.Background())
 	go func() { ended <- New(Options{}).Serve(ctx, carry, Session{Box: box, ID: "s1"}) }()
-	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client)}
+	d := &dialogue{Dialogue: linktest.NewDialogue(t, client)}
 	for n, deletes := range []string{"C: DELE 2\nS: +OK message 2 deleted\n", "C: DELE 1\nS: +OK message 1 deleted\n", "C: NOOP\nS: +OK\n"} {
-		d.play(deletes)
+		d.Play(deletes)
 		kept := <-carry.Made
 		kill()
 		<-ended
-		d.conn.Close()
-		client, server = pair(t)
-		client.SetDeadline(time.Now().Add(30 * time.Second))
+		d.Conn.Close()
+		client, server = linktest.Pair(t)
 		carry = linktest.New(server)
 		carry.Points = true
 		ctx, kill = context.WithCancel(context.Background())
 		go func() { ended <- New(Options{}).Serve(ctx, carry, Session{Box: box, ID: "s1", State: kept.State}) }()
-		d = &dialogue{t: t, conn: client, br: bufio.NewReader(client)}
-		d.play("C: STAT\nS: +OK " + []string{"2 54", "1 18", "1 18"}[n] + "\n")
+		d = &dialogue{Dialogue: linktest.NewDialogue(t, client)}
+		d.Play("C: STAT\nS: +OK " + []string{"2 54", "1 18", "1 18"}[n] + "\n")
 		<-carry.Made
 	}
-	d.play("C: QUIT\nS: +OK bye\n")
+	d.Play("C: QUIT\nS: +OK bye\n")
 	if got := inbox(t, box); strings.Contains(got, "A: one") {
 		t.Error(got)
 	}

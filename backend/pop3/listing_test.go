@@ -56,7 +56,7 @@ func TestListing(t *testing.T) {
 			if err := setFlags(f, 1, mailbox.Flags{System: mailbox.Seen, Keywords: []string{"$Forwarded"}}); err != nil {
 				t.Fatal(err)
 			}
-			serve(t, Options{}, box).play(strings.ReplaceAll(tt.script, "\t\t\tC", "C") + "\nC: QUIT\nS: +OK bye\nEOF")
+			serve(t, Options{}, box).Play(strings.ReplaceAll(tt.script, "\t\t\tC", "C") + "\nC: QUIT\nS: +OK bye\nEOF")
 		})
 	}
 }
@@ -98,18 +98,18 @@ func (f metaFolder) Open(uid mailbox.UID) (mailbox.Body, error) {
 func TestListingOfWhatCannotBeRead(t *testing.T) {
 	for _, err := range []error{mailbox.ErrNoMessage, errors.New("bad disk")} {
 		d := serve(t, Options{Log: slog.New(slog.NewTextHandler(io.Discard, nil))}, metaBox{open(t, drop(t, listed3, m2, listed3), 7), t, err})
-		d.play("C: XLST\nS: +OK listing follows\nS: 1\t15\t" + uid(1) + "\t\t\t\t100%25\t0\nS: 2\t10\t" + uid(2) + "\t\t\t\t\t0\n" +
+		d.Play("C: XLST\nS: +OK listing follows\nS: 1\t15\t" + uid(1) + "\t\t\t\t100%25\t0\nS: 2\t10\t" + uid(2) + "\t\t\t\t\t0\n" +
 			"S: 3\t15\t" + uid(3) + "\t\t\t\t100%25\t0\nS: .\nC: QUIT\nS: +OK bye\nEOF")
 	}
 	d := serve(t, Options{}, metaBox{open(t, drop(t, listed3, m2, listed3), 7), t, mailbox.ErrStale})
-	d.play("C: XLST\nS: +OK listing follows\nS: 1\t15\t" + uid(1) + "\t\t\t\t100%25\t0\nEOF")
+	d.Play("C: XLST\nS: +OK listing follows\nS: 1\t15\t" + uid(1) + "\t\t\t\t100%25\t0\nEOF")
 	if err := d.end(); !errors.Is(err, ErrMoved) {
 		t.Error(err)
 	}
 }
 
 func TestLangAndUTF8(t *testing.T) {
-	serve(t, Options{}, open(t, drop(t, m2), 7)).play(`
+	serve(t, Options{}, open(t, drop(t, m2), 7)).Play(`
 		C: LANG
 		S: +OK Language listing follows.
 		S: en English

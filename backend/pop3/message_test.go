@@ -47,17 +47,17 @@ func (e *endless) Seek(to int64, _ int) (int64, error) {
 func TestLargeMessageBoundedMemory(t *testing.T) {
 	size := int64(len(endlessLine)) * 900_000
 	d := serve(t, Options{}, &faulty{Box: open(t, drop(t, m1), 7), body: &endless{size: size}})
-	d.play("C: NOOP\nS: +OK\n")
+	d.Play("C: NOOP\nS: +OK\n")
 	buf := make([]byte, 64<<10)
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
-	d.send("RETR 1\r\n")
-	if got := d.line(); got != fmt.Sprintf("+OK %d octets\r\n", size) {
+	d.Send("RETR 1\r\n")
+	if got := d.Line(); got != fmt.Sprintf("+OK %d octets\r\n", size) {
 		t.Fatal(got)
 	}
 	var n, want int64 = 0, size + 900_000 + 3
 	for n < want {
-		k, err := d.br.Read(buf)
+		k, err := d.Reader.Read(buf)
 		if n += int64(k); err != nil {
 			t.Fatal(n, err)
 		}
@@ -69,7 +69,7 @@ func TestLargeMessageBoundedMemory(t *testing.T) {
 	if n != want {
 		t.Errorf("%d bytes, want %d", n, want)
 	}
-	d.play("C: QUIT\nS: +OK bye\nEOF")
+	d.Play("C: QUIT\nS: +OK bye\nEOF")
 }
 
 // stuffed runs body through the answer to RETR (lines < 0) or TOP, in pieces.

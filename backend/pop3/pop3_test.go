@@ -211,8 +211,8 @@ func TestTranscripts(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			box := open(t, drop(t, m1, m2, m3), 7)
 			d := serve(t, Options{Capabilities: []string{"SASL PLAIN"}}, box)
-			d.play(tt.script)
-			d.conn.Close()
+			d.Play(tt.script)
+			d.Conn.Close()
 			if err := d.end(); !errors.Is(err, tt.end) || tt.end == nil && err != nil {
 				t.Errorf("ended in %v, want %v", err, tt.end)
 			}
@@ -229,7 +229,7 @@ func TestNoQuitNoDeletion(t *testing.T) {
 	start := func(t *testing.T, opt Options) (*dialogue, mailbox.Box) {
 		box := open(t, drop(t, m1, m2), 7)
 		d := serve(t, opt, box)
-		d.play("C: DELE 1\nC: RETR 2\nS: +OK message 1 deleted\nS: +OK 10 octets\nS: B: two\nS:\nS: .\n")
+		d.Play("C: DELE 1\nC: RETR 2\nS: +OK message 1 deleted\nS: +OK 10 octets\nS: B: two\nS:\nS: .\n")
 		return d, box
 	}
 	check := func(t *testing.T, d *dialogue, box mailbox.Box, want error) {
@@ -243,24 +243,24 @@ func TestNoQuitNoDeletion(t *testing.T) {
 	}
 	t.Run("hung up", func(t *testing.T) {
 		d, box := start(t, Options{})
-		d.conn.Close()
+		d.Conn.Close()
 		check(t, d, box, io.EOF)
 	})
 	t.Run("half a QUIT", func(t *testing.T) {
 		d, box := start(t, Options{})
-		d.send("QUIT")
-		d.conn.Close()
+		d.Send("QUIT")
+		d.Conn.Close()
 		check(t, d, box, io.ErrUnexpectedEOF)
 	})
 	t.Run("idle", func(t *testing.T) {
 		d, box := start(t, Options{Idle: 50 * time.Millisecond})
-		d.play("EOF") // RFC 1939, Section 3: without a response
+		d.Play("EOF") // RFC 1939, Section 3: without a response
 		check(t, d, box, ErrIdle)
 	})
 	t.Run("stopped", func(t *testing.T) {
 		d, box := start(t, Options{})
 		d.cancel()
-		d.play("EOF")
+		d.Play("EOF")
 		check(t, d, box, context.Canceled)
 	})
 }
@@ -329,12 +329,12 @@ var errDisk = errors.New("input/output error")
 func TestStoreErrors(t *testing.T) {
 	t.Run("RETR", func(t *testing.T) {
 		d := serve(t, Options{}, &faulty{Box: open(t, drop(t, m1), 7), open: errDisk})
-		d.play("C: RETR 1\nC: QUIT\nS: -ERR [SYS/TEMP] internal error, try again later\nS: +OK bye\nEOF")
+		d.Play("C: RETR 1\nC: QUIT\nS: -ERR [SYS/TEMP] internal error, try again later\nS: +OK bye\nEOF")
 	})
 	t.Run("a message removed by IMAP", func(t *testing.T) {
 		box := open(t, drop(t, m1, m2), 7)
 		d := serve(t, Options{}, box)
-		d.play("C: NOOP\nS: +OK\n")
+		d.Play("C: NOOP\nS: +OK\n")
 		f, err := box.Folder(mailbox.Inbox)
 		if err != nil {
 			t.Fatal(err)
@@ -342,7 +342,7 @@ func TestStoreErrors(t *testing.T) {
 		if _, err := f.Expunge([]mailbox.UID{1}); err != nil {
 			t.Fatal(err)
 		}
-		d.play(`
+		d.Play(`
 			C: RETR 1
 			C: DELE 1
 			C: DELE 2
@@ -358,15 +358,15 @@ func TestStoreErrors(t *testing.T) {
 	})
 	t.Run("a message that breaks off ends the connection without the dot", func(t *testing.T) {
 		d := serve(t, Options{}, &faulty{Box: open(t, drop(t, m1), 7), body: &brokenBody{text: "A: one\r\n"}})
-		d.play("C: RETR 1\n")
-		all, _ := io.ReadAll(d.br)
+		d.Play("C: RETR 1\n")
+		all, _ := io.ReadAll(d.Reader)
 		if err := d.end(); !errors.Is(err, errDisk) || strings.Contains(string(all), "\r\n.\r\n") {
 			t.Errorf("%q, %v", all, err)
 		}
 	})
 	t.Run("QUIT", func(t *testing.T) {
 		d := serve(t, Options{}, &faulty{Box: open(t, drop(t, m1), 7), expunge: errDisk})
-		d.play(`
+		d.Play(`
 			C: DELE 1
 			C: QUIT
 			S: +OK message 1 deleted
@@ -378,14 +378,14 @@ func TestStoreErrors(t *testing.T) {
 	})
 	t.Run("Seen is best effort", func(t *testing.T) {
 		d := serve(t, Options{}, &faulty{Box: open(t, drop(t, m2), 7), flags: errDisk})
-		d.play("C: RETR 1\nC: QUIT\nS: +OK 10 octets\nS: B: two\nS:\nS: .\nS: +OK bye\nEOF")
+		d.Play("C: RETR 1\nC: QUIT\nS: +OK 10 octets\nS: B: two\nS:\nS: .\nS: +OK bye\nEOF")
 	})
 	t.Run("at the start", func(t *testing.T) {
 		store := drop(t, m1)
 		box := open(t, store, 7)
 		store.Fail(ann, errDisk)
 		d := serve(t, Options{}, box)
-		d.play("EOF")
+		d.Play("EOF")
 		if err := d.end(); !errors.Is(err, errDisk) {
 			t.Error(err)
 		}
@@ -410,9 +410,9 @@ func TestMoved(t *testing.T) {
 	t.Run("while waiting", func(t *testing.T) {
 		store := drop(t, m1, m2)
 		d := serve(t, Options{}, open(t, store, 7))
-		d.play("C: DELE 1\nS: +OK message 1 deleted\n")
+		d.Play("C: DELE 1\nS: +OK message 1 deleted\n")
 		store.Freeze(ann)
-		d.play("EOF")
+		d.Play("EOF")
 		moved(t, d)
 		store.Serve(ann, "b1", 9)
 		if got := inbox(t, open(t, store, 9)); got != "A: one B: two" {
@@ -424,7 +424,7 @@ func TestMoved(t *testing.T) {
 		box := open(t, store, 7)
 		store.Freeze(ann)
 		d := serve(t, Options{}, box)
-		d.play("EOF")
+		d.Play("EOF")
 		moved(t, d)
 	})
 	// The fence is checked at each operation, and may be seen there before
@@ -433,13 +433,13 @@ func TestMoved(t *testing.T) {
 		t.Run("in QUIT: "+fence.Error(), func(t *testing.T) {
 			box := open(t, drop(t, m1), 7)
 			d := serve(t, Options{}, &faulty{Box: box, expunge: fence})
-			d.play("C: DELE 1\nC: QUIT\nS: +OK message 1 deleted\nEOF")
+			d.Play("C: DELE 1\nC: QUIT\nS: +OK message 1 deleted\nEOF")
 			moved(t, d)
 		})
 		t.Run("in RETR: "+fence.Error(), func(t *testing.T) {
 			box := open(t, drop(t, m1), 7)
 			d := serve(t, Options{}, &faulty{Box: box, open: fence})
-			d.play("C: STAT\nC: RETR 1\nC: NOOP\nC: QUIT\nS: +OK 1 36\nEOF")
+			d.Play("C: STAT\nC: RETR 1\nC: NOOP\nC: QUIT\nS: +OK 1 36\nEOF")
 			moved(t, d)
 		})
 	}
@@ -447,14 +447,14 @@ func TestMoved(t *testing.T) {
 		box := open(t, drop(t, m1), 7)
 		done := make(chan struct{})
 		d := serve(t, Options{}, &faulty{Box: box, expunge: errDisk, done: done, before: func() { close(done) }})
-		d.play("C: DELE 1\nC: QUIT\nS: +OK message 1 deleted\nEOF")
+		d.Play("C: DELE 1\nC: QUIT\nS: +OK message 1 deleted\nEOF")
 		moved(t, d)
 	})
 	t.Run("a message that is being sent is sent whole, pipelined commands are not begun", func(t *testing.T) {
 		store := drop(t, strings.Repeat(strings.Repeat("x", 98)+"\n", 20_000))
 		d := serve(t, Options{}, &faulty{Box: open(t, store, 7), before: func() { store.Freeze(ann) }})
-		d.play("C: RETR 1\nC: DELE 1\nC: QUIT\nS: +OK 2000000 octets\n")
-		rest, err := io.ReadAll(d.br)
+		d.Play("C: RETR 1\nC: DELE 1\nC: QUIT\nS: +OK 2000000 octets\n")
+		rest, err := io.ReadAll(d.Reader)
 		if err != nil || len(rest) != 2_000_003 || !bytes.HasSuffix(rest, []byte("x\r\n.\r\n")) {
 			t.Errorf("%d bytes, %v", len(rest), err)
 		}
@@ -465,7 +465,7 @@ func TestMoved(t *testing.T) {
 		frozen := make(chan struct{})
 		d := serve(t, Options{Linger: 50 * time.Millisecond}, &faulty{Box: open(t, store, 7), body: &endless{size: 1 << 40},
 			before: func() { store.Freeze(ann); close(frozen) }})
-		d.send("RETR 1\r\n")
+		d.Send("RETR 1\r\n")
 		<-frozen
 		if err := d.end(); !errors.Is(err, ErrMoved) {
 			t.Errorf("ended in %v", err)
@@ -475,7 +475,7 @@ func TestMoved(t *testing.T) {
 
 func moved(t *testing.T, d *dialogue) {
 	t.Helper()
-	d.conn.Close() // after which Serve waits for us no more
+	d.Conn.Close() // after which Serve waits for us no more
 	if err := d.end(); !errors.Is(err, ErrMoved) {
 		t.Errorf("ended in %v", err)
 	}
@@ -491,7 +491,7 @@ func TestSlowClient(t *testing.T) {
 	}
 	box := open(t, drop(t, m1), 7)
 	d := serve(t, Options{Write: 50 * time.Millisecond}, &faulty{Box: box, body: &endless{size: 1 << 40}})
-	d.send("DELE 1\r\nRETR 1\r\nRSET\r\nRETR 1\r\n")
+	d.Send("DELE 1\r\nRETR 1\r\nRSET\r\nRETR 1\r\n")
 	err := d.end()
 	release()
 	if ending(err) != "slow" {
@@ -531,7 +531,7 @@ func TestMetricsAndLog(t *testing.T) {
 	var log bytes.Buffer
 	opt := Options{Metrics: reg, Log: slog.New(slog.NewTextHandler(&log, nil))}
 	d := serve(t, opt, open(t, drop(t, m1, m2), 7))
-	d.play("C: RETR 2\nC: DELE 1\nC: QUIT\nS: +OK 10 octets\nS: B: two\nS:\nS: .\nS: +OK message 1 deleted\nS: +OK bye\nEOF")
+	d.Play("C: RETR 2\nC: DELE 1\nC: QUIT\nS: +OK 10 octets\nS: B: two\nS:\nS: .\nS: +OK message 1 deleted\nS: +OK bye\nEOF")
 	if err := d.end(); err != nil {
 		t.Fatal(err)
 	}

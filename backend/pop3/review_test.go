@@ -15,9 +15,9 @@ func TestRenumberedInboxIsLeftAlone(t *testing.T) {
 			store := drop(t, m1, m2)
 			box := open(t, store, 7)
 			d := serve(t, Options{}, box)
-			d.play("C: DELE 2\nS: +OK message 2 deleted\n")
+			d.Play("C: DELE 2\nS: +OK message 2 deleted\n")
 			store.Renumber(ann, mailbox.Inbox)
-			d.play("C: " + command + "\nEOF")
+			d.Play("C: " + command + "\nEOF")
 			if err := d.end(); !errors.Is(err, ErrMoved) || !errors.Is(err, mailbox.ErrRenumbered) {
 				t.Error(err)
 			}
@@ -33,9 +33,9 @@ func TestClosedMailboxEndsTheSession(t *testing.T) {
 		t.Run(command, func(t *testing.T) {
 			store := drop(t, m1, m2)
 			d := serve(t, Options{}, open(t, store, 7))
-			d.play("C: DELE 2\nS: +OK message 2 deleted\n")
+			d.Play("C: DELE 2\nS: +OK message 2 deleted\n")
 			store.Fail(ann, fmt.Errorf("%s: %w", ann, mailbox.ErrClosed))
-			d.play("C: " + command + "\nEOF")
+			d.Play("C: " + command + "\nEOF")
 			if err := d.end(); !errors.Is(err, ErrMoved) {
 				t.Error(err)
 			}

@@ -20,7 +20,7 @@ import (
 func TestNotCarried(t *testing.T) {
 	handed := func(t *testing.T, store *memory.Store) []byte {
 		t.Helper()
-		c, server := pair(t)
+		c, server := linktest.Pair(t)
 		c.SetDeadline(time.Now().Add(30 * time.Second))
 		carry := linktest.New(server)
 		box := open(t, store, 7)

@@ -46,7 +46,7 @@ func TestUTF8Mode(t *testing.T) {
 		}
 		box := open(t, drop(t, message), 7)
 		d := serveSession(t, Options{}, Session{Box: box, UTF8: on})
-		d.play("C: RETR 1\nC: TOP 1 0\nS: +OK 27 octets\nS: Subject: " + subject + "\nS:\nS: bödy\nS: .\n" +
+		d.Play("C: RETR 1\nC: TOP 1 0\nS: +OK 27 octets\nS: Subject: " + subject + "\nS:\nS: bödy\nS: .\n" +
 			"S: +OK top of message follows\nS: Subject: " + subject + "\nS:\nS: .\nC: QUIT\nS: +OK bye\nEOF")
 	}
 }

@@ -2,17 +2,14 @@ package pop3
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"fmt"
-	"io"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
+	"waypost/backend/link/linktest"
 	"waypost/backend/mailbox"
 	"waypost/backend/mailbox/memory"
 )
@@ -79,29 +76,9 @@ func inbox(t testing.TB, box mailbox.Box) string {
 	return strings.Join(out, " ")
 }
 
-// pair is a connected pair of loopback sockets.
-func pair(t testing.TB) (client, server net.Conn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	if client, err = net.Dial("tcp", ln.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if server, err = ln.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { client.Close(); server.Close() })
-	return client, server
-}
-
 // dialogue is a served connection; end waits for Serve's result.
 type dialogue struct {
-	t      testing.TB
-	conn   net.Conn
-	br     *bufio.Reader
+	*linktest.Dialogue
 	cancel context.CancelFunc
 	end    func() error
 }
@@ -114,74 +91,15 @@ func serve(t testing.TB, opt Options, box mailbox.Box) *dialogue {
 func serveSession(t testing.TB, opt Options, ses Session) *dialogue {
 	t.Helper()
 	ses.Client, ses.ID = "192.0.2.1:99", "s1"
-	client, server := pair(t)
+	client, server := linktest.Pair(t)
 	ctx, cancel := context.WithCancel(context.Background())
-	d := &dialogue{t: t, conn: client, br: bufio.NewReader(client), cancel: cancel}
-	client.SetDeadline(time.Now().Add(30 * time.Second))
+	d := &dialogue{Dialogue: linktest.NewDialogue(t, client), cancel: cancel}
 	ended := make(chan error, 1)
 	srv := New(opt)
 	go func() { ended <- srv.Serve(ctx, server, ses) }()
 	d.end = sync.OnceValue(func() error { return <-ended })
 	t.Cleanup(func() { cancel(); client.Close(); d.end() })
 	return d
-}
-
-func (d *dialogue) send(s string) {
-	d.t.Helper()
-	if _, err := io.WriteString(d.conn, s); err != nil {
-		d.t.Fatal(err)
-	}
-}
-
-func (d *dialogue) line() string {
-	d.t.Helper()
-	s, err := d.br.ReadString('\n')
-	if err != nil {
-		d.t.Fatalf("after %q: %v", s, err)
-	}
-	return s
-}
-
-// play runs a transcript: consecutive "C: " lines are sent at once with CRLF,
-// `C"..."` lines as Go strings without it; "S: " lines must come; "EOF" is the
-// end of the connection.
-func (d *dialogue) play(script string) {
-	d.t.Helper()
-	var out bytes.Buffer
-	flush := func() {
-		if out.Len() > 0 {
-			d.send(out.String())
-			out.Reset()
-		}
-	}
-	for line := range strings.Lines(script) {
-		line = strings.Trim(line, "\t\n")
-		switch {
-		case line == "":
-		case strings.HasPrefix(line, "C: "):
-			out.WriteString(line[3:] + "\r\n")
-		case strings.HasPrefix(line, `C"`):
-			raw, err := strconv.Unquote(line[1:])
-			if err != nil {
-				d.t.Fatal(line, err)
-			}
-			out.WriteString(raw)
-		case strings.HasPrefix(line, "S:"):
-			flush()
-			want := strings.TrimPrefix(strings.TrimPrefix(line, "S:"), " ") + "\r\n"
-			if got := d.line(); got != want {
-				d.t.Fatalf("got %q, want %q", got, want)
-			}
-		case line == "EOF":
-			flush()
-			if rest, err := io.ReadAll(d.br); len(rest) > 0 || err != nil {
-				d.t.Fatalf("want the end, got %q, %v", rest, err)
-			}
-		default:
-			d.t.Fatalf("bad script line %q", line)
-		}
-	}
-	flush()
 }
 
 // uid is the unique id of message n of a drop: the memory store's GUID, which it
