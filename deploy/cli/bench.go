@@ -174,6 +174,7 @@ says that you mean it.`,
 	c.Flags().IntVar(&s.Users, "users", 100, "how many users get the messages")
 	c.Flags().IntVar(&s.Rounds, "rounds", 2, "how often each runs in each case")
 	c.Flags().DurationVar(&s.Duration, "duration", 10*time.Second, "how long a run measures at most")
+	c.Flags().DurationVar(&s.WarmUp, "warm-up", 8*time.Second, "how long the same load is on before a run measures; longer than servers put work off")
 	c.Flags().BoolVar(&s.BDAT, "bdat", false, "send each message by BDAT instead of DATA")
 	out := a.printing(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -218,6 +219,7 @@ func quick(c *cobra.Command, s *bench.Suite, sizes, conns *[]int) {
 	unless("rounds", func() { s.Rounds = 1 })
 	unless("users", func() { s.Users = 20 })
 	unless("duration", func() { s.Duration = 5 * time.Second })
+	unless("warm-up", func() { s.WarmUp = 0 })
 }
 
 func cases(sizes, conns []int, filters string) ([]bench.Case, error) {

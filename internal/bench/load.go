@@ -22,8 +22,10 @@ type Load struct {
 	Size int
 	// Recipients of each message; 0 is 1.
 	Recipients int
-	// Warm is how many messages go before the measurement.
-	Warm int
+	// Warm is how many messages go before the measurement. If WarmUp is set, as many as
+	// Messages says or as WarmUp has room for follow them, also before it.
+	Warm   int
+	WarmUp time.Duration
 	// Messages and Duration end the measurement, whichever comes first; one of
 	// them must be given.
 	Messages int
@@ -145,6 +147,9 @@ func (l *Load) Run(ctx context.Context) (Result, error) {
 
 func (r *run) measure(ctx context.Context) (Result, error) {
 	warm, err := r.phase(ctx, r.Warm, 0, true)
+	if err == nil && r.WarmUp > 0 {
+		warm, err = r.phase(ctx, r.Messages, r.WarmUp, true)
+	}
 	if err != nil {
 		return r.result(warm), err
 	}
@@ -233,7 +238,7 @@ func (r *run) cut() {
 // phase sends messages on all connections until there are enough of them or d
 // is over, and gives how many were acknowledged.
 func (r *run) phase(ctx context.Context, messages int, d time.Duration, warming bool) (int64, error) {
-	if warming && messages == 0 {
+	if messages == 0 && d == 0 {
 		return 0, nil
 	}
 	begin, before := time.Now(), r.acked.Load()

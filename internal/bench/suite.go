@@ -125,7 +125,11 @@ type Suite struct {
 	// messages ends by them.
 	Duration time.Duration
 	Bytes    int64
-	BDAT     bool
+	// WarmUp is how long, or for how many bytes at most, the load is put on before it is
+	// measured. A server that writes into files it made before, or puts work off, is then
+	// as it always is, but for its first seconds.
+	WarmUp time.Duration
+	BDAT   bool
 	// Progress gets a line of text now and then; nil: nobody does. A line that
 	// is not final is to be overwritten by the next.
 	Progress func(line string, final bool)
@@ -137,7 +141,11 @@ func (s *Suite) messages(size int) int { return max(100, int(s.Bytes/int64(size)
 // blocks, and a journal or log.
 func (s *Suite) need(c Case) int64 {
 	const block = 4096
-	return int64(s.messages(c.Size)+s.Users*len(variants))*int64(c.Size+block) + logBytes
+	n := s.messages(c.Size)
+	if s.WarmUp > 0 {
+		n *= 2
+	}
+	return int64(n+s.Users*len(variants))*int64(c.Size+block) + logBytes
 }
 
 // room fails where a run might fill the disk.
@@ -282,7 +290,7 @@ func (s *Suite) load(ctx context.Context, srv *Server, c Case, what string) (m m
 		Target: srv.Target, Connections: c.Connections, Size: c.Size, BDAT: s.BDAT,
 		// Each user gets every variant once: that makes folders, and compiles the
 		// script.
-		Warm:     s.Users * len(variants),
+		Warm: s.Users * len(variants), WarmUp: s.WarmUp,
 		Messages: s.messages(c.Size), Duration: s.Duration,
 		Begin: func() error {
 			if err := FlushAll(srv.Mail); err != nil {
