@@ -187,12 +187,12 @@ func TestPurgeOnlyAgainstReceipt(t *testing.T) {
 			after := r.flip(m, busy)
 			r.fenceIs("b2", serving(after.Epoch))
 			r.fenceIs("b1", gone(after.Epoch))
-			if c.finish {
-				r.finish(m, after)
-			}
 			b1 := r.nodes["b1"]
 			dir := b1.disk.trash(alice, busy.Epoch)
 			eventually(t, "it is swept", func() error { _, err := os.Stat(filepath.Join(dir, "swept")); b1.janitor.wake(); return err })
+			if c.finish { // not before: then it may be gone as soon as it is swept
+				r.finish(m, after)
+			}
 			if !c.purged {
 				err := b1.janitor.one(t.Context(), dir, alice, busy.Epoch)
 				if ok, _ := exists(dir); err == nil || !ok {

@@ -118,6 +118,31 @@ func newClusterWith(t *testing.T, change func(*testCluster, []up.Unit, *embedded
 	return c
 }
 
+// offsets are the shifts that tests of this process have, several at once. A port that is
+// free may be that of a process which another test has just killed, or is about to start.
+var offsets = struct {
+	mu    sync.Mutex
+	taken map[int]bool
+}{taken: make(map[int]bool)}
+
+// reserve takes a shift for the test, unless the ports of another are among its own.
+func reserve(t *testing.T, off int) bool {
+	offsets.mu.Lock()
+	defer offsets.mu.Unlock()
+	for other := range offsets.taken {
+		if d := off - other; d%100 == 0 && max(d, -d) <= 200 { // 17000, 17100 and 17200 and on
+			return false
+		}
+	}
+	offsets.taken[off] = true
+	t.Cleanup(func() {
+		offsets.mu.Lock()
+		defer offsets.mu.Unlock()
+		delete(offsets.taken, off)
+	})
+	return true
+}
+
 // freeOffset finds a shift at which the cluster's ports are free. They lie
 // below the range that the system hands out by itself.
 func freeOffset(t *testing.T) int {
@@ -137,7 +162,7 @@ func freeOffset(t *testing.T) int {
 			}
 			ln.Close()
 		}
-		if free {
+		if free && reserve(t, off) {
 			return off
 		}
 	}

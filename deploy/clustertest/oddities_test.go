@@ -76,6 +76,7 @@ func (w *turns) plantOdd(root string, odds []odd) {
 
 // TestLayoutOddities: the same of what no server has written.
 func TestLayoutOddities(t *testing.T) {
+	t.Parallel()
 	need(t, "doveadm")
 	d := newTurns(t)
 	d.asDovecot(func(imap *talk) { makeMail(imap, "INBOX", 1, 4) })

@@ -45,6 +45,7 @@ type restoreRun struct {
 // spools; then etcd's data are lost, and the directory comes back from the fences
 // and a node's copy.
 func TestLostDisksAndDirectory(t *testing.T) {
+	t.Parallel()
 	c := newCluster(t)
 	r := &restoreRun{testCluster: c, t: t, users: c.withUsers(9), backups: filepath.Join(t.TempDir(), "backups"), sent: map[director.User][]sentMail{}}
 	stop := make(chan struct{})
