@@ -4,7 +4,7 @@ package simtest
 
 // How many schedules the tests run by themselves.
 const (
-	defaultSeeds = 2 * enoughSeeds
+	defaultSeeds = 4 * enoughSeeds
 	sameSeeds    = 100
 	sessionSeeds = enoughSessions
 )
