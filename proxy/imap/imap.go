@@ -51,23 +51,16 @@ func Serve(ctx context.Context, c *prelogin.Conn, o Options) error {
 	if err := c.Write("* OK [CAPABILITY " + e.capabilities() + "] Waypost ready.\r\n"); err != nil {
 		return err
 	}
-	for range e.limits.Commands {
-		done, err := e.one(ctx)
-		if err != nil {
-			return e.bye(ctx, err)
-		}
-		if done {
-			return nil
-		}
+	if err := c.Converse(ctx, e.one); err != nil {
+		return e.bye(ctx, err)
 	}
-	return e.bye(ctx, fmt.Errorf("%d commands without a login: %w", e.limits.Commands, prelogin.ErrLimits))
+	return nil
 }
 
 type engine struct {
 	Options
-	c        *prelogin.Conn
-	limits   prelogin.Limits
-	failures int
+	c      *prelogin.Conn
+	limits prelogin.Limits
 }
 
 // bye tells the client why the connection ends, where there is something to
@@ -87,7 +80,7 @@ func (e *engine) bye(ctx context.Context, err error) error {
 		text = "Nothing may follow STARTTLS before TLS is up."
 	case errors.Is(err, prelogin.ErrLimits):
 		text = "Too many commands without a login."
-		if e.failures >= e.limits.Failures {
+		if errors.Is(err, prelogin.ErrFailures) {
 			text = "Too many failed logins."
 		}
 		if errors.Is(err, errLiteral) {
@@ -253,19 +246,12 @@ func (e *engine) decide(ctx context.Context, tag string, cred prelogin.Credentia
 		return true, e.c.Write(tag + " OK " + caps + "Logged in.\r\n")
 	}
 	text, counts := refusal(err)
-	if counts {
-		e.failures++
-		if derr := prelogin.Delay(ctx, e.limits.FailureDelay); derr != nil {
+	return false, e.c.Refuse(ctx, counts, func(stopping bool) error {
+		if stopping {
 			text = refusalTemporary
 		}
-	}
-	if err := e.c.Write(tag + " NO " + text + "\r\n"); err != nil {
-		return false, err
-	}
-	if e.failures >= e.limits.Failures {
-		return false, fmt.Errorf("%d refused logins: %w", e.failures, prelogin.ErrLimits)
-	}
-	return false, nil
+		return e.c.Write(tag + " NO " + text + "\r\n")
+	})
 }
 
 const refusalTemporary = "[UNAVAILABLE] Temporarily unavailable, try again later."

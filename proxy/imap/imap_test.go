@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -41,34 +40,9 @@ func decide(_ context.Context, cred prelogin.Credentials, still func() error) (s
 	return "IMAP4rev1 MOVE", nil
 }
 
-type outcome struct {
-	err  error
-	conn net.Conn
-	rest string
-}
-
-// start serves one connection; the outcome comes when Serve has returned, and
-// the connection is closed unless the login succeeded.
-func start(t *testing.T, o Options, l prelogin.Limits) (*proxytest.Client, <-chan outcome) {
+func start(t *testing.T, o Options, l prelogin.Limits) (*proxytest.Client, <-chan proxytest.Outcome) {
 	t.Helper()
-	client, server := proxytest.Pair(t)
-	out := make(chan outcome, 1)
-	go func() {
-		c, err := prelogin.NewConn(server, l)
-		if err == nil {
-			err = Serve(context.Background(), c, o)
-		}
-		got := outcome{err: err}
-		if err == nil {
-			var rest []byte
-			got.conn, rest, got.err = c.Release()
-			got.rest = string(rest)
-		} else {
-			server.Close()
-		}
-		out <- got
-	}()
-	return proxytest.NewClient(t, client), out
+	return proxytest.Converse(t.Context(), t, l, func(ctx context.Context, c *prelogin.Conn) error { return Serve(ctx, c, o) })
 }
 
 const (
@@ -249,31 +223,13 @@ func TestTranscripts(t *testing.T) {
 				client.Conn.Close()
 			}
 			got := <-out
-			if !errors.Is(got.err, c.want) {
-				t.Fatalf("Serve: %v, want %v", got.err, c.want)
+			if !errors.Is(got.Err, c.want) {
+				t.Fatalf("Serve: %v, want %v", got.Err, c.want)
 			}
 			if c.want == nil {
-				checkRest(t, client, got, c.rest)
+				got.CheckRest(t, client, c.rest)
 			}
 		})
-	}
-}
-
-// checkRest sees that what follows the login is whole, wherever it was read.
-func checkRest(t *testing.T, client *proxytest.Client, got outcome, want string) {
-	t.Helper()
-	client.Send("end")
-	rest := []byte(got.rest)
-	for !strings.HasSuffix(string(rest), "end") {
-		p := make([]byte, 100)
-		n, err := got.conn.Read(p)
-		if err != nil {
-			t.Fatalf("after %q: %v", rest, err)
-		}
-		rest = append(rest, p[:n]...)
-	}
-	if string(rest) != want+"end" {
-		t.Fatalf("handed over %q, want %q", rest, want+"end")
 	}
 }
 
@@ -285,7 +241,7 @@ func TestTimeout(t *testing.T) {
 		S: * OK [CAPABILITY IMAP4rev1 SASL-IR LITERAL- ID ENABLE IDLE AUTH=PLAIN AUTH=LOGIN] Waypost ready.
 		S: * BYE Too long without a login.
 		END`)
-	if err := (<-out).err; !errors.Is(err, prelogin.ErrLimits) {
+	if err := (<-out).Err; !errors.Is(err, prelogin.ErrLimits) {
 		t.Fatal(err)
 	}
 }
@@ -296,7 +252,7 @@ func TestHandshakeTimeout(t *testing.T) {
 	serverTLS, _ := proxytest.TLS(t)
 	client, out := start(t, Options{TLS: serverTLS, Login: decide}, l)
 	client.Run(nil, greetNoTLS+"C: a STARTTLS\nS: a OK Begin TLS now.\nEND")
-	if err := (<-out).err; err == nil {
+	if err := (<-out).Err; err == nil {
 		t.Fatal("no error")
 	}
 }

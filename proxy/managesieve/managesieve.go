@@ -62,23 +62,16 @@ func Serve(ctx context.Context, c *prelogin.Conn, o Options) error {
 	if err := e.greet("Waypost ready."); err != nil {
 		return err
 	}
-	for range e.limits.Commands {
-		done, err := e.one(ctx)
-		if err != nil {
-			return e.bye(ctx, err)
-		}
-		if done {
-			return nil
-		}
+	if err := c.Converse(ctx, e.one); err != nil {
+		return e.bye(ctx, err)
 	}
-	return e.bye(ctx, fmt.Errorf("%d commands without a login: %w", e.limits.Commands, prelogin.ErrLimits))
+	return nil
 }
 
 type engine struct {
 	Options
-	c        *prelogin.Conn
-	limits   prelogin.Limits
-	failures int
+	c      *prelogin.Conn
+	limits prelogin.Limits
 }
 
 func (e *engine) ok(text string) error { return e.c.Write("OK " + quote(text) + "\r\n") }
@@ -130,7 +123,7 @@ func (e *engine) bye(ctx context.Context, err error) error {
 		text, err = quote("Line too long."), fmt.Errorf("%w: %w", prelogin.ErrLimits, err)
 	case errors.Is(err, errLiteral):
 		text = quote("Literal too long.")
-	case errors.Is(err, prelogin.ErrLimits) && e.failures >= e.limits.Failures:
+	case errors.Is(err, prelogin.ErrFailures):
 		text = quote("Too many failed logins.")
 	case errors.Is(err, prelogin.ErrLimits):
 		text = quote("Too many commands without a login.")
@@ -267,19 +260,12 @@ func (e *engine) decide(ctx context.Context, cred prelogin.Credentials) (bool, e
 		return true, e.ok("Logged in.")
 	}
 	code, text, counts := refusal(err)
-	if counts {
-		e.failures++
-		if prelogin.Delay(ctx, e.limits.FailureDelay) != nil {
+	return false, e.c.Refuse(ctx, counts, func(stopping bool) error {
+		if stopping {
 			code, text = "TRYLATER", refusalTemporary
 		}
-	}
-	if err := e.no(code, text); err != nil {
-		return false, err
-	}
-	if e.failures >= e.limits.Failures {
-		return false, fmt.Errorf("%d refused logins: %w", e.failures, prelogin.ErrLimits)
-	}
-	return false, nil
+		return e.no(code, text)
+	})
 }
 
 const refusalTemporary = "Temporarily unavailable, try again later."

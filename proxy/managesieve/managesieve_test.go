@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -35,33 +34,9 @@ func decide(_ context.Context, cred prelogin.Credentials) error {
 	return nil
 }
 
-type outcome struct {
-	err  error
-	conn net.Conn
-	rest string
-}
-
-func start(t *testing.T, ctx context.Context, o Options, l prelogin.Limits) (*proxytest.Client, <-chan outcome) {
+func start(t *testing.T, ctx context.Context, o Options, l prelogin.Limits) (*proxytest.Client, <-chan proxytest.Outcome) {
 	t.Helper()
-	client, server := proxytest.Pair(t)
-	context.AfterFunc(ctx, func() { server.SetReadDeadline(time.Unix(1, 0)) })
-	out := make(chan outcome, 1)
-	go func() {
-		c, err := prelogin.NewConn(server, l)
-		if err == nil {
-			err = Serve(ctx, c, o)
-		}
-		got := outcome{err: err}
-		if err == nil {
-			var rest []byte
-			got.conn, rest, got.err = c.Release()
-			got.rest = string(rest)
-		} else {
-			server.Close()
-		}
-		out <- got
-	}()
-	return proxytest.NewClient(t, client), out
+	return proxytest.Converse(ctx, t, l, func(ctx context.Context, c *prelogin.Conn) error { return Serve(ctx, c, o) })
 }
 
 // list is the capabilities as a transcript; sasl and starttls differ.
@@ -228,31 +203,13 @@ func TestTranscripts(t *testing.T) {
 				client.Conn.Close()
 			}
 			got := <-out
-			if !errors.Is(got.err, c.want) {
-				t.Fatalf("Serve: %v, want %v", got.err, c.want)
+			if !errors.Is(got.Err, c.want) {
+				t.Fatalf("Serve: %v, want %v", got.Err, c.want)
 			}
 			if c.want == nil {
-				checkRest(t, client, got, c.rest)
+				got.CheckRest(t, client, c.rest)
 			}
 		})
-	}
-}
-
-// checkRest sees that what follows the login is whole, wherever it was read.
-func checkRest(t *testing.T, client *proxytest.Client, got outcome, want string) {
-	t.Helper()
-	client.Send("end")
-	rest := []byte(got.rest)
-	for !strings.HasSuffix(string(rest), "end") {
-		p := make([]byte, 100)
-		n, err := got.conn.Read(p)
-		if err != nil {
-			t.Fatalf("after %q: %v", rest, err)
-		}
-		rest = append(rest, p[:n]...)
-	}
-	if string(rest) != want+"end" {
-		t.Fatalf("handed over %q, want %q", rest, want+"end")
 	}
 }
 
@@ -261,7 +218,7 @@ func TestTimeout(t *testing.T) {
 	l.Timeout = 50 * time.Millisecond
 	client, out := start(t, context.Background(), Options{Capabilities: caps, Plaintext: true, Login: decide}, l)
 	client.Run(nil, list("PLAIN LOGIN", "", ready)+"S: BYE \"Too long without a login.\"\nEND")
-	if err := (<-out).err; !errors.Is(err, prelogin.ErrLimits) {
+	if err := (<-out).Err; !errors.Is(err, prelogin.ErrLimits) {
 		t.Fatal(err)
 	}
 }
@@ -272,7 +229,7 @@ func TestShutdown(t *testing.T) {
 	client.Run(nil, list("PLAIN LOGIN", "", ready))
 	cancel()
 	client.Run(nil, "S: BYE (TRYLATER) \"Server is shutting down.\"\nEND")
-	if err := (<-out).err; !errors.Is(err, context.Canceled) {
+	if err := (<-out).Err; !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
 }

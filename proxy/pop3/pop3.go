@@ -55,25 +55,18 @@ func Serve(ctx context.Context, c *prelogin.Conn, o Options) error {
 	if err := e.ok("Waypost ready."); err != nil {
 		return err
 	}
-	for range e.limits.Commands {
-		done, err := e.one(ctx)
-		if err != nil {
-			return e.bye(ctx, err)
-		}
-		if done {
-			return nil
-		}
+	if err := c.Converse(ctx, e.one); err != nil {
+		return e.bye(ctx, err)
 	}
-	return e.bye(ctx, fmt.Errorf("%d commands without a login: %w", e.limits.Commands, prelogin.ErrLimits))
+	return nil
 }
 
 type engine struct {
 	Options
-	c        *prelogin.Conn
-	limits   prelogin.Limits
-	user     string // of USER, until PASS
-	utf8     bool   // the client has said UTF8
-	failures int
+	c      *prelogin.Conn
+	limits prelogin.Limits
+	user   string // of USER, until PASS
+	utf8   bool   // the client has said UTF8
 }
 
 func (e *engine) ok(text string) error  { return e.c.Write("+OK " + text + "\r\n") }
@@ -91,7 +84,7 @@ func (e *engine) bye(ctx context.Context, err error) error {
 		err = fmt.Errorf("no login in time: %w", prelogin.ErrLimits)
 	case errors.Is(err, prelogin.ErrLineTooLong):
 		text, err = "Line too long.", fmt.Errorf("%w: %w", prelogin.ErrLimits, err)
-	case errors.Is(err, prelogin.ErrLimits) && e.failures < e.limits.Failures:
+	case errors.Is(err, prelogin.ErrLimits) && !errors.Is(err, prelogin.ErrFailures):
 		text = "Too many commands without a login."
 	}
 	if text == "" {
@@ -257,19 +250,12 @@ func (e *engine) decide(ctx context.Context, cred prelogin.Credentials) (bool, e
 		return true, e.ok("Logged in.")
 	}
 	text, counts := refusal(err)
-	if counts {
-		e.failures++
-		if derr := prelogin.Delay(ctx, e.limits.FailureDelay); derr != nil {
+	return false, e.c.Refuse(ctx, counts, func(stopping bool) error {
+		if stopping {
 			text = refusalTemporary
 		}
-	}
-	if err := e.err(text); err != nil {
-		return false, err
-	}
-	if e.failures >= e.limits.Failures {
-		return false, fmt.Errorf("%d refused logins: %w", e.failures, prelogin.ErrLimits)
-	}
-	return false, nil
+		return e.err(text)
+	})
 }
 
 const refusalTemporary = "[SYS/TEMP] Temporarily unavailable, try again later."

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"reflect"
 	"strings"
 	"testing"
@@ -36,32 +35,9 @@ func decide(_ context.Context, cred prelogin.Credentials, _ wire.POP3) error {
 	return nil
 }
 
-type outcome struct {
-	err  error
-	conn net.Conn
-	rest string
-}
-
-func start(t *testing.T, o Options, l prelogin.Limits) (*proxytest.Client, <-chan outcome) {
+func start(t *testing.T, o Options, l prelogin.Limits) (*proxytest.Client, <-chan proxytest.Outcome) {
 	t.Helper()
-	client, server := proxytest.Pair(t)
-	out := make(chan outcome, 1)
-	go func() {
-		c, err := prelogin.NewConn(server, l)
-		if err == nil {
-			err = Serve(context.Background(), c, o)
-		}
-		got := outcome{err: err}
-		if err == nil {
-			var rest []byte
-			got.conn, rest, got.err = c.Release()
-			got.rest = string(rest)
-		} else {
-			server.Close()
-		}
-		out <- got
-	}()
-	return proxytest.NewClient(t, client), out
+	return proxytest.Converse(t.Context(), t, l, func(ctx context.Context, c *prelogin.Conn) error { return Serve(ctx, c, o) })
 }
 
 const (
@@ -267,11 +243,11 @@ func TestTranscripts(t *testing.T) {
 				client.Conn.Close()
 			}
 			got := <-out
-			if !errors.Is(got.err, c.want) {
-				t.Fatalf("Serve: %v, want %v", got.err, c.want)
+			if !errors.Is(got.Err, c.want) {
+				t.Fatalf("Serve: %v, want %v", got.Err, c.want)
 			}
 			if c.want == nil {
-				checkRest(t, client, got, c.rest)
+				got.CheckRest(t, client, c.rest)
 			}
 		})
 	}
@@ -313,7 +289,7 @@ func TestSettled(t *testing.T) {
 		S: +OK ...
 		C: PASS x
 		`+loggedIn)
-	if err := (<-out).err; err != nil {
+	if err := (<-out).Err; err != nil {
 		t.Fatal(err)
 	}
 	want := wire.POP3{UTF8: true, Capabilities: []string{"USER", "SASL PLAIN LOGIN", "LOGIN-DELAY 90"}}
@@ -322,30 +298,12 @@ func TestSettled(t *testing.T) {
 	}
 }
 
-// checkRest sees that what follows the login is whole, wherever it was read.
-func checkRest(t *testing.T, client *proxytest.Client, got outcome, want string) {
-	t.Helper()
-	client.Send("end")
-	rest := []byte(got.rest)
-	for !strings.HasSuffix(string(rest), "end") {
-		p := make([]byte, 100)
-		n, err := got.conn.Read(p)
-		if err != nil {
-			t.Fatalf("after %q: %v", rest, err)
-		}
-		rest = append(rest, p[:n]...)
-	}
-	if string(rest) != want+"end" {
-		t.Fatalf("handed over %q, want %q", rest, want+"end")
-	}
-}
-
 func TestTimeout(t *testing.T) {
 	l := proxytest.Limits()
 	l.Timeout = 50 * time.Millisecond
 	client, out := start(t, Options{Plaintext: true, Login: decide}, l)
 	client.Run(nil, greet+"END")
-	if err := (<-out).err; !errors.Is(err, prelogin.ErrLimits) {
+	if err := (<-out).Err; !errors.Is(err, prelogin.ErrLimits) {
 		t.Fatal(err)
 	}
 }

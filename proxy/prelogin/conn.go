@@ -22,6 +22,7 @@ type Conn struct {
 	r        *bufio.Reader
 	limits   Limits
 	deadline time.Time
+	failures int // refused logins that count
 }
 
 // NewConn begins the pre-login phase on c; its deadline runs from now.

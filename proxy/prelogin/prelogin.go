@@ -11,7 +11,6 @@
 package prelogin
 
 import (
-	"context"
 	"errors"
 	"time"
 )
@@ -41,6 +40,8 @@ var (
 	ErrQuit = errors.New("client logged out")
 	// ErrLimits: the client broke a limit of the pre-login phase, and was told.
 	ErrLimits = errors.New("pre-login limit exceeded")
+	// ErrFailures: the limit was that of refused logins.
+	ErrFailures = errors.New("refused logins")
 	// ErrInjection: plaintext was pipelined behind STARTTLS (CVE-2011-0411).
 	ErrInjection = errors.New("plaintext behind STARTTLS")
 	// ErrLineTooLong: a line is longer than asked for.
@@ -72,19 +73,4 @@ type Limits struct {
 	HandshakeTimeout time.Duration
 	// WriteTimeout bounds one answer.
 	WriteTimeout time.Duration
-}
-
-// Delay waits for d, or for the end of ctx, whose error it then returns.
-func Delay(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
 }

@@ -5,6 +5,7 @@ package proxytest
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -234,3 +235,56 @@ func (c *Canned) RemoteAddr() net.Addr             { return &net.TCPAddr{} }
 func (c *Canned) SetDeadline(time.Time) error      { return nil }
 func (c *Canned) SetReadDeadline(time.Time) error  { return nil }
 func (c *Canned) SetWriteDeadline(time.Time) error { return nil }
+
+// Outcome is how a conversation before login ended: with what Serve returned, and, if
+// that is nil, with the connection and what was read of it beyond the login.
+type Outcome struct {
+	Err  error
+	Conn net.Conn
+	Rest string
+}
+
+// Converse has serve talk to a client; the outcome comes when it has returned. The
+// connection is closed then, unless the login succeeded. When ctx ends so do reads on
+// the server's side, as serve's contract wants it.
+func Converse(ctx context.Context, t testing.TB, l prelogin.Limits, serve func(context.Context, *prelogin.Conn) error) (*Client, <-chan Outcome) {
+	t.Helper()
+	client, server := Pair(t)
+	context.AfterFunc(ctx, func() { _ = server.SetReadDeadline(time.Unix(1, 0)) })
+	out := make(chan Outcome, 1)
+	go func() {
+		var got Outcome
+		c, err := prelogin.NewConn(server, l)
+		if err == nil {
+			err = serve(ctx, c)
+		}
+		if err == nil {
+			var rest []byte
+			got.Conn, rest, err = c.Release()
+			got.Rest = string(rest)
+		} else {
+			server.Close()
+		}
+		got.Err = err
+		out <- got
+	}()
+	return NewClient(t, client), out
+}
+
+// CheckRest sees that what follows the login is whole, wherever it was read.
+func (o Outcome) CheckRest(t testing.TB, client *Client, want string) {
+	t.Helper()
+	client.Send("end")
+	rest := []byte(o.Rest)
+	for !strings.HasSuffix(string(rest), "end") {
+		p := make([]byte, 100)
+		n, err := o.Conn.Read(p)
+		if err != nil {
+			t.Fatalf("after %q: %v", rest, err)
+		}
+		rest = append(rest, p[:n]...)
+	}
+	if string(rest) != want+"end" {
+		t.Fatalf("handed over %q, want %q", rest, want+"end")
+	}
+}
