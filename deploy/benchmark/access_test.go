@@ -1,6 +1,7 @@
 package benchmark
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -27,6 +28,24 @@ func TestAccess(t *testing.T) {
 	}
 	if len(rep.Idle) != 2 || rep.Idle[0].Part != "backend" {
 		t.Errorf("idle sessions: %+v", rep.Idle)
+	}
+}
+
+// Single rows are measured without the rest.
+func TestAccessOnly(t *testing.T) {
+	s := access.Suite{Dir: t.TempDir(), Sizes: []int{60}, Batch: 20, Singles: 5, Sessions: 3, Rounds: 1, Duration: time.Millisecond, Pause: time.Millisecond,
+		Only: []string{"warm:pop3-retr", "cold:fetch-preview", "login-alone", "append", "move", "resync"}, Peers: []bench.Peer{Peer(Options{Settle: time.Millisecond})}}
+	rep, err := s.Run(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows []string
+	for _, r := range rep.Rows {
+		rows = append(rows, string(r.State)+", "+r.Operation)
+	}
+	want := "warm, POP3 RETR of 20; warm, login+SELECT+LOGOUT, alone; restarted, FETCH PREVIEW; warm, APPEND of 20; warm, MOVE of 20; warm, resync of 60 changes"
+	if got := strings.Join(rows, "; "); got != want || len(rep.Idle) != 0 {
+		t.Errorf("%s; %d idle rows", got, len(rep.Idle))
 	}
 }
 

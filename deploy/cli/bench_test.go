@@ -31,6 +31,7 @@ func TestBenchRefuses(t *testing.T) {
 		{"bench imap --peer courier", "want dovecot-always"},
 		{"bench imap --messages 100 --batch 60 --operations 10", "want at least 120"},
 		{"bench imap --rounds 0", "rounds 0"},
+		{"bench imap --only copy,fetch", "want select, fetch-flags"},
 		{"bench move --peer courier", "want waypost, dovecot or rsync"},
 		{"bench move --peer waypost --messages 10", "want at least 100"},
 	} {

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"errors"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,10 +27,16 @@ and the CPU of both counts. Every answer is checked.
 It takes about two hours, and --quick five minutes; let nothing else run
 meanwhile. As root it has the system forget what it read from disks, again and
 again, which slows down whatever else this machine does; for other users "cold"
-is missing, and there is "restarted" instead. Everything is removed at the end.`,
+is missing, and there is "restarted" instead. Everything is removed at the end.
+
+--only measures single rows, and does of the rest what they cannot be without:
+` + onlyRows() + `
+What reads is measured in three states, or with a prefix in one of them: new: (no
+index), warm: and cold: (or restarted).`,
 		Example: `  waypost bench imap --quick
   waypost bench imap --dir /srv/mail --markdown
-  waypost bench imap --messages 10000 --peer waypost --profile /tmp/cpu`,
+  waypost bench imap --messages 10000 --peer waypost --profile /tmp/cpu
+  waypost bench imap --quick --only expunge,new:fetch-envelope`,
 		Args: exactly(),
 	}
 	f.add(c)
@@ -39,6 +46,7 @@ is missing, and there is "restarted" instead. Everything is removed at the end.`
 	c.Flags().IntVar(&s.Sessions, "sessions", 1000, "how many idle sessions to open for their memory; 0: none")
 	c.Flags().IntVar(&s.Rounds, "rounds", 2, "how often each runs with each mailbox")
 	c.Flags().DurationVar(&s.Duration, "duration", 5*time.Second, "how long what can be repeated is measured")
+	c.Flags().StringSliceVar(&s.Only, "only", nil, "measure only this `ROW`; may be repeated")
 	out := a.printing(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if f.quick {
@@ -55,13 +63,35 @@ is missing, and there is "restarted" instead. Everything is removed at the end.`
 		return a.inFolder(&f, func(dir string) error {
 			s.Dir = dir
 			rep, err := s.Run(c.Context())
-			if len(rep.Rows) == 0 {
+			if len(rep.Rows)+len(rep.Idle) == 0 {
 				return err
 			}
 			return errors.Join(out.tables(rep, f.markdown, rep.Table, rep.Markdown), err)
 		})
 	}
 	return c
+}
+
+// onlyRows are the names of rows, in lines of a help text.
+func onlyRows() string {
+	var b strings.Builder
+	width := 0
+	for i, name := range access.RowNames() {
+		if i > 0 {
+			b.WriteByte(',')
+			width++
+		}
+		if width+1+len(name) > 78 {
+			b.WriteByte('\n')
+			width = 0
+		} else if i > 0 {
+			b.WriteByte(' ')
+			width++
+		}
+		b.WriteString(name)
+		width += len(name)
+	}
+	return b.String() + "."
 }
 
 // quickIMAP shortens what no flag says.

@@ -10,6 +10,7 @@ import (
 	"net/mail"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -217,6 +218,7 @@ func TestCheck(t *testing.T) {
 		"batch":    func(s *Suite) { s.Batch = 0 },
 		"rounds":   func(s *Suite) { s.Rounds = 0 },
 		"sessions": func(s *Suite) { s.Sessions = -1 },
+		"only":     func(s *Suite) { s.Only = []string{"copy", "warm:copy"} },
 	} {
 		s := good
 		bad(&s)
@@ -227,5 +229,35 @@ func TestCheck(t *testing.T) {
 	good.Sizes = []int{1 << 40}
 	if err := good.room(); err == nil {
 		t.Error("there is no such disk")
+	}
+}
+
+func TestOnly(t *testing.T) {
+	s := Suite{Dir: t.TempDir(), Sizes: []int{20}, Batch: 10, Singles: 10, Rounds: 1}
+	if !s.wants(Warm, keyCopy) || !s.wantsAny(Cold, readKeys()...) {
+		t.Error("without a choice all rows are wanted")
+	}
+	s.Only = []string{"expunge", "new:fetch-envelope", "cold:select", "pop3-retr"}
+	if err := s.Check(); err != nil {
+		t.Error(err)
+	}
+	for key, want := range map[string][3]bool{"expunge": {true, true, true}, "copy": {}, "fetch-envelope": {true, false, false}, "select": {false, false, true}, "pop3-retr": {true, true, true}} {
+		for i, state := range []State{NoIndex, Warm, Restarted} {
+			if got := s.wants(state, key); got != want[i] {
+				t.Errorf("%s, %s: %v", state, key, got)
+			}
+		}
+	}
+}
+
+// Each task has a short name that can be asked for, and each name a task.
+func TestRowNames(t *testing.T) {
+	v := visit{suite: &Suite{}, srv: &bench.Server{}}
+	var keys []string
+	for _, task := range v.reads(t.Context()) {
+		keys = append(keys, task.key)
+	}
+	if !slices.Equal(keys, readKeys()) {
+		t.Errorf("%q, want %q", keys, readKeys())
 	}
 }

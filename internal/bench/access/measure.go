@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strings"
@@ -11,7 +12,8 @@ import (
 
 // task is an operation to be measured.
 type task struct {
-	name string
+	key  string // for Suite.Only
+	name string // in the table
 	do   func() error
 	// times is how often it is done; 0: as long as Suite.Duration says, which only what changes
 	// nothing can be.
@@ -93,7 +95,7 @@ func (v *visit) once(ctx context.Context, t task, m *measured) error {
 			}
 		}
 	}
-	wait := v.profileWrite(t)
+	wait := v.profileOnce(m.state, t)
 	cpu, err := v.srv.Access.CPU()
 	if err != nil {
 		return err
@@ -110,7 +112,7 @@ func (v *visit) once(ctx context.Context, t task, m *measured) error {
 	}
 	m.cpu += after - cpu
 	if !t.writes {
-		return ctx.Err()
+		return cmp.Or(ctx.Err(), wait())
 	}
 	late, err := v.settling(ctx, after)
 	if err != nil {
@@ -144,12 +146,12 @@ func (v *visit) profileName(state State, t task) string {
 
 func (v *visit) profiled() bool { return v.suite.Profile != "" && v.srv.Access.Profile != nil }
 
-// profileWrite takes a profile while a task is measured that cannot be repeated.
-func (v *visit) profileWrite(t task) (wait func() error) {
-	if !v.profiled() || !t.writes {
+// profileOnce takes a profile while a task is measured that cannot be repeated.
+func (v *visit) profileOnce(state State, t task) (wait func() error) {
+	if !v.profiled() || t.times != 1 {
 		return func() error { return nil }
 	}
-	return v.srv.Access.Profile(v.profileName(Warm, t), v.srv.Settle+time.Second)
+	return v.srv.Access.Profile(v.profileName(state, t), v.srv.Settle+time.Second)
 }
 
 // profileRead repeats a task for a profile.
@@ -158,7 +160,7 @@ func (v *visit) profileRead(ctx context.Context, state State, t task) error {
 		return nil
 	}
 	wait := v.srv.Access.Profile(v.profileName(state, t), profileFor)
-	var unused measured
+	unused := measured{state: state}
 	for end := time.Now().Add(profileFor); time.Now().Before(end); {
 		if err := v.once(ctx, t, &unused); err != nil {
 			return fmt.Errorf("%s: %w", t.name, err)

@@ -3,6 +3,7 @@ package access
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync"
 
 	"waypost/internal/bench"
@@ -17,7 +18,7 @@ const (
 
 // selecting is the first SELECT of a session.
 func (v *visit) selecting(ctx context.Context) task {
-	return task{name: opSelect, do: v.selected, before: func() error {
+	return task{key: keySelect, name: opSelect, do: v.selected, before: func() error {
 		v.imap.close()
 		return v.login(ctx)
 	}}
@@ -26,7 +27,7 @@ func (v *visit) selecting(ctx context.Context) task {
 // fetches and searches are what clients read, in a mailbox that is selected.
 func (v *visit) fetches() []task {
 	fetch := func(item string) task {
-		return task{name: "FETCH " + item, do: func() error {
+		return task{key: keyFetch + strings.ToLower(item), name: "FETCH " + item, do: func() error {
 			a, err := v.imap.do("FETCH 1:* (" + item + ")")
 			if err != nil {
 				return err
@@ -35,7 +36,7 @@ func (v *visit) fetches() []task {
 		}}
 	}
 	search := func(key, word string, every int) task {
-		return task{name: "SEARCH " + key, do: func() error {
+		return task{key: keySearch + strings.ToLower(key), name: "SEARCH " + key, do: func() error {
 			a, err := v.imap.do("SEARCH " + key + " " + word)
 			if err != nil {
 				return err
@@ -72,14 +73,14 @@ func (v *visit) pops(ctx context.Context) []task {
 		return nil
 	}
 	tasks := []task{
-		{name: "POP3 login+STAT", do: session(stat)},
-		{name: "POP3 login+STAT+LIST+UIDL", do: session(func(c *popClient) error {
+		{key: keyPOPStat, name: "POP3 login+STAT", do: session(stat)},
+		{key: keyPOPList, name: "POP3 login+STAT+LIST+UIDL", do: session(func(c *popClient) error {
 			if err := stat(c); err != nil {
 				return err
 			}
 			return list(c)
 		})},
-		{name: fmt.Sprintf("POP3 RETR of %d", v.suite.Batch), do: session(func(c *popClient) error {
+		{key: keyPOPRetr, name: fmt.Sprintf("POP3 RETR of %d", v.suite.Batch), do: session(func(c *popClient) error {
 			for n := range v.suite.Batch {
 				if err := c.multi(fmt.Sprintf("RETR %d", n+1)); err != nil {
 					return err
@@ -105,16 +106,15 @@ func (v *visit) reads(ctx context.Context) []task {
 
 // readFirst is a mailbox that the server never saw.
 func (v *visit) readFirst(ctx context.Context) error {
-	tasks := v.reads(ctx)
-	for i := range tasks {
-		tasks[i].times, tasks[i].before = 1, nil
-	}
-	return v.all(ctx, NoIndex, tasks)
-}
-
-func (v *visit) all(ctx context.Context, state State, tasks []task) error {
-	for _, t := range tasks {
-		if err := v.measure(ctx, state, t, 1); err != nil {
+	for _, t := range v.reads(ctx) {
+		t.times, t.before = 1, nil
+		var err error
+		if v.suite.wants(NoIndex, t.key) {
+			err = v.measure(ctx, NoIndex, t, 1)
+		} else if t.key == keySelect || v.suite.wantsLater(t.key) {
+			err = t.do()
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -123,12 +123,26 @@ func (v *visit) all(ctx context.Context, state State, tasks []task) error {
 
 // readWarm is the same mailbox again, as long as Duration.
 func (v *visit) readWarm(ctx context.Context) error {
-	return v.all(ctx, Warm, v.reads(ctx))
+	if err := v.selected(); err != nil {
+		return err
+	}
+	for _, t := range v.reads(ctx) {
+		if !v.suite.wants(Warm, t.key) {
+			continue
+		}
+		if err := v.measure(ctx, Warm, t, 1); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readCold starts the server again before each operation.
 func (v *visit) readCold(ctx context.Context) error {
 	for _, t := range v.reads(ctx) {
+		if !v.suite.wants(Cold, t.key) {
+			continue
+		}
 		state, err := v.restart(ctx)
 		if err != nil {
 			return err
@@ -186,10 +200,15 @@ func (v *visit) logins(ctx context.Context) error {
 	if err := many.do(); err != nil { // processes are there, and passwords known
 		return err
 	}
-	if err := v.measure(ctx, Warm, many, loginBatch); err != nil {
-		return err
+	if v.suite.wants(Warm, keyLogin) {
+		if err := v.measure(ctx, Warm, many, loginBatch); err != nil {
+			return err
+		}
 	}
 	v.imap.close()
+	if !v.suite.wants(Warm, keyAlone) {
+		return nil
+	}
 	return v.measure(ctx, Warm, task{name: opAlone, do: func() error { return v.manyLogins(ctx, loginBatch/20, 1) }}, loginBatch/20)
 }
 

@@ -38,8 +38,12 @@ type Suite struct {
 	// could. Nil: it is not tried.
 	Forget func() (bool, error)
 	// Profile, where not empty, begins the names of files with CPU profiles of every operation of
-	// peers that give them. What can be repeated is for that, outside the measurement.
+	// peers that give them. What can be repeated is for that, outside the measurement; what is done
+	// once takes as long as its profile, some seconds.
 	Profile string
+	// Only, where not empty, are the rows that are measured (RowNames); of the rest is done what these
+	// cannot be without.
+	Only []string
 	// Progress gets a line of text now and then; nil: nobody does.
 	Progress func(line string, final bool)
 }
@@ -51,6 +55,9 @@ var ErrSuite = errors.New("bad measurement")
 func (s *Suite) Check() error {
 	if s.Batch < 1 || s.Singles < 1 || s.Rounds < 1 || s.Sessions < 0 {
 		return fmt.Errorf("%w: batch %d, singles %d, rounds %d, sessions %d", ErrSuite, s.Batch, s.Singles, s.Rounds, s.Sessions)
+	}
+	if err := s.checkOnly(); err != nil {
+		return err
 	}
 	for _, n := range s.Sizes {
 		if least := max(2*s.Batch, s.Batch+s.Singles); n < least {
@@ -197,12 +204,25 @@ func (v *visit) say(text string, final bool) {
 
 // operations are all that are measured, in an order in which each finds what it needs.
 func (v *visit) operations(ctx context.Context) error {
-	steps := []func(context.Context) error{v.readFirst, v.readWarm, v.logins, v.readCold, v.warmUp, v.sessions, v.write, v.resync}
-	if v.writesOnly {
-		steps = []func(context.Context) error{v.warmUp, v.write}
-	}
-	for _, step := range steps {
-		if err := v.connected(ctx, step); err != nil {
+	wants := v.suite.wantsAny
+	writes := wants(Warm, writeKeys()...)
+	for _, step := range []struct {
+		do          func(context.Context) error
+		reads, want bool
+	}{
+		{v.readFirst, true, wants(NoIndex, readKeys()...) || wants(Warm, readKeys()...) || wants(Cold, readKeys()...)},
+		{v.readWarm, true, wants(Warm, readKeys()...)},
+		{v.logins, true, wants(Warm, keyLogin, keyAlone)},
+		{v.readCold, true, wants(Cold, readKeys()...)},
+		{v.warmUp, false, writes || wants(Warm, keyIdle, keyResync)},
+		{v.sessions, true, wants(Warm, keyIdle)},
+		{v.write, false, writes},
+		{v.resync, true, wants(Warm, keyResync)},
+	} {
+		if !step.want || step.reads && v.writesOnly {
+			continue
+		}
+		if err := v.connected(ctx, step.do); err != nil {
 			return err
 		}
 	}
