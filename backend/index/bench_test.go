@@ -114,10 +114,11 @@ func BenchmarkCompact(b *testing.B) {
 func BenchmarkRead(b *testing.B) {
 	msgs := corpus(b, 2000)
 	b.ReportAllocs()
+	var scratch Scratch
 	i, size := 0, 0
 	for b.Loop() {
 		size += len(msgs[i].Body)
-		if _, err := Read(bytes.NewReader(msgs[i].Body), arrived); err != nil {
+		if _, err := scratch.Read(bytes.NewReader(msgs[i].Body), arrived); err != nil {
 			b.Fatal(err)
 		}
 		i = (i + 1) % len(msgs)

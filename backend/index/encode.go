@@ -92,7 +92,8 @@ const (
 	hasEnvelope
 )
 
-// encoder builds a payload in pieces: the wire, the fields, and the rest.
+// encoder builds a payload in pieces: the wire, the fields, and the rest. It is used for one Meta
+// after the other, for the sake of its memory.
 type encoder struct {
 	wire   []byte
 	header []byte // the header text
@@ -101,12 +102,12 @@ type encoder struct {
 	err    error
 }
 
-// encodeMeta appends m's payload to dst; errTooLarge.
-func encodeMeta(dst []byte, m *mailbox.Meta) ([]byte, error) {
+// encode appends m's payload to dst; errTooLarge.
+func (e *encoder) encode(dst []byte, m *mailbox.Meta) ([]byte, error) {
 	if m.Root == nil {
 		return dst, errors.New("a Meta without a structure")
 	}
-	var e encoder
+	*e = encoder{e.wire[:0], e.header[:0], e.fields[:0], e.rest[:0], nil}
 	envelope, structure := m.Root.Wire.Envelope, m.Root.Wire.Structure
 	e.wire = append(append(e.wire, envelope...), structure...)
 	for i := range m.Fields {

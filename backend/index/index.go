@@ -44,6 +44,7 @@ type Index struct {
 	contentsEnd int64
 	window      window
 	scratch     []byte
+	encoder     encoder
 	stats       Stats
 }
 
@@ -146,7 +147,7 @@ func (x *Index) look(base string, decode func(payload []byte) error) bool {
 // Put keeps what was read of a message: one write. A Meta whose record would be
 // over 1 MiB is left out, without an error. After an error the index is as it was.
 func (x *Index) Put(base string, m *mailbox.Meta) error {
-	return x.append(base, func(dst []byte) ([]byte, error) { return encodeMeta(dst, m) })
+	return x.append(base, func(dst []byte) ([]byte, error) { return x.encoder.encode(dst, m) })
 }
 
 // Forget is for a message that is gone. It writes nothing: a crash, or a Close,
@@ -221,7 +222,7 @@ func (x *Index) Close() error {
 		err = x.writeContents()
 	}
 	err = errors.Join(err, x.file.Close())
-	x.file, x.window, x.scratch = nil, window{}, nil
+	x.file, x.window, x.scratch, x.encoder = nil, window{}, nil, encoder{}
 	return err
 }
 
@@ -236,7 +237,7 @@ func (x *Index) Closed() bool {
 func (x *Index) Rest() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	x.window, x.scratch = window{}, nil
+	x.window, x.scratch, x.encoder = window{}, nil, encoder{}
 }
 
 // ready opens the file at first use. An error of the disk leaves it to be tried
@@ -292,6 +293,9 @@ func (x *Index) append(base string, encode func([]byte) ([]byte, error)) error {
 		return err
 	}
 	record, err := encode(beginRecord(x.scratch[:0], kindMessage, base))
+	if err != nil || cap(record) > windowSize {
+		x.encoder = encoder{} // it is as large, or may be
+	}
 	if errors.Is(err, errTooLarge) {
 		x.stats.TooLarge++
 		return nil

@@ -403,7 +403,7 @@ func FuzzFile(f *testing.F) {
 	file := append([]byte{}, header...)
 	for i := range 3 {
 		m := read(f, made(i))
-		record, err := encodeMeta(beginRecord(nil, kindMessage, base(i)), m)
+		record, err := new(encoder).encode(beginRecord(nil, kindMessage, base(i)), m)
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -19,7 +19,7 @@ func TestCorpusRoundTrip(t *testing.T) {
 	msgs := corpus(t, 2000)
 	for _, msg := range msgs {
 		want := read(t, msg.Body)
-		payload, err := encodeMeta(nil, want)
+		payload, err := new(encoder).encode(nil, want)
 		if err != nil {
 			left++
 			t.Logf("%s: %v", msg.Name, err)
@@ -142,7 +142,7 @@ func FuzzMeta(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		payload, err := encodeMeta(nil, m)
+		payload, err := new(encoder).encode(nil, m)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -155,7 +155,7 @@ func FuzzMeta(f *testing.F) {
 			return
 		}
 		// Whatever decodes is encoded again, and decodes to the same.
-		out, err := encodeMeta(nil, m)
+		out, err := new(encoder).encode(nil, m)
 		if err != nil {
 			return
 		}
@@ -178,7 +178,7 @@ func FuzzRead(f *testing.F) {
 		if n := len([]rune(m.Preview)); n > previewLength {
 			t.Fatalf("a preview of %d characters", n)
 		}
-		payload, err := encodeMeta(nil, m)
+		payload, err := new(encoder).encode(nil, m)
 		if err != nil {
 			return
 		}

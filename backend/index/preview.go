@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"strings"
 	"unicode"
 	"unicode/utf8"
 
@@ -23,7 +22,7 @@ const (
 )
 
 // preview reads the beginning of the text.
-func preview(r io.ReadSeeker, root *mime.Part) (string, error) {
+func (m *scratch) preview(r io.ReadSeeker, root *mime.Part) (string, error) {
 	var plain, rich *mime.Part
 	texts(root, func(p *mime.Part) {
 		switch {
@@ -37,7 +36,7 @@ func preview(r io.ReadSeeker, root *mime.Part) (string, error) {
 		part *mime.Part
 		max  int64
 		take func(io.Reader, bool) string
-	}{{plain, maxPlainBytes, plainPreview}, {rich, maxHTMLBytes, htmlPreview}} {
+	}{{plain, maxPlainBytes, m.plainPreview}, {rich, maxHTMLBytes, htmlPreview}} {
 		if c.part == nil {
 			continue
 		}
@@ -46,7 +45,8 @@ func preview(r io.ReadSeeker, root *mime.Part) (string, error) {
 				return "", err
 			}
 			src := &source{r: io.LimitReader(r, min(c.part.Body.Len(), c.max))}
-			text := c.take(c.part.Text(src), quotes)
+			m.lines.Reset(src)
+			text := c.take(c.part.Text(m.lines), quotes)
 			if src.err != nil || text != "" {
 				return text, src.err
 			}
@@ -80,37 +80,37 @@ func texts(p *mime.Part, visit func(*mime.Part)) {
 }
 
 // plainPreview leaves out quotes, unless they are asked for, and the signature.
-func plainPreview(r io.Reader, quotes bool) string {
+func (m *scratch) plainPreview(r io.Reader, quotes bool) string {
 	var c collapser
-	br := bufio.NewReaderSize(r, 4<<10)
-	held := "" // a line that may announce a quote
+	m.text.Reset(r)
+	var held []byte // a line that may announce a quote
 	for !c.full() {
 		// Of a line longer than the buffer the rest is taken for another.
-		raw, err := br.ReadSlice('\n')
-		line := string(bytes.TrimRight(raw, "\r\n"))
-		trimmed := strings.TrimSpace(line)
-		if line == "-- " {
+		raw, err := m.text.ReadSlice('\n')
+		line := bytes.TrimRight(raw, "\r\n")
+		trimmed := bytes.TrimSpace(line)
+		if string(line) == "-- " {
 			break
 		}
-		quoted := strings.HasPrefix(line, ">")
+		quoted := bytes.HasPrefix(line, []byte(">"))
 		switch {
 		case quoted && !quotes:
-			held = ""
+			held = nil
 		case quoted:
-			c.add(strings.TrimLeft(line, "> ") + " ")
-		case trimmed != "":
-			c.add(held)
-			if held = ""; strings.HasSuffix(trimmed, ":") && !quotes {
-				held = line + " "
+			c.line(bytes.TrimLeft(line, "> "))
+		case len(trimmed) > 0:
+			c.line(held)
+			if held = nil; bytes.HasSuffix(trimmed, []byte(":")) && !quotes {
+				held = bytes.Clone(line)
 			} else {
-				c.add(line + " ")
+				c.line(line)
 			}
 		}
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			break
 		}
 	}
-	c.add(held)
+	c.line(held)
 	return c.String()
 }
 
@@ -127,7 +127,7 @@ func htmlPreview(r io.Reader, quotes bool) string {
 			return c.String()
 		case html.TextToken:
 			if !hidden && quoted == 0 {
-				c.add(string(z.Text()))
+				c.add(z.Text())
 			}
 		case html.StartTagToken:
 			tag, _ := z.TagName()
@@ -161,8 +161,8 @@ func unseen(tag string) bool {
 // collapser gathers a preview: runs of white space become one space, what has no
 // width is left out, and so is what is over the length.
 type collapser struct {
-	b     strings.Builder
-	n     int
+	b     []byte
+	n     int // characters in b
 	space bool
 }
 
@@ -178,11 +178,21 @@ func (c *collapser) tag(name string) {
 	c.space = true
 }
 
-func (c *collapser) add(text string) {
+// line adds a line; words do not go on over its end.
+func (c *collapser) line(text []byte) {
+	c.add(text)
+	c.space = c.space || text != nil
+}
+
+func (c *collapser) add(text []byte) {
+	if c.b == nil {
+		c.b = make([]byte, 0, previewLength+previewLength/4)
+	}
 	for i := 0; i < len(text) && !c.full(); {
-		r, size := utf8.DecodeRuneInString(text[i:])
+		r, size := utf8.DecodeRune(text[i:])
 		i += size
 		switch {
+		case ' ' < r && r < 0x7f: // as nearly all are
 		case unicode.IsSpace(r):
 			c.space = true
 			continue
@@ -194,14 +204,14 @@ func (c *collapser) add(text string) {
 			continue
 		}
 		if c.space && c.n > 0 {
-			c.b.WriteByte(' ')
+			c.b = append(c.b, ' ')
 			c.n++
 		}
 		if c.space = false; !c.full() {
-			c.b.WriteRune(r)
+			c.b = utf8.AppendRune(c.b, r)
 			c.n++
 		}
 	}
 }
 
-func (c *collapser) String() string { return strings.TrimSpace(c.b.String()) }
+func (c *collapser) String() string { return string(bytes.TrimSpace(c.b)) }

@@ -17,6 +17,8 @@ const (
 	wholeBytes = 64 << 10
 	// lineBytes is what package mime reads ahead: given a reader of that, it makes none.
 	lineBytes = 16 << 10
+	// textBytes is the longest line of text that a preview takes for one.
+	textBytes = 4 << 10
 )
 
 // Scratch is memory that Reads use one after the other. The zero value is ready, and safe for
@@ -28,6 +30,8 @@ type scratch struct {
 	whole  [wholeBytes]byte
 	memory bytes.Reader
 	lines  *bufio.Reader
+	// text is a preview's decoded text.
+	text *bufio.Reader
 }
 
 // Read reads a message, which has CRLF line ends, and gives what an index keeps of
@@ -36,11 +40,12 @@ type scratch struct {
 func (s *Scratch) Read(r io.ReadSeeker, arrived time.Time) (*mailbox.Meta, error) {
 	m, ok := s.pool.Get().(*scratch)
 	if !ok {
-		m = &scratch{lines: bufio.NewReaderSize(nil, lineBytes)}
+		m = &scratch{lines: bufio.NewReaderSize(nil, lineBytes), text: bufio.NewReaderSize(nil, textBytes)}
 	}
 	defer func() {
 		m.memory.Reset(nil)
 		m.lines.Reset(nil)
+		m.text.Reset(nil)
 		s.pool.Put(m)
 	}()
 	return m.read(r, arrived)
@@ -69,7 +74,7 @@ func (m *scratch) read(r io.ReadSeeker, arrived time.Time) (*mailbox.Meta, error
 	if err != nil {
 		return nil, fmt.Errorf("read message's structure: %w", err)
 	}
-	text, err := preview(r, root)
+	text, err := m.preview(r, root)
 	if err != nil {
 		return nil, fmt.Errorf("read message's text: %w", err)
 	}
@@ -99,6 +104,6 @@ func (m *scratch) load(r io.ReadSeeker) (io.ReadSeeker, error) {
 }
 
 func headerOf(r io.Reader) ([]mime.Field, error) {
-	keep := func(name string) bool { _, ok := keptPlace[name]; return ok }
+	keep := func(name []byte) bool { _, ok := keptPlace[string(name)]; return ok }
 	return mime.RawFields(r, keep, mime.FieldLimits{Field: maxFieldBytes, All: maxHeaderBytes, Count: maxFields})
 }

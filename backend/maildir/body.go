@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
 
@@ -38,26 +39,30 @@ func (h *handle) Open(uid mailbox.UID) (mailbox.Body, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := newBody(file, m, h.b.a.o.Log)
+	info, err := file.Stat()
+	if err != nil {
+		return nil, h.b.named("open message", errors.Join(err, file.Close()))
+	}
+	b, err := newBody(file, info, m, h.b.a.o.Log)
 	return b, h.b.named("open message", err)
 }
 
-// newBody takes the file over. It measures one whose name is wrong about its
-// size.
-func newBody(file vfs.File, m mailbox.Message, log *slog.Logger) (mailbox.Body, error) {
+// newBody takes the file over, of which info tells. It measures one whose name is wrong
+// about its size.
+func newBody(file vfs.File, info fs.FileInfo, m mailbox.Message, log *slog.Logger) (mailbox.Body, error) {
 	b := &body{src: file, wire: m.WireSize, name: file.Name(), closer: func() { _ = file.Close() }} // it was only read
-	info, err := file.Stat()
-	if err == nil && info.Size() != m.Size {
+	if info.Size() != m.Size {
 		log.Warn("maildir: file name wrong about the size", "file", b.name, "bytes", info.Size(), "claimed", m.Size)
 		var count lineend.Counter
-		if _, err = io.Copy(&count, file); err == nil {
+		_, err := io.Copy(&count, file)
+		if err == nil {
 			b.wire = count.Wire
 			err = b.rewind()
 		}
-	}
-	if err != nil {
-		b.closer()
-		return nil, err
+		if err != nil {
+			b.closer()
+			return nil, err
+		}
 	}
 	b.lines.Reset(b.src)
 	return b, nil

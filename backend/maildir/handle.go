@@ -232,7 +232,7 @@ func (a *Account) read(file vfs.File, m mailbox.Message) (*mailbox.Meta, error) 
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	body, err := newBody(file, m, a.o.Log)
+	body, err := newBody(file, info, m, a.o.Log)
 	if err != nil {
 		return nil, err
 	}

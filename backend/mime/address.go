@@ -9,8 +9,8 @@ type address struct{ name, route, mailbox, host string }
 // addressParser reads an address list (RFC 5322, Section 3.4), tolerantly.
 type addressParser struct {
 	out     []address
-	text    strings.Builder // what stands outside of <>, quotes resolved
-	local   strings.Builder // the same with quotes kept: maybe an addr-spec
+	text    []byte // what stands outside of <>, quotes resolved
+	local   []byte // the same with quotes kept: maybe an addr-spec
 	comment string
 	angle   string
 	isAngle bool
@@ -41,8 +41,8 @@ func (p *addressParser) step(s string, i int) int {
 	case c == '"' && strings.IndexByte(s[i+1:], '"') < 0: // never closed: no quote at all
 	case c == '"':
 		text, next := delimited(s, i, 0, '"')
-		p.text.WriteString(text)
-		p.local.WriteString(s[i:next])
+		p.text = append(p.text, text...)
+		p.local = append(p.local, s[i:next]...)
 		p.at = p.at || strings.Contains(s[i:next], "@")
 		return next
 	case c == '<':
@@ -60,7 +60,7 @@ func (p *addressParser) step(s string, i int) int {
 			p.group = false
 		}
 	case c == ':' && !p.group && !p.isAngle && !p.at:
-		name := strings.TrimSpace(p.text.String())
+		name := strings.TrimSpace(string(p.text))
 		p.reset()
 		if name != "" {
 			// A group begins: its name stands for the mailbox, host NIL.
@@ -68,16 +68,15 @@ func (p *addressParser) step(s string, i int) int {
 			p.group = true
 		}
 	default:
-		p.text.WriteByte(c)
-		p.local.WriteByte(c)
+		p.text = append(p.text, c)
+		p.local = append(p.local, c)
 		p.at = p.at || c == '@'
 	}
 	return i + 1
 }
 
 func (p *addressParser) reset() {
-	p.text.Reset()
-	p.local.Reset()
+	p.text, p.local = p.text[:0], p.local[:0]
 	p.comment, p.angle, p.isAngle, p.at = "", "", false, false
 }
 
@@ -85,10 +84,10 @@ func (p *addressParser) reset() {
 // NIL would make it a group (RFC 9051, Section 7.5.2).
 func (p *addressParser) flush() {
 	defer p.reset()
-	name, spec := collapse(p.text.String()), p.angle
+	name, spec := collapse(string(p.text)), p.angle
 	if !p.isAngle {
-		name, spec = p.comment, p.local.String()
-		if words := p.text.String(); !p.at && strings.ContainsAny(strings.TrimSpace(words), " \t") {
+		name, spec = p.comment, string(p.local)
+		if words := string(p.text); !p.at && strings.ContainsAny(strings.TrimSpace(words), " \t") {
 			name, spec = collapse(words), "" // nobody's address has words
 		}
 	}

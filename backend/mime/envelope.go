@@ -10,27 +10,38 @@ import (
 
 // envelope makes RFC 9051, Section 7.5.2's ENVELOPE of raw fields. Subject and names stay
 // in their encoded form, as that section has them.
-func envelope(kept map[string]string, lists map[string][]address) *imap.Envelope {
+func envelope(kept map[string]string, lists *[len(addressNames)][]address) *imap.Envelope {
 	return &imap.Envelope{
 		Date:      ParseDate(cleanText(kept["date"])),
 		Subject:   cleanText(kept["subject"]),
-		From:      addresses(lists["from"]),
-		Sender:    addresses(lists["sender"]),
-		ReplyTo:   addresses(lists["reply-to"]),
-		To:        addresses(lists["to"]),
-		Cc:        addresses(lists["cc"]),
-		Bcc:       addresses(lists["bcc"]),
+		From:      addresses(lists[listFrom]),
+		Sender:    addresses(lists[listSender]),
+		ReplyTo:   addresses(lists[listReplyTo]),
+		To:        addresses(lists[listTo]),
+		Cc:        addresses(lists[listCc]),
+		Bcc:       addresses(lists[listBcc]),
 		InReplyTo: messageIDs(cleanText(kept["in-reply-to"])),
 		MessageID: messageID(cleanText(kept["message-id"])),
 	}
 }
 
+// The fields that are lists of addresses, as an ENVELOPE has them one after the other.
+const (
+	listFrom = iota
+	listSender
+	listReplyTo
+	listTo
+	listCc
+	listBcc
+)
+
+var addressNames = [...]string{"from", "sender", "reply-to", "to", "cc", "bcc"}
+
 // addressLists reads the address fields.
-func addressLists(kept map[string]string) map[string][]address {
-	lists := make(map[string][]address, 6)
-	for name, raw := range kept {
-		if addressField(name) {
-			lists[name] = addressList(raw)
+func addressLists(kept map[string]string) (lists [len(addressNames)][]address) {
+	for i, name := range addressNames {
+		if raw, ok := kept[name]; ok {
+			lists[i] = addressList(raw)
 		}
 	}
 	return lists
@@ -83,7 +94,11 @@ func ParseDate(s string) time.Time {
 	if s == "" {
 		return time.Time{}
 	}
-	t, err := mail.ParseDate(s)
+	// Nearly all are like this one; of two dozen others mail.ParseDate tries it rather late.
+	t, err := time.Parse("Mon, 2 Jan 2006 15:04:05 -0700", s)
+	if err != nil {
+		t, err = mail.ParseDate(s)
+	}
 	for _, layout := range []string{
 		"Mon, 2 Jan 2006 15:04:05", "2 Jan 2006 15:04:05", "Mon Jan 2 15:04:05 2006",
 		"Mon Jan 2 15:04:05 MST 2006", "Mon, 2 Jan 06 15:04:05 MST", "Mon, 2 Jan 06 15:04:05 -0700",

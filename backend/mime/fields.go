@@ -47,7 +47,7 @@ type FieldLimits struct{ Field, All, Count int }
 // case, keep wants, in the header's order. Where one is over a limit there is a
 // Field with Cut set, one for each name at most: a name without one is known
 // wholly.
-func RawFields(header io.Reader, keep func(name string) bool, max FieldLimits) ([]Field, error) {
+func RawFields(header io.Reader, keep func(name []byte) bool, max FieldLimits) ([]Field, error) {
 	c := rawCollector{max: max}
 	lines := newLineReader(header)
 	for {
@@ -62,9 +62,8 @@ func RawFields(header io.Reader, keep func(name string) bool, max FieldLimits) (
 		if lines.first && piece[0] != ' ' && piece[0] != '\t' {
 			c.flush()
 			if n, ok := fieldName(piece); ok {
-				// CopyFields knows no letter but ASCII's: nor does this.
-				if lower := strings.ToLower(n); len(lower) == len(n) && keep(lower) {
-					c.name = lower
+				if lower, ok := lowerName(c.lower[:0], n); ok && keep(lower) {
+					c.name = string(lower)
 				}
 			}
 		}
@@ -81,6 +80,8 @@ type rawCollector struct {
 	name string
 	text []byte
 	over bool
+	// lower has room for a name.
+	lower [nameBytes]byte
 }
 
 func (c *rawCollector) add(piece []byte) {
@@ -135,7 +136,7 @@ func Fields(header io.Reader) ([]Field, error) {
 		if lines.first && piece[0] != ' ' && piece[0] != '\t' {
 			flush()
 			if n, ok := fieldName(piece); ok {
-				name = strings.ToLower(n)
+				name = strings.ToLower(string(n))
 				piece = piece[bytes.IndexByte(piece, ':')+1:]
 			}
 		}

@@ -53,11 +53,15 @@ func (n *node) header(s *scanner, piece []byte) {
 		if !ok {
 			return
 		}
-		name = strings.ToLower(name)
-		if _, had := f.kept[name]; had && strings.HasPrefix(name, "content-") || !f.wanted(name) {
+		var room [nameBytes]byte
+		lower, ok := lowerName(room[:0], name)
+		if !ok || !f.wanted(string(lower)) {
 			return
 		}
-		f.name = name
+		if _, had := f.kept[string(lower)]; had && bytes.HasPrefix(lower, []byte("content-")) {
+			return
+		}
+		f.name = string(lower)
 		piece = piece[bytes.IndexByte(piece, ':')+1:]
 	}
 	if f.name == "" {
@@ -91,6 +95,13 @@ func (f *fields) flush() {
 // unfold takes out the folding (RFC 5322, Section 2.2.3) and replaces what no IMAP string
 // may hold: a CR elsewhere by a space, a NUL by U+FFFD.
 func unfold(raw []byte) string {
+	line, ended := bytes.CutSuffix(raw, []byte("\r\n"))
+	if !ended {
+		line = bytes.TrimSuffix(raw, []byte{'\n'})
+	}
+	if solid(line) {
+		return string(bytes.TrimLeft(line, " \t"))
+	}
 	out := make([]byte, 0, len(raw))
 	for i, c := range raw {
 		switch {
@@ -105,6 +116,11 @@ func unfold(raw []byte) string {
 	}
 	// What is behind counts: envelopes give it as it is.
 	return strings.TrimLeft(string(out), " \t")
+}
+
+// solid reports that there is nothing in a field for unfold to do.
+func solid(line []byte) bool {
+	return bytes.IndexByte(line, '\n') < 0 && bytes.IndexByte(line, '\r') < 0 && bytes.IndexByte(line, 0) < 0
 }
 
 // clean unfolds a field (RFC 5322, Section 2.2.3), takes out what no IMAP
@@ -179,8 +195,8 @@ func (n *node) describe(digest bool) (boundary string) {
 	w.tail = p.extensions(kept)
 	if n.fields.message {
 		lists := addressLists(kept)
-		p.Envelope = envelope(kept, lists)
-		w.envelope = string(appendEnvelope(nil, kept, lists))
+		p.Envelope = envelope(kept, &lists)
+		w.envelope = string(appendEnvelope(make([]byte, 0, wireBytes), kept, &lists))
 	}
 	n.fields.kept = nil
 	return boundary
@@ -210,9 +226,20 @@ func (p *Part) extensions(kept map[string]string) string {
 
 // token reports a token of RFC 2045, Section 5.1, taken liberally.
 func token(s string) bool {
-	return s != "" && len(s) <= 128 && !strings.ContainsFunc(s, func(r rune) bool {
-		return r <= ' ' || r >= 0x7f || strings.ContainsRune(`()<>@,;:\"/[]?=`, r)
-	})
+	if s == "" || len(s) > 128 {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; c {
+		case '(', ')', '<', '>', '@', ',', ';', ':', '\\', '"', '/', '[', ']', '?', '=':
+			return false
+		default:
+			if c <= ' ' || c >= 0x7f {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // maxParams bounds the parameters of one field.
@@ -275,6 +302,14 @@ func lowerParams(params []string) map[string]string {
 // cut takes what is before the next end (0: all), with quotes resolved, and comments and the white
 // space around taken out.
 func cut(s string, end byte) (item, rest string) {
+	if item, rest, ok := cutPlain(s, end); ok {
+		return item, rest
+	}
+	return cutQuoted(s, end)
+}
+
+// cutQuoted is cut for all that there is.
+func cutQuoted(s string, end byte) (item, rest string) {
 	var b strings.Builder
 	quoted, depth := false, 0
 	solid := 0 // what must not be trimmed from the end
@@ -313,4 +348,17 @@ func cut(s string, end byte) (item, rest string) {
 		}
 	}
 	return b.String()[:solid], ""
+}
+
+// cutPlain is cut for what has neither quotes nor comments before the end.
+func cutPlain(s string, end byte) (item, rest string, ok bool) {
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '(':
+			return "", "", false
+		case c == end && c != 0:
+			return strings.Trim(s[:i], " \t"), s[i+1:], true
+		}
+	}
+	return strings.Trim(s, " \t"), "", true
 }

@@ -58,16 +58,35 @@ func blank(piece []byte) bool {
 }
 
 // fieldName gives the name of the field that a header line begins.
-func fieldName(line []byte) (string, bool) {
+func fieldName(line []byte) ([]byte, bool) {
 	i := bytes.IndexByte(line, ':')
 	if i <= 0 {
-		return "", false
+		return nil, false
 	}
 	name := bytes.TrimRight(line[:i], " \t")
-	if len(name) == 0 || bytes.ContainsAny(name, " \t") {
-		return "", false
+	if len(name) == 0 || bytes.IndexByte(name, ' ') >= 0 || bytes.IndexByte(name, '\t') >= 0 {
+		return nil, false
 	}
-	return string(name), true
+	return name, true
 }
 
-func equalFold(a, b string) bool { return len(a) == len(b) && strings.EqualFold(a, b) }
+// lowerName appends a field's name in lower case to room. It is not ok for one that is lower case
+// only with other letters than ASCII's: CopyFields knows no others.
+func lowerName(room, name []byte) (lower []byte, ok bool) {
+	for _, c := range name {
+		switch {
+		case c >= 0x80:
+			lower = bytes.ToLower(name)
+			return lower, len(lower) == len(name)
+		case 'A' <= c && c <= 'Z':
+			c += 'a' - 'A'
+		}
+		room = append(room, c)
+	}
+	return room, true
+}
+
+// nameBytes is room for the names of fields; longer ones are rare.
+const nameBytes = 64
+
+func equalFold(a string, b []byte) bool { return len(a) == len(b) && strings.EqualFold(a, string(b)) }

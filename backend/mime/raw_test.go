@@ -11,7 +11,7 @@ var noLimits = FieldLimits{Field: 1 << 20, All: 1 << 20, Count: 1 << 20}
 
 func TestRawFields(t *testing.T) {
 	h := "From: a\r\nX-Long: 1\r\n 2 \r\nSUBJECT :  s\t\r\njunk\r\n more\r\nTo:\r\n\u212aeywords: x\r\nCc: end"
-	keep := func(name string) bool { return name != "from" }
+	keep := func(name []byte) bool { return string(name) != "from" }
 	got, err := RawFields(strings.NewReader(h), keep, noLimits)
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +34,7 @@ func TestRawFields(t *testing.T) {
 
 func TestRawFieldsLimits(t *testing.T) {
 	h := "A: 1\r\nB: 22222222222\r\nA: 3\r\nA: 4\r\nB: 5\r\nC: 6\r\nC: 7\r\n\r\nD: body\r\n"
-	all := func(string) bool { return true }
+	all := func([]byte) bool { return true }
 	for _, c := range []struct {
 		max  FieldLimits
 		want string
@@ -70,7 +70,7 @@ func FuzzRawFields(f *testing.F) {
 		if len(msg) > maxField {
 			return
 		}
-		all := func(string) bool { return true }
+		all := func([]byte) bool { return true }
 		raw, err := RawFields(bytes.NewReader(msg), all, noLimits)
 		if err != nil {
 			t.Fatal(err)
@@ -147,7 +147,7 @@ func TestLinear(t *testing.T) {
 		if _, err := Scan(strings.NewReader(msg)); err != nil {
 			t.Fatal(err)
 		}
-		fields, err := RawFields(strings.NewReader(msg), func(string) bool { return true }, noLimits)
+		fields, err := RawFields(strings.NewReader(msg), func([]byte) bool { return true }, noLimits)
 		if err != nil {
 			t.Fatal(err)
 		}

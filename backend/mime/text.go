@@ -27,7 +27,7 @@ func Words(s string) string {
 }
 
 // Text reads the part's body, given its bytes, as UTF-8: transfer encoding and
-// character set undone as far as they are known.
+// character set undone as far as they are known. A body that is a *bufio.Reader is not buffered again.
 func (p *Part) Text(body io.Reader) io.Reader {
 	r, _ := p.Decode(body)
 	charset := strings.ToLower(p.Params["charset"])
@@ -144,9 +144,16 @@ func (q *quotedPrintable) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		p[n] = c
+		if c == '\n' && n >= enoughText {
+			return n + 1, nil
+		}
 	}
 	return len(p), nil
 }
+
+// enoughText, in bytes, is what is decoded at once up to a line's end: who wants a beginning only
+// pays for no more.
+const enoughText = 256
 
 func (q *quotedPrintable) next() (byte, error) {
 	for {

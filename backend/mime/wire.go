@@ -21,10 +21,13 @@ type pieces struct {
 	id, description, encoding, md5 string
 }
 
+// wireBytes has room for most envelopes and structures.
+const wireBytes = 1 << 10
+
 // finish makes the root's Wire.
 func (p *Part) finish() {
 	p.Wire.Envelope = p.pieces.envelope
-	p.Wire.Structure = string(p.appendStructure(nil))
+	p.Wire.Structure = string(p.appendStructure(make([]byte, 0, wireBytes)))
 	p.Walk(func(c *Part) { c.pieces = nil })
 }
 
@@ -129,7 +132,7 @@ func appendString(b []byte, s string) []byte {
 
 // appendEnvelope writes an ENVELOPE of raw header fields. A field that is there and empty
 // is an empty string.
-func appendEnvelope(b []byte, kept map[string]string, lists map[string][]address) []byte {
+func appendEnvelope(b []byte, kept map[string]string, lists *[len(addressNames)][]address) []byte {
 	text := func(name string, human bool) {
 		s, ok := kept[name]
 		switch {
@@ -145,10 +148,9 @@ func appendEnvelope(b []byte, kept map[string]string, lists map[string][]address
 	text("date", false)
 	b = append(b, ' ')
 	text("subject", true)
-	for _, name := range [...]string{"from", "sender", "reply-to", "to", "cc", "bcc"} {
-		list := lists[name]
-		if len(list) == 0 && (name == "sender" || name == "reply-to") {
-			list = lists["from"]
+	for i, list := range lists {
+		if len(list) == 0 && (i == listSender || i == listReplyTo) {
+			list = lists[listFrom]
 		}
 		b = appendAddresses(append(b, ' '), list)
 	}
@@ -175,7 +177,24 @@ func appendAddresses(b []byte, list []address) []byte {
 }
 
 // collapse makes one space of each run of white space: for texts that people read.
-func collapse(s string) string { return strings.Join(strings.FieldsFunc(s, isBlank), " ") }
+func collapse(s string) string {
+	if collapsed(s) {
+		return s
+	}
+	return strings.Join(strings.FieldsFunc(s, isBlank), " ")
+}
+
+// collapsed reports that collapse would change nothing.
+func collapsed(s string) bool {
+	blank := true
+	for i := range len(s) {
+		if s[i] == '\t' || s[i] == ' ' && blank {
+			return false
+		}
+		blank = s[i] == ' '
+	}
+	return !blank || s == ""
+}
 
 func isBlank(r rune) bool { return r == ' ' || r == '\t' }
 
