@@ -111,15 +111,25 @@ func (s *served) arrives(conn sessionConn) error {
 }
 
 // endFormer ends what is left here of the session that is resumed, or whose beginning is tried
-// again: its proxy has lost it, which it may not have noticed.
-func (s *served) endFormer() {
+// again: its proxy has lost it, which it may not have noticed. One that the proxy asked for
+// later is not left over: then this one is, which was opened for longer than the proxy waited.
+func (s *served) endFormer() error {
 	if s.h.Session == "" {
-		return
+		return nil
 	}
-	if x := s.b.sessions.before(s.session); x != nil && x.info.User == s.session.info.User {
-		x.cancel(handoff.ErrKicked)
+	x := s.b.sessions.before(s.session)
+	switch {
+	case x == nil || x.info.User != s.session.info.User:
+		return nil
+	case x.try > s.session.try && s.session.try != 0:
+		return errOvertaken
 	}
+	x.cancel(handoff.ErrKicked)
+	return nil
 }
+
+// errOvertaken: its proxy has asked for the session again, and has it.
+var errOvertaken = errors.New("a later try of this session has begun")
 
 // accept uses the hand-off up, unless that is quiet: then there is nothing that could be done twice.
 func (s *served) accept() error {

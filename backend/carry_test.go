@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -333,6 +334,54 @@ func TestFormerSessionMakesRoom(t *testing.T) {
 	r.must(s.HangUp())
 	if _, err := io.Copy(io.Discard, s); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOvertaken: a resume that its proxy has given up, and that comes late, does not end the
+// session that the proxy has by now.
+func TestOvertaken(t *testing.T) {
+	r := newRig(t, "b1")
+	rec := r.two("b1")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	link, err := newFakeProxy(r).link(ctx, "b1")
+	r.must(err)
+	h := hello("pop3", "pop", rec)
+	h.Try = 1
+	s, _, err := link.Open(ctx, h)
+	r.must(err)
+	u := r.nodes["b1"].use(alice)
+	u.mu.Lock()
+	u.hangUp(leftClosed)
+	u.mu.Unlock()
+	r.nodes["b1"].release(u)
+	if _, err := io.Copy(io.Discard, s); !errors.Is(err, frames.ErrHandOff) {
+		t.Fatal(err)
+	}
+	state, _ := s.HandedOff()
+	_, body, err := handoff.Open(state, "pop3")
+	r.must(err)
+	quiet := handoff.Seal(handoff.NewQuietID(), "pop3", body)
+	h.Try = 3
+	s, w, err := link.Resume(ctx, h, quiet)
+	if err != nil || w.Status != wire.StatusOK {
+		t.Fatal(w, err)
+	}
+	h.Try = 2
+	late, err := newFakeProxy(r).link(ctx, "b1")
+	r.must(err)
+	if _, w, err := late.Resume(ctx, h, quiet); err != nil || w.Status != wire.StatusRefused || !strings.Contains(w.Text, errOvertaken.Error()) {
+		t.Errorf("the late one: %v, %v", w, err)
+	}
+	if _, err := io.WriteString(s, "NOOP\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(s).ReadString('\n'); err != nil || !strings.HasPrefix(line, "+OK") {
+		t.Errorf("the session that the proxy has: %q, %v", line, err)
+	}
+	h.Try = 4
+	if _, w, err = link.Resume(ctx, h, quiet); err != nil || w.Status != wire.StatusOK {
+		t.Errorf("a later one: %v, %v", w, err)
 	}
 }
 

@@ -42,6 +42,7 @@ type session struct {
 	done   chan struct{}
 	// former has the same id; nil: none had when this one came.
 	former *session
+	try    uint64 // wire.Hello.Try
 }
 
 func (s *sessions) add(x *session) bool {
@@ -226,7 +227,7 @@ func (s *served) begin(ctx context.Context, conn sessionConn, from cluster.Peer)
 		s.box = nil
 		return refused(err)
 	}
-	x := &session{done: make(chan struct{}), info: control.Session{
+	x := &session{done: make(chan struct{}), try: h.Try, info: control.Session{
 		ID: h.Session, User: name, Protocol: h.Protocol, Client: h.Client,
 		Node: b.id.Self().String(), Backend: b.cfg.ID, Started: time.Now(),
 	}}
@@ -239,7 +240,9 @@ func (s *served) begin(ctx context.Context, conn sessionConn, from cluster.Peer)
 	if b.stopping.Load() {
 		return refused(errStopping) // who was opened before has been told to go
 	}
-	s.endFormer()
+	if err := s.endFormer(); err != nil {
+		return refused(err)
+	}
 	if err := s.speak(conn); err != nil {
 		return err
 	}

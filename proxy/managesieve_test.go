@@ -52,7 +52,7 @@ func TestManageSieveSession(t *testing.T) {
 		t.Fatalf("%d hellos", len(got))
 	}
 	want := wire.Hello{Version: wire.Version, Protocol: "managesieve", User: string(alice), Home: "b1", Epoch: 1,
-		Client: got[0].Client, Session: got[0].Session}
+		Client: got[0].Client, Session: got[0].Session, Try: 1}
 	if got[0] != want {
 		t.Fatalf("hello %+v, want %+v", got[0], want)
 	}

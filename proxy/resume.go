@@ -204,6 +204,7 @@ func (o *opening) resumeStream(ctx context.Context, id director.BackendID, addr 
 			return nil, err
 		}
 		var w wire.Welcome
+		hello.Try = o.tries.Add(1)
 		stream, w, err = link.Resume(ctx, hello, o.state)
 		reason := handoff.Reason("")
 		switch {

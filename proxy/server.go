@@ -57,7 +57,8 @@ type Server struct {
 	deflater  deflate.Deflater
 	links     *links
 	resumes   *pacing
-	parked    atomic.Int64 // bytes of sessions that wait to be resumed
+	parked    atomic.Int64  // bytes of sessions that wait to be resumed
+	tries     atomic.Uint64 // Hellos sent: wire.Hello.Try
 
 	// mu makes sure that no connection is admitted once draining is set.
 	mu          sync.Mutex

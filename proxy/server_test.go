@@ -45,7 +45,7 @@ func TestIMAPSession(t *testing.T) {
 		t.Fatalf("%d hellos", len(got))
 	}
 	want := wire.Hello{Version: wire.Version, Protocol: "imap", User: string(alice), Home: "b1", Epoch: 7,
-		Client: c.Conn.LocalAddr().String(), Session: got[0].Session}
+		Client: c.Conn.LocalAddr().String(), Session: got[0].Session, Try: 1}
 	if got[0] != want || got[0].Session == "" {
 		t.Fatalf("hello %+v, want %+v", got[0], want)
 	}

@@ -56,6 +56,7 @@ func (s *Server) openStream(ctx context.Context, id director.BackendID, addr str
 			return nil, err
 		}
 		var w wire.Welcome
+		hello.Try = s.tries.Add(1)
 		stream, w, err = link.Open(ctx, hello)
 		switch {
 		case err == nil && stream != nil:

@@ -237,8 +237,14 @@ var modelRuns = []modelRun{
 	// I3*, ids move along
 	{flags: "-DNO_IDS -DMOVES=1 -DDEATHS=0 -DEXPIRE=0 -DCRASHES=0", harm: "(live[h]&m)==0"},
 	// sessions: an unknown outcome is BYE, an id is accepted once
-	{flags: "-DNO_BYE -DSESSION -DNM=0 -DMOVES=2 -DDEATHS=0 -DEXPIRE=0 -DCRASHES=0", harm: "at[0]!=0"},
+	{flags: "-DNO_BYE -DSESSION -DNM=0 -DMOVES=2 -DDEATHS=0 -DEXPIRE=0 -DCRASHES=0", harm: "ran==1", slow: true},
 	{flags: "-DNO_ONCE -DNO_BYE -DSESSION -DNM=0 -DMOVES=1 -DDEATHS=0 -DEXPIRE=0 -DCRASHES=0", harm: "ran==1"},
+	// quiet hand-offs: only a session at rest has one; the former session is ended first, a newer one never;
+	// the strict protocol, without them, holds, too
+	{flags: "-DNO_REST -DSESSION -DNM=0 -DMOVES=1 -DDEATHS=0 -DEXPIRE=0 -DCRASHES=0", harm: "ran==1"},
+	{flags: "-DNO_FORMER -DSESSION -DNM=0 -DMOVES=1 -DDEATHS=0 -DEXPIRE=0 -DCRASHES=0", harm: "left[0]"},
+	{flags: "-DNO_NEWER -DSESSION -DNM=0 -DMOVES=1 -DDEATHS=0 -DEXPIRE=0 -DCRASHES=0", harm: "harmed"},
+	{flags: "-DNO_QUIET -DSESSION -DNM=0 -DMOVES=1 -DDEATHS=0 -DEXPIRE=0 -DCRASHES=1"},
 }
 
 var (

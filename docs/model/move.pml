@@ -114,49 +114,96 @@ inline take_staging(b) {
 
 /* ---- one client's session, carried by a proxy ----
  * It lives at a backend, is parked at the proxy as a state, or has ended with
- * BYE. The client has one command to give that must not be done twice. */
+ * BYE. The client has one command to give that must not be done twice.
+ *
+ * A state without a command that was begun is quiet: it is not accepted, and is
+ * tried again where the outcome of its resume is unknown. What may be left of the
+ * first try is deaf: its proxy is not there, so it hears no client and does
+ * nothing. The next one that comes there ends it, or the fence. */
 #ifdef SESSION
 #define PROXY_LIVE 0
 #define PROXY_PARKED 1
 #define PROXY_ASKING 2
 #define PROXY_BYE 3
-byte at[NB];            /* the id by which a session lives here; 0: none does */
+bit  at[NB];            /* a session lives here */
+bit  mine[NB];          /* by the latest RESUME */
+bit  since[NB];         /* by a later RESUME than the late one, below */
+bit  deaf[NB];          /* it is quiet, and its proxy has not got its Welcome */
+bit  left[NB];          /* another one of the same client that should have been ended */
+bit  todo[NB];          /* it has a command that is not done yet */
 byte taken[NB];         /* ids that were accepted here, durably, as bits */
-byte proxy = PROXY_LIVE, parked = 0;    /* the state at the proxy, by its id */
-byte lastid = 1;
+byte proxy = PROXY_LIVE, parked = 0;    /* the state at the proxy: its id, 0 if it is quiet */
+byte with = 0;          /* where the proxy has it live, or asks */
+byte lastid = 0;
 byte view = 0;          /* the messages the client was told of */
-bit  started = 0, todo = 0;             /* the command: given; not yet done where the session lives */
+bit  started = 0;                       /* the client has given its command */
 bit  parkedtodo = 0;                    /* not yet done, says the state at the proxy */
 byte ran = 0;                           /* how often it was done */
 bit  harmed = 0;                        /* a crash or a cut that may cost a session */
 byte cuts = CUTS;
-#ifdef NO_ONCE
-#define FRESH true
+/* A RESUME that its proxy has given up, and that has not come to the backend yet. */
+bit  late = 0; byte lplace = 0, lepoch = 0, lid = 0; bit ltodo = 0;
+#define NOT_LATE d_step { late = 0; lplace = 0; lepoch = 0; lid = 0; ltodo = 0; since[0] = 0; since[1] = 0 }
+
+#ifdef NO_QUIET         /* the strict protocol: every id is accepted */
+#define QUIET(todo) false
 #else
-#define FRESH (taken[x] & (1 << parked)) == 0   /* accepted once, durably */
+#ifdef NO_REST          /* takes for quiet what is not */
+#define QUIET(todo) true
+#else
+#define QUIET(todo) (todo == 0)
 #endif
-#define ONE_PLACE assert((at[0] != 0) + (at[1] != 0) + (proxy == PROXY_PARKED) <= 1)
+#endif
+#ifdef NO_ONCE
+#define FRESH(x, id) true
+#else
+#define FRESH(x, id) (taken[x] & (1 << id)) == 0     /* accepted once, durably */
+#endif
+#define AT(b) (at[b] && !deaf[b])
+#define ONE_PLACE assert(AT(0) + AT(1) + (proxy == PROXY_PARKED) <= 1)
+#define ENDED(b) d_step { at[b] = 0; mine[b] = 0; since[b] = 0; deaf[b] = 0; todo[b] = 0 }
+#define PARK(cmd) d_step { proxy = PROXY_PARKED; parkedtodo = cmd; if :: QUIET(cmd) -> parked = 0 :: else -> lastid++; parked = lastid fi }
+
+/* arrives is a session's coming to x, when its fence lets it. */
+inline arrives(x, id, cmd) {
+    assert(home == x);                              /* only at the home */
+    assert((view & ~live[x]) == 0);                 /* never a wrong view */
+    if
+#ifdef NO_FORMER        /* does not look whether it is there already */
+    :: at[x] && deaf[x] -> left[x] = 1
+    :: else
+#else
+    :: else                                         /* the former one is ended */
+#endif
+    fi;
+    if :: QUIET(cmd) -> deaf[x] = 1 :: else -> taken[x] = taken[x] | (1 << id); deaf[x] = 0 fi;
+    at[x] = 1; todo[x] = cmd
+}
 
 inline hand_off(b) {
-    lastid++; at[b] = 0;
     if
-    :: proxy == PROXY_LIVE -> parked = lastid; parkedtodo = todo; todo = 0; proxy = PROXY_PARKED
-    :: else -> todo = 0 /* the proxy has given it up: nobody takes the state */
+    :: proxy == PROXY_LIVE && with == b && mine[b] -> PARK(todo[b])
+    :: else /* the proxy has given it up: nobody takes the state */
     fi;
+    ENDED(b); left[b] = 0;
     ONE_PLACE
 }
 /* The backend dies. What the client knows is its last checkpoint, if nothing was
  * under way since; otherwise nobody can say what it saw. */
 inline crash_sessions(b) {
     if
-    :: at[b] != 0 -> at[b] = 0;
-        if
-        :: proxy == PROXY_LIVE && !todo -> lastid++; parked = lastid; parkedtodo = 0; proxy = PROXY_PARKED
-        :: proxy == PROXY_LIVE && todo -> proxy = PROXY_BYE; harmed = 1
-        :: else     /* asking: see there */
-        fi; todo = 0
+    :: late && lplace == b -> NOT_LATE   /* its connection has gone */
     :: else
-    fi
+    fi;
+    if
+    :: at[b] ->
+        if
+        :: proxy == PROXY_LIVE && with == b && !todo[b] -> PARK(0)
+        :: proxy == PROXY_LIVE && with == b && todo[b] -> proxy = PROXY_BYE; harmed = 1
+        :: else     /* asking: see there */
+        fi; ENDED(b)
+    :: else
+    fi; left[b] = 0
 }
 
 #else
@@ -254,9 +301,9 @@ end_b: do
 #endif
     /* A crash while nothing of this user is under way costs its sessions. */
 #ifdef SESSION
-    :: atomic { crashes > 0 && at[b] != 0 -> crashes--; crash_sessions(b) }
+    :: atomic { crashes > 0 && at[b] -> crashes--; crash_sessions(b) }
     /* R1 for sessions: fenced, it lets go of them, and starts no new command. */
-    :: atomic { at[b] != 0 && fs[b] != Serving && proxy != PROXY_ASKING -> hand_off(b) }
+    :: atomic { (at[b] || left[b]) && fs[b] != Serving && !(proxy == PROXY_ASKING && with == b) -> hand_off(b) }
 #endif
     od;
 serve:
@@ -498,33 +545,33 @@ fin: skip
 
 /* ---- the session's proxy ---- */
 #ifdef SESSION
+#ifdef NO_BYE       /* an unknown outcome is tried again, whatever it is */
+#define UNKNOWN proxy = PROXY_PARKED
+#else
+#define UNKNOWN if :: QUIET(parkedtodo) -> proxy = PROXY_PARKED :: else -> proxy = PROXY_BYE; parked = 0; harmed = 1 fi
+#endif
 proctype Proxy() {
-    byte h = 0, e = 1, x; bit s = 0;
+    byte h = 0, e = 1; bit s = 0;
 end_p: do
     :: atomic { proxy != PROXY_BYE && (e != epoch || h != home || s != state) -> h = home; e = epoch; s = state }
-    /* The client gives its command; a backend that serves it executes it. */
-    :: atomic { proxy == PROXY_LIVE && !started -> started = 1; todo = 1 }
+    /* The client gives its command; the backend it lives at executes it. */
+    :: atomic { proxy == PROXY_LIVE && at[with] && !started -> started = 1; todo[with] = 1 }
     /* RESUME at the home that the memory names. */
-    :: atomic { proxy == PROXY_PARKED && s == Active -> proxy = PROXY_ASKING; x = h };
+    :: atomic { proxy == PROXY_PARKED && s == Active -> proxy = PROXY_ASKING; with = h; mine[0] = 0; mine[1] = 0 };
        if
-       :: atomic { fs[x] == Serving && fe[x] == e && !lock[x] && FRESH ->
-              assert(home == x);                              /* only at the home */
-              assert((view & ~live[x]) == 0);                 /* never a wrong view */
-              taken[x] = taken[x] | (1 << parked); at[x] = parked; todo = parkedtodo };
+       :: atomic { fs[with] == Serving && fe[with] == e && !lock[with] && (QUIET(parkedtodo) || FRESH(with, parked)) ->
+              arrives(with, parked, parkedtodo); mine[with] = 1; since[with] = late };
           if
-          :: atomic { at[x] == parked -> proxy = PROXY_LIVE; parked = 0; ONE_PLACE }
+          :: atomic { mine[with] -> deaf[with] = 0; proxy = PROXY_LIVE; parked = 0; parkedtodo = 0; ONE_PLACE }
           /* The outcome stays unknown: a cut, or a crash. */
-          :: atomic { at[x] != parked || cuts > 0 -> if :: cuts > 0 -> cuts-- :: else fi; harmed = 1;
-#ifdef NO_BYE       /* an unknown outcome is tried again */
-                 proxy = PROXY_PARKED
-#else
-                 proxy = PROXY_BYE; parked = 0
-#endif
-             }
+          :: atomic { !mine[with] || cuts > 0 -> if :: cuts > 0 -> cuts-- :: else fi; UNKNOWN }
           fi
-       :: atomic { !(fs[x] == Serving && fe[x] == e) -> proxy = PROXY_PARKED; 
+       /* The same, and the backend has not even begun with it. */
+       :: atomic { cuts > 0 && !late -> cuts--;
+              late = 1; lplace = with; lepoch = e; lid = parked; ltodo = parkedtodo; UNKNOWN }
+       :: atomic { !(fs[with] == Serving && fe[with] == e) -> proxy = PROXY_PARKED;
               if :: e != epoch || h != home || s != state -> h = home; e = epoch; s = state :: else fi }
-       :: atomic { fs[x] == Serving && fe[x] == e && !lock[x] && !(FRESH) -> proxy = PROXY_BYE; parked = 0; harmed = 1 }
+       :: atomic { fs[with] == Serving && fe[with] == e && !lock[with] && !(QUIET(parkedtodo) || FRESH(with, parked)) -> proxy = PROXY_BYE; parked = 0; harmed = 1 }
        fi
     od
 }
@@ -534,10 +581,23 @@ end_p: do
  * ends when it notices. */
 proctype Session(byte b) {
 end_s: do
-    :: atomic { at[b] != 0 && fs[b] == Serving && !lock[b] && todo -> todo = 0; ran++; assert(ran == 1) }
-    :: atomic { at[b] != 0 && fs[b] == Serving && !lock[b] && proxy == PROXY_LIVE && view != live[b] ->
+    :: atomic { at[b] && fs[b] == Serving && !lock[b] && todo[b] -> todo[b] = 0; ran++; assert(ran == 1) }
+    :: atomic { at[b] && fs[b] == Serving && !lock[b] && proxy == PROXY_LIVE && with == b && !deaf[b] && view != live[b] ->
            assert((view & ~live[b]) == 0); view = live[b] }
-    :: atomic { at[b] != 0 && proxy == PROXY_BYE -> at[b] = 0; todo = 0 }
+    :: atomic { (at[b] || left[b]) && proxy == PROXY_BYE -> ENDED(b); left[b] = 0 }
+    /* A RESUME that was given up comes after all. */
+    :: atomic { late && lplace == b && !lock[b] ->
+           if
+           :: !(fs[b] == Serving && fe[b] == lepoch)
+           :: fs[b] == Serving && fe[b] == lepoch && !(QUIET(ltodo) || FRESH(b, lid))
+#ifdef NO_NEWER         /* ends whichever is there */
+           :: fs[b] == Serving && fe[b] == lepoch && (QUIET(ltodo) || FRESH(b, lid)) && since[b] ->
+                  if :: proxy == PROXY_LIVE && with == b -> proxy = PROXY_BYE :: else fi; arrives(b, lid, ltodo); mine[b] = 0; since[b] = 0
+#else
+           :: fs[b] == Serving && fe[b] == lepoch && since[b]
+#endif
+           :: fs[b] == Serving && fe[b] == lepoch && (QUIET(ltodo) || FRESH(b, lid)) && !since[b] -> arrives(b, lid, ltodo); mine[b] = 0; since[b] = 0
+           fi; NOT_LATE }
     od
 }
 #endif
@@ -562,8 +622,9 @@ proctype Judge() {
     assert(has[home] && live[home] == ALL);         /* I2 */
 #ifdef SESSION
     /* I5: without a crash or a cut link the session lives, at the home. */
-    assert(harmed || (proxy == PROXY_LIVE && at[home] != 0));
+    assert(harmed || (proxy == PROXY_LIVE && at[home]));
     assert(harmed || (started && ran == 1));
+    assert(at[0] + at[1] + left[0] + left[1] <= 1);   /* nothing is left of it */
 #endif
 }
 
@@ -581,7 +642,7 @@ init { atomic {
 #endif
     run Mover(0); run Mover(1);
 #ifdef SESSION
-    at[0] = 1;
+    at[0] = 1; mine[0] = 1;
     run Proxy(); run Session(0); run Session(1);
 #endif
 #if RESTORES > 0

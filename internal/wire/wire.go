@@ -38,6 +38,9 @@ type Hello struct {
 	// HandOff, in a Hello of ProtocolFrames: this proxy takes hand-offs. Unless the
 	// Welcome has it as well, sessions end with their backend.
 	HandOff bool `json:"handoff,omitempty"`
+	// Try rises with each Hello of one session: one that comes late, after its proxy has given
+	// it up and asked again, must not end the session that the proxy has. 0: a proxy of before.
+	Try uint64 `json:"try,omitempty"`
 }
 
 // POP3 is what a proxy and a client of POP3 have settled in the AUTHORIZATION
