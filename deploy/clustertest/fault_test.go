@@ -47,28 +47,35 @@ func TestKillEverythingAtEveryStep(t *testing.T) {
 	c := newCluster(t)
 	l := startLoad(c, t, c.withUsers(30))
 	k := &killer{c: c, t: t, kills: make(map[string]int)}
-	k.plan(r)
+	k.plan(r, victims)
 	k.run(r, l)
+	k.judge(l)
+}
+
+// judge ends the load, and looks at everything when all is quiet.
+func (k *killer) judge(l *load) {
 	l.end()
-	if t.Failed() {
+	if k.t.Failed() {
 		return
 	}
 	for what, n := range k.kills {
-		t.Logf("killed %s: %d", what, n)
+		k.t.Logf("killed %s: %d", what, n)
 	}
 	if k.left() > 0 {
-		t.Errorf("%d kills were not done: %v", k.left(), k.todo)
+		k.t.Errorf("%d kills were not done: %v", k.left(), k.todo)
 	}
 	l.settled(patience)
 	k.noneLeftMoving()
 	l.check()
-	c.oneServes(t, l)
+	k.c.oneServes(k.t, l)
 }
 
 // killer keeps all users moving, answers the mover's points, and kills there.
 type killer struct {
 	c *testCluster
 	t *testing.T
+	// disks are of those whose machine loses power, when it is their turn.
+	disks map[string]*extDisk
 
 	mu     sync.Mutex
 	todo   map[string][]string // point → victims still to kill there
@@ -77,7 +84,7 @@ type killer struct {
 	moved  map[director.User]int
 }
 
-func (k *killer) plan(r *rand.Rand) {
+func (k *killer) plan(r *rand.Rand, victims []string) {
 	k.todo = make(map[string][]string)
 	for _, p := range points {
 		vs := append([]string(nil), victims...)
@@ -180,6 +187,11 @@ func (k *killer) answer(stop <-chan struct{}) {
 			}
 			point, user, _ := strings.Cut(line, " ")
 			victim := k.take(point)
+			if _, after := midway[victim]; after {
+				r.goOn()
+				k.midway(victim, point, director.User(user))
+				continue
+			}
 			if victim != "" {
 				k.kill(victim, point, director.User(user))
 			}
@@ -208,6 +220,10 @@ func (k *killer) kill(victim, point string, u director.User) {
 	k.mu.Lock()
 	move := k.flying[u]
 	k.mu.Unlock()
+	if k.disks != nil {
+		k.cutPower(victim, point, u, move)
+		return
+	}
 	name := map[string]string{"mover": "r1", "source": string(move[0]), "target": string(move[1]), "mx1": "mx1", "e1": "e1"}[victim]
 	k.t.Logf("kill -9 %s (%s) at %s of %s", name, victim, point, u)
 	k.c.restart(name)
@@ -235,9 +251,17 @@ func (l *load) checkQuota(u *loadUser, bytes, messages *int64, home director.Bac
 		return
 	}
 	root := filepath.Join(l.c.dir, string(home), "users", fence.Shard(u.name), string(u.name), "Maildir")
+	var folders []string
+	for _, of := range []string{"cur", "new", ".*/cur", ".*/new"} {
+		more, err := filepath.Glob(filepath.Join(root, of))
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		folders = append(folders, more...)
+	}
 	var wantBytes, wantMessages int64
-	for _, sub := range []string{"cur", "new"} {
-		es, err := os.ReadDir(filepath.Join(root, sub))
+	for _, folder := range folders {
+		es, err := os.ReadDir(folder)
 		if err != nil {
 			l.t.Error(err)
 			return
