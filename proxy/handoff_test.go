@@ -41,7 +41,7 @@ func TestHandOff(t *testing.T) {
 				t.Fatalf("%d resumed, %d new", len(resumed), len(b2.said()))
 			}
 			want := said[0]
-			want.Home, want.Epoch = "b2", 3
+			want.Home, want.Epoch, want.Try = "b2", 3, 2
 			if want.POP3 != nil {
 				want.POP3, resumed[0].POP3 = nil, nil
 			}
