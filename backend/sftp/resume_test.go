@@ -15,7 +15,7 @@ import (
 )
 
 // resumeBytes is how large the user of TestResumeLarge is; WAYPOST_RESUME_BYTES for more.
-const resumeBytes = 300 << 20
+const resumeBytes = 64 << 20
 
 // TestResumeLarge: a target whose process dies in the middle of a large user, and forgets what it had
 // not written down, is sent nothing again but what was on the connections. Files that came and were

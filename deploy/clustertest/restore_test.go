@@ -43,7 +43,8 @@ type restoreRun struct {
 // TestLostDisksAndDirectory: users are backed up under load; a backend's disk is
 // lost, and its users live on elsewhere from the backup, with all that waited in the
 // spools; then etcd's data are lost, and the directory comes back from the fences
-// and a node's copy.
+// and a node's copy; then they go back to an image from before some moves, and it
+// comes back from that and the fences.
 func TestLostDisksAndDirectory(t *testing.T) {
 	t.Parallel()
 	c := newCluster(t)
@@ -92,6 +93,7 @@ func TestLostDisksAndDirectory(t *testing.T) {
 	}
 	r.bringBack()
 	r.loseDirectory()
+	r.directoryGoesBack()
 }
 
 // bringBack restores a user who has emptied the mailbox, while mail comes, and one
@@ -322,15 +324,7 @@ func (r *restoreRun) loseDirectory() {
 	r.procs["d1"].signal(syscall.SIGTERM)
 	r.procs["d1"].waitEnd(patience)
 	r.procs["e1"].kill()
-	var etcd embedded.EmbedOptions
-	file, err := os.ReadFile(filepath.Join(r.dir, "e1.conf"))
-	if err == nil {
-		err = json.Unmarshal(file, &etcd)
-	}
-	if err == nil {
-		err = os.RemoveAll(etcd.Dir)
-	}
-	if err != nil {
+	if err := os.RemoveAll(r.etcdData()); err != nil {
 		t.Fatal(err)
 	}
 	r.procs["e1"].start(t)
@@ -358,6 +352,30 @@ func (r *restoreRun) loseDirectory() {
 	r.procs["p2"].start(t)
 	r.procs["p2"].waitReady(t)
 	r.admin = r.adminClient()
+	r.asBefore(homes, before, "after-directory")
+	if m := r.move(t, r.users[0], map[bool]director.BackendID{true: "b3", false: "b1"}[homes[r.users[0]] == "b1"]); m.Phase != director.PhaseDone {
+		t.Errorf("a move after the restore: %+v", m)
+	}
+}
+
+// etcdData is the folder of the embedded etcd.
+func (r *restoreRun) etcdData() string {
+	r.t.Helper()
+	var etcd embedded.EmbedOptions
+	file, err := os.ReadFile(filepath.Join(r.dir, "e1.conf"))
+	if err == nil {
+		err = json.Unmarshal(file, &etcd)
+	}
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return etcd.Dir
+}
+
+// asBefore waits until all users live where they did, have the mail they had, and get more.
+func (r *restoreRun) asBefore(homes map[director.User]director.BackendID, before map[director.User]map[uint32]string, subject string) {
+	t := r.t
+	t.Helper()
 	for _, u := range r.users {
 		var got admin.User
 		eventually(t, "home of "+string(u), patience, func() (err error) {
@@ -368,17 +386,17 @@ func (r *restoreRun) loseDirectory() {
 			t.Errorf("%s: %+v, the home was %s", u, got, homes[u])
 		}
 		eventually(t, "mail for "+string(u), patience, func() error {
-			return send(r.addr(2526), "load@example.org", []string{string(u)}, messageFor("after-directory"))
+			return send(r.addr(2526), "load@example.org", []string{string(u)}, messageFor(subject))
 		})
 		eventually(t, "new and old mail of "+string(u), patience, func() error {
 			now, new := r.read(u), false
-			for uid, subject := range before[u] {
-				if now[uid] != subject {
-					return fmt.Errorf("UID %d was %s, and is %q", uid, subject, now[uid])
+			for uid, had := range before[u] {
+				if now[uid] != had {
+					return fmt.Errorf("UID %d was %s, and is %q", uid, had, now[uid])
 				}
 			}
-			for _, subject := range now {
-				new = new || subject == "after-directory"
+			for _, have := range now {
+				new = new || have == subject
 			}
 			if !new {
 				return errors.New("the new mail is not there")
@@ -386,7 +404,60 @@ func (r *restoreRun) loseDirectory() {
 			return nil
 		})
 	}
-	if m := r.move(t, r.users[0], map[bool]director.BackendID{true: "b3", false: "b1"}[homes[r.users[0]] == "b1"]); m.Phase != director.PhaseDone {
-		t.Errorf("a move after the restore: %+v", m)
+}
+
+// directoryGoesBack puts an image of etcd's data back from before users moved, and
+// restores: the fences know better.
+func (r *restoreRun) directoryGoesBack() {
+	t := r.t
+	t.Helper()
+	end := func(name string) {
+		r.procs[name].signal(syscall.SIGTERM)
+		r.procs[name].waitEnd(patience)
 	}
+	image := filepath.Join(t.TempDir(), "etcd")
+	end("e1")
+	if err := os.CopyFS(image, os.DirFS(r.etcdData())); err != nil {
+		t.Fatal(err)
+	}
+	r.procs["e1"].start(t)
+	r.procs["e1"].waitReady(t)
+	for i, u := range r.users[:6] {
+		for range 1 + i%2 { // some back to where the image has them, at another epoch
+			to := director.BackendID("b3")
+			if r.home(u) == to {
+				to = "b1"
+			}
+			if m := r.move(t, u, to); m.Phase != director.PhaseDone {
+				t.Fatalf("move of %s: %+v", u, m)
+			}
+		}
+	}
+	before, homes := map[director.User]map[uint32]string{}, map[director.User]director.BackendID{}
+	for _, u := range r.users {
+		before[u], homes[u] = r.read(u), r.home(u)
+	}
+	end("d1")
+	r.procs["e1"].kill()
+	err := os.RemoveAll(r.etcdData())
+	if err == nil {
+		err = os.CopyFS(r.etcdData(), os.DirFS(image))
+	}
+	if err == nil {
+		err = os.Chmod(r.etcdData(), 0o700)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.procs["e1"].start(t)
+	r.procs["e1"].waitReady(t)
+	var report restore.Report
+	waypostJSON(t, r.dir, &report, "director", "restore", "--config", filepath.Join(r.dir, "d1.conf"))
+	if report.Decided != len(r.users) || report.Closed != 0 || len(report.NoAccount) != 0 {
+		t.Errorf("restored from an image: %+v", report)
+	}
+	r.procs["d1"].start(t)
+	r.procs["d1"].waitReady(t)
+	r.admin = r.adminClient()
+	r.asBefore(homes, before, "after-the-image")
 }
