@@ -77,7 +77,7 @@ func (c *cursor) message() *Message {
 	if len(c.table) == 0 {
 		return nil
 	}
-	return &c.table[0].c.all[c.in]
+	return &c.table[0].c.messages()[c.in]
 }
 
 func (c *cursor) next() {

@@ -137,7 +137,7 @@ func (e *Editor) Done() Messages {
 // join puts next's messages behind those of s.
 func (e *Editor) join(s *span, next span) {
 	c := e.own(s, int(next.n))
-	c.all = append(c.all, next.c.all...)
+	c.all = append(c.all, next.c.messages()...)
 	s.n, s.last = s.n+next.n, next.last
 }
 
@@ -154,8 +154,9 @@ func (e *Editor) begin(room int) {
 // own makes a chunk the Editor's own, with room for some more messages.
 func (e *Editor) own(s *span, room int) *chunk {
 	if s.c.maker != e.maker {
-		all := make([]Message, len(s.c.all), len(s.c.all)+room)
-		copy(all, s.c.all)
+		had := s.c.messages()
+		all := make([]Message, len(had), len(had)+room)
+		copy(all, had)
 		s.c = &chunk{all: all, maker: e.maker}
 	}
 	return s.c

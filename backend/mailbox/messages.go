@@ -29,8 +29,18 @@ type span struct {
 // chunk is a run of messages, changed only by the Editor that made it and only
 // before its Done.
 type chunk struct {
+	// all are the messages, once messages was called if they come later.
 	all   []Message
 	maker *maker
+	later *later // nil in most
+}
+
+// messages gives the chunk's, which are to be read only.
+func (c *chunk) messages() []Message {
+	if c.later != nil {
+		c.later.once.Do(func() { c.all, c.later.read = c.later.read(), nil })
+	}
+	return c.all
 }
 
 // maker is an identity: that of an Editor between two calls of Done.
@@ -60,7 +70,7 @@ func (m Messages) Len() int {
 // slice. What it points to is shared: nobody writes to it.
 func (m Messages) At(i int) *Message {
 	s := &m.table[m.spanOf(i)]
-	return &s.c.all[i-s.start]
+	return &s.c.messages()[i-s.start]
 }
 
 // spanOf gives the table's line that has index i, or -1 if i is negative or
@@ -86,8 +96,9 @@ func search(table []span, uid UID) int {
 }
 
 func (c *chunk) find(uid UID) (int, bool) {
-	i := sort.Search(len(c.all), func(i int) bool { return c.all[i].UID >= uid })
-	return i, i < len(c.all) && c.all[i].UID == uid
+	all := c.messages()
+	i := sort.Search(len(all), func(i int) bool { return all[i].UID >= uid })
+	return i, i < len(all) && all[i].UID == uid
 }
 
 // Get gives the message with that UID, or nil.
@@ -102,14 +113,14 @@ func get(table []span, uid UID) *Message {
 	if !ok {
 		return nil
 	}
-	return &table[s].c.all[i]
+	return &table[s].c.messages()[i]
 }
 
 // From visits the messages from index i on.
 func (m Messages) From(i int) iter.Seq2[int, *Message] {
 	return func(yield func(int, *Message) bool) {
 		for s := max(m.spanOf(i), 0); s < len(m.table); s++ {
-			start, all := m.table[s].start, m.table[s].c.all
+			start, all := m.table[s].start, m.table[s].c.messages()
 			for k := max(i-start, 0); k < len(all); k++ {
 				if !yield(start+k, &all[k]) {
 					return
@@ -134,11 +145,11 @@ func (m Messages) Ranges() []UIDRange {
 		out = append(out, UIDRange{first, last})
 	}
 	for _, s := range m.table {
-		all := s.c.all
-		if first := all[0].UID; int(s.last-first) == len(all)-1 {
+		if first := s.c.first(); int(s.last-first) == int(s.n)-1 {
 			add(first, s.last)
 			continue
 		}
+		all := s.c.messages()
 		for i := range all {
 			add(all[i].UID, all[i].UID)
 		}

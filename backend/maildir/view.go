@@ -1,18 +1,12 @@
 package maildir
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
-	"slices"
-	"strings"
 	"time"
 
-	"waypost/backend/mailbox"
 	"waypost/backend/maildir/name"
-	"waypost/backend/maildir/packed"
 	"waypost/backend/maildir/state"
 	"waypost/backend/maildir/uidlist"
 	"waypost/internal/vfs"
@@ -26,7 +20,6 @@ import (
 const viewName = "waypost-index.view"
 
 const (
-	viewMagic = "waypost view 1\n"
 	// viewLeast is from how many messages on a view is kept: listing fewer is quick.
 	viewLeast = 200
 	// viewFresh is how many messages may be new for a view still to be used.
@@ -89,97 +82,6 @@ func (f *folder) viewHead() (h viewHead, err error) {
 		return h, errView
 	}
 	return h, nil
-}
-
-func writeStamp(w *packed.Writer, s stamp) {
-	w.Uint(s.inode)
-	w.Int(s.size)
-	w.Time(s.mtime)
-}
-
-func readStamp(r *packed.Reader) stamp {
-	s := stamp{inode: r.Uint(), size: r.Int(), mtime: r.Time()}
-	if s.inode == 0 {
-		return stamp{} // of a file that is not there
-	}
-	return s
-}
-
-func (f *folder) encodeView(h viewHead) ([]byte, error) {
-	w := &packed.Writer{Bytes: append(make([]byte, 0, 1024+128*h.messages), viewMagic...)}
-	w.Text(h.run)
-	writeStamp(w, h.seen.stamps[0])
-	writeStamp(w, h.seen.stamps[1])
-	w.Time(h.seen.at)
-	w.Time(h.seen.since)
-	w.Int(int64(h.seen.took))
-	w.Bool(h.seen.unconfirmed)
-	w.Bool(h.seen.recent)
-	w.Time(h.foreign)
-	l := h.list
-	w.Uint(uint64(l.Header.Validity))
-	w.Uint(uint64(l.Header.Next))
-	w.Text(l.Header.GUID)
-	w.Texts(l.Header.Other)
-	w.Int(l.Size)
-	w.Uint(uint64(l.Lines))
-	w.Uint(uint64(l.Stale))
-	w.Uint(l.Inode)
-	w.Int(l.FileSize)
-	w.Int(l.Modified)
-	w.Texts(l.Gone)
-	writeStamp(w, h.words)
-	if !f.state.Save(w) {
-		return nil, errView
-	}
-	w.Uint(uint64(h.messages))
-	last := mailbox.UID(0)
-	for _, m := range f.msgs.All() {
-		w.Uint(uint64(m.UID - last))
-		last = m.UID
-		w.Int(m.Size)
-		w.Int(m.WireSize)
-		w.Uint(m.ModSeq)
-		w.Text(m.Ref)
-		w.Text(f.fields[m.UID])
-	}
-	return binary.LittleEndian.AppendUint32(w.Bytes, crc32.Checksum(w.Bytes, viewTable)), nil
-}
-
-var viewTable = crc32.MakeTable(crc32.Castagnoli)
-
-// readView gives what is behind the head of a legible view of this run.
-func (f *folder) readView() (h viewHead, r *packed.Reader, err error) {
-	data, err := vfs.ReadFile(f.a.fs, f.path(viewName))
-	if err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = errView
-		}
-		return h, nil, err
-	}
-	text := string(data)
-	body := len(text) - crc32.Size
-	if body < len(viewMagic) || !strings.HasPrefix(text, viewMagic) ||
-		crc32.Checksum(data[:body], viewTable) != binary.LittleEndian.Uint32(data[body:]) {
-		return h, nil, errView
-	}
-	r = &packed.Reader{Rest: text[len(viewMagic):body]}
-	h.run = r.Text()
-	h.seen.stamps[0], h.seen.stamps[1] = readStamp(r), readStamp(r)
-	h.seen.at, h.seen.since, h.seen.took = r.Time(), r.Time(), time.Duration(r.Int())
-	h.seen.unconfirmed, h.seen.recent = r.Bool(), r.Bool()
-	h.foreign = r.Time()
-	l := &h.list
-	l.Header.Validity, l.Header.Next = uint32(r.Uint()), uint32(r.Uint())
-	l.Header.GUID, l.Header.Other = r.Text(), r.Texts()
-	l.Size, l.Lines, l.Stale = r.Int(), int(r.Uint()), int(r.Uint())
-	l.Inode, l.FileSize, l.Modified = r.Uint(), r.Int(), r.Int()
-	l.Gone = r.Texts()
-	h.words = readStamp(r)
-	if r.Failed || h.run != f.a.o.Views {
-		return h, nil, errView
-	}
-	return h, r, nil
 }
 
 // loadView makes the memory of the folder's view; recent are the bases of messages that
@@ -259,48 +161,6 @@ func (f *folder) fits(h *viewHead) (fresh map[string]found, err error) {
 	recently := start.Sub(now[1].mtime) < granularity
 	h.seen.unconfirmed, h.seen.recent = h.seen.unconfirmed || recently, h.seen.recent || recently
 	return fresh, nil
-}
-
-// takeView takes the messages over. fresh are the files of new, if those are not the
-// same as before.
-func (f *folder) takeView(r *packed.Reader, fresh map[string]found, recent map[string]bool) error {
-	n := r.Len()
-	all := make([]mailbox.Message, 0, n)
-	uid := mailbox.UID(0)
-	for range n {
-		uid += mailbox.UID(r.Uint())
-		m := unnumbered{size: r.Int(), wire: r.Int()}
-		modseq := r.Uint()
-		m.ref, m.fields = r.Text(), r.Text()
-		if r.Failed || len(m.ref) < len("cur/x") || uid == 0 {
-			return errView
-		}
-		base := refBase(m.ref)
-		if fresh != nil {
-			x, is := fresh[base]
-			if refIsNew(m.ref) != is || is && refOf(true, x.file) != m.ref {
-				return errView // taken to cur, or removed, or there twice
-			}
-			delete(fresh, base)
-		}
-		if refIsNew(m.ref) || recent[base] {
-			f.recent = append(f.recent, uid)
-		}
-		if m.fields != "" {
-			f.fields[uid] = m.fields
-		}
-		all = append(all, f.message(uid, m, modseq))
-		f.count(&all[len(all)-1], 1)
-	}
-	if len(r.Rest) > 0 || len(fresh) > viewFresh {
-		return errView
-	}
-	f.msgs = mailbox.NewMessages(all)
-	for _, x := range fresh {
-		f.fresh = append(f.fresh, f.newMessage(x, uidlist.Entry{}))
-	}
-	slices.SortFunc(f.fresh, func(a, b unnumbered) int { return strings.Compare(a.ref, b.ref) })
-	return nil
 }
 
 // wordsStamp is the keywords file's, zero if there is none.

@@ -231,18 +231,22 @@ func FuzzView(f *testing.F) {
 	must(f, s.a.Close())
 	whole, err := os.ReadFile(s.path(viewName))
 	must(f, err)
-	f.Add(whole[len(viewMagic) : len(whole)-4])
+	f.Add(whole[viewStart:])
 	f.Add([]byte("\x04test"))
 	s.open()
 	f.Fuzz(func(t *testing.T, body []byte) {
-		b := append([]byte(viewMagic), body...)
-		b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(b, viewTable))
+		b := binary.LittleEndian.AppendUint32([]byte(viewMagic), crc32.Checksum(body, viewTable))
+		b = append(b, body...)
 		must(t, os.WriteFile(s.path(viewName), b, 0o600))
 		g := &folder{a: s.a, name: "INBOX", meaning: map[string]mailbox.Flags{}}
 		_ = g.loadView(nil) // any error is fine
 		r := packed.Reader{Rest: string(body)}
 		g.empty()
 		g.list = s.a.folderAt("", "INBOX").list
-		_ = g.takeView(&r, nil, nil)
+		if g.takeView(&r, nil, nil) == nil {
+			for _, m := range g.msgs.All() {
+				_ = refBase(m.Ref)
+			}
+		}
 	})
 }

@@ -110,3 +110,18 @@ func (r *Reader) Time() time.Time {
 	sec, nano := r.Int(), r.Int()
 	return time.Unix(sec, nano)
 }
+
+// Uint16, Uint32 and Uint64 are the numbers, little endian, at the front of a text that is long enough.
+func Uint16(s string) uint16 { return uint16(s[0]) | uint16(s[1])<<8 }
+
+// Uint32 is like Uint16.
+func Uint32(s string) uint32 {
+	_ = s[3]
+	return uint32(s[0]) | uint32(s[1])<<8 | uint32(s[2])<<16 | uint32(s[3])<<24
+}
+
+// Uint64 is like Uint16.
+func Uint64(s string) uint64 {
+	_ = s[7]
+	return uint64(Uint32(s)) | uint64(Uint32(s[4:]))<<32
+}

@@ -15,7 +15,7 @@ import (
 
 // ModSeq is the mod-sequence of a message; it is never 0 nor above Highest.
 func (s *State) ModSeq(uid uint32) uint64 {
-	if modSeq, known := s.modSeqs[uid]; known {
+	if modSeq, known := s.modSeqs.get(uid); known {
 		return modSeq
 	}
 	if uint64(uid) < s.baseNext {
@@ -37,7 +37,7 @@ func (s *State) ExpungedSince(modSeq uint64) (uids []Range, complete bool) {
 
 // SaveDate is when a message came into the folder, if that is known.
 func (s *State) SaveDate(uid uint32) (date time.Time, ok bool) {
-	seconds, ok := s.saves[uid]
+	seconds, ok := s.saves.get(uid)
 	return time.Unix(seconds, 0), ok
 }
 

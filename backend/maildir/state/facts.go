@@ -14,7 +14,7 @@ type facts struct {
 	// highest is HIGHESTMODSEQ.
 	highest uint64
 	// modSeqs has those of messages that were changed.
-	modSeqs map[uint32]uint64
+	modSeqs table[uint64]
 	// base is the mod-sequence of messages with UIDs below baseNext that are not
 	// in modSeqs.
 	base     uint64
@@ -24,7 +24,7 @@ type facts struct {
 	history []expunge
 	forgot  uint64
 	// saves has save dates in unix seconds.
-	saves      map[uint32]int64
+	saves      table[int64]
 	attributes map[string]value
 	marks      map[string]map[uint32]value
 }
@@ -42,7 +42,6 @@ type value struct {
 
 func newFacts() facts {
 	return facts{
-		modSeqs: map[uint32]uint64{}, saves: map[uint32]int64{},
 		attributes: map[string]value{}, marks: map[string]map[uint32]value{},
 	}
 }
@@ -54,9 +53,9 @@ func (f *facts) merge(r Record) (changed bool) {
 	}
 	switch r.kind {
 	case kindChange:
-		return raise(f.modSeqs, r.uids, r.modSeq) || changed
+		return raise(&f.modSeqs, r.uids, r.modSeq) || changed
 	case kindSave:
-		return raise(f.saves, r.uids, r.seconds) || changed
+		return raise(&f.saves, r.uids, r.seconds) || changed
 	case kindExpunge:
 		return f.expunge(r) || changed
 	case kindAttribute:
@@ -80,10 +79,11 @@ func each(set []Range, visit func(uid uint32)) {
 	}
 }
 
-func raise[V cmp.Ordered](m map[uint32]V, uids []Range, to V) (changed bool) {
+func raise[V ~int64 | ~uint64](t *table[V], uids []Range, to V) (changed bool) {
 	each(uids, func(uid uint32) {
-		if old, known := m[uid]; !known || old < to {
-			m[uid], changed = to, true
+		if old, known := t.get(uid); !known || old < to {
+			t.set(uid, to)
+			changed = true
 		}
 	})
 	return changed
@@ -143,8 +143,8 @@ func (f *facts) forget(modSeq uint64) {
 
 // drop removes what is kept of messages.
 func (f *facts) drop(uids []Range) {
-	dropFrom(f.modSeqs, uids)
-	dropFrom(f.saves, uids)
+	f.modSeqs.drop(uids)
+	f.saves.drop(uids)
 	for _, marks := range f.marks {
 		dropFrom(marks, uids)
 	}
@@ -177,7 +177,7 @@ func (f *facts) prune() {
 // forgets the history.
 func (f *facts) distrust(at uint64) {
 	f.highest, f.base, f.baseNext = at, at, 1<<32
-	clear(f.modSeqs)
+	f.modSeqs.clear()
 	f.forget(at)
 }
 
@@ -186,8 +186,8 @@ func (f *facts) appendAll(b []byte) []byte {
 	b = appendNumbers(b, kindHighest, f.highest)
 	b = appendNumbers(b, kindBase, f.base, f.baseNext)
 	b = appendNumbers(b, kindForgot, f.forgot)
-	b = appendGroups(b, f.modSeqs, func(modSeq uint64) Record { return Record{kind: kindChange, modSeq: modSeq} })
-	b = appendGroups(b, f.saves, func(seconds int64) Record { return Record{kind: kindSave, seconds: seconds} })
+	b = appendGroups(b, &f.modSeqs, func(modSeq uint64) Record { return Record{kind: kindChange, modSeq: modSeq} })
+	b = appendGroups(b, &f.saves, func(seconds int64) Record { return Record{kind: kindSave, seconds: seconds} })
 	for i := 0; i < len(f.history); {
 		r := Record{kind: kindExpunge, modSeq: f.history[i].modSeq}
 		for ; i < len(f.history) && f.history[i].modSeq == r.modSeq; i++ {
@@ -220,15 +220,13 @@ func appendMarks(b []byte, key string, marks map[uint32]value) []byte {
 }
 
 // appendGroups writes a record for the UIDs of each value.
-func appendGroups[V cmp.Ordered](b []byte, m map[uint32]V, record func(V) Record) []byte {
+func appendGroups[V ~int64 | ~uint64](b []byte, t *table[V], record func(V) Record) []byte {
 	type pair struct {
 		v   V
 		uid uint32
 	}
-	all := make([]pair, 0, len(m))
-	for uid, v := range m {
-		all = append(all, pair{v, uid})
-	}
+	all := make([]pair, 0, t.len())
+	t.each(func(uid uint32, v V) { all = append(all, pair{v, uid}) })
 	slices.SortFunc(all, func(a, b pair) int { return cmp.Or(cmp.Compare(a.v, b.v), cmp.Compare(a.uid, b.uid)) })
 	for len(all) > 0 {
 		r := record(all[0].v)

@@ -126,15 +126,15 @@ func TestCrashes(t *testing.T) {
 }
 
 func compare(rt *rapid.T, s *State, model *facts) {
-	for uid, want := range model.modSeqs {
+	model.modSeqs.each(func(uid uint32, want uint64) {
 		if got := s.ModSeq(uid); got != want {
 			rt.Fatalf("UID %d has %d, want %d", uid, got, want)
 		}
-	}
+	})
 	if !reflect.DeepEqual(s.history, model.history) && len(model.history) > 0 {
 		rt.Fatalf("history %v, want %v", s.history, model.history)
 	}
-	if len(s.saves) != len(model.saves) {
+	if s.saves.len() != model.saves.len() {
 		rt.Fatalf("saves %v, want %v", s.saves, model.saves)
 	}
 	for key, want := range model.attributes {

@@ -50,16 +50,8 @@ func (s *State) Save(w *packed.Writer) bool {
 	w.Uint(s.base)
 	w.Uint(s.baseNext)
 	w.Uint(s.forgot)
-	w.Uint(uint64(len(s.modSeqs)))
-	for uid, modSeq := range s.modSeqs {
-		w.Uint(uint64(uid))
-		w.Uint(modSeq)
-	}
-	w.Uint(uint64(len(s.saves)))
-	for uid, seconds := range s.saves {
-		w.Uint(uint64(uid))
-		w.Int(seconds)
-	}
+	saveTable(w, &s.modSeqs)
+	saveTable(w, &s.saves)
 	w.Uint(uint64(len(s.history)))
 	for _, e := range s.history {
 		w.Uint(e.modSeq)
@@ -81,6 +73,17 @@ func (s *State) Save(w *packed.Writer) bool {
 		}
 	}
 	return true
+}
+
+func saveTable[V ~int64 | ~uint64](w *packed.Writer, t *table[V]) {
+	w.Uint(uint64(t.len() * lineSize))
+	w.Bytes = t.save(w.Bytes)
+}
+
+func readTable[V ~int64 | ~uint64](r *packed.Reader) table[V] {
+	t, ok := tableOf[V](r.Text())
+	r.Failed = r.Failed || !ok
+	return t
 }
 
 func (v value) save(w *packed.Writer) {
@@ -106,18 +109,7 @@ func Resume(fsys vfs.FS, folder Folder, r *packed.Reader) (*State, error) {
 	}
 	s.size, s.ceiling, s.compact = was.size, r.Uint(), r.Int()
 	s.highest, s.base, s.baseNext, s.forgot = r.Uint(), r.Uint(), r.Uint(), r.Uint()
-	n := r.Len()
-	s.modSeqs = make(map[uint32]uint64, n)
-	for range n {
-		uid := uint32(r.Uint())
-		s.modSeqs[uid] = r.Uint()
-	}
-	n = r.Len()
-	s.saves = make(map[uint32]int64, n)
-	for range n {
-		uid := uint32(r.Uint())
-		s.saves[uid] = r.Int()
-	}
+	s.modSeqs, s.saves = readTable[uint64](r), readTable[int64](r)
 	for range r.Len() {
 		s.history = append(s.history, expunge{r.Uint(), Range{uint32(r.Uint()), uint32(r.Uint())}})
 	}

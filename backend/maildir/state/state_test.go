@@ -327,8 +327,8 @@ func TestMemoryAndCompaction(t *testing.T) {
 		t.Errorf("%d bytes %v", info.Size(), err)
 	}
 	again := load(t, dir, false)
-	if again.Highest() != s.Highest() || len(again.modSeqs) != n || again.ModSeq(n) != s.ModSeq(n) {
-		t.Error(again.Highest(), len(again.modSeqs))
+	if again.Highest() != s.Highest() || again.modSeqs.len() != n || again.ModSeq(n) != s.ModSeq(n) {
+		t.Error(again.Highest(), again.modSeqs.len())
 	}
 }
 
