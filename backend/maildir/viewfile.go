@@ -166,7 +166,8 @@ func (f *folder) takeView(r *packed.Reader, fresh map[string]found, recent map[s
 	unseen, deleted, deletedBytes, wireBytes := int(r.Int()), int(r.Int()), r.Int(), r.Int()
 	letters := r.Texts()
 	src := &viewSource{records: r.Text(), names: r.Text()}
-	if r.Failed || len(r.Rest) > 0 || !src.check(len(letters)) {
+	special, ok := src.check(len(letters))
+	if r.Failed || len(r.Rest) > 0 || !ok {
 		return errView
 	}
 	for _, l := range letters {
@@ -180,7 +181,7 @@ func (f *folder) takeView(r *packed.Reader, fresh map[string]found, recent map[s
 			src.words[uid] = m.words
 		}
 	}
-	if err := f.takeNew(src, fresh, recent); err != nil {
+	if err := f.takeNew(src, special, fresh, recent); err != nil {
 		return err
 	}
 	f.unseen, f.deleted, f.deletedBytes, f.wireBytes = unseen, deleted, deletedBytes, wireBytes
@@ -193,31 +194,38 @@ func (f *folder) takeView(r *packed.Reader, fresh map[string]found, recent map[s
 }
 
 // takeNew takes over which messages are recent, and the fields of those that have any; and compares
-// those of a view with fresh.
-func (f *folder) takeNew(src *viewSource, fresh map[string]found, recent map[string]bool) error {
-	sought := newSieve(fresh, recent)
-	start := 0
-	for i := range src.Len() {
-		r := src.record(i)
-		isNew, fields, end := r.isNew(), r.fields(), r.end()
-		ref := src.names[start : end-fields]
-		if fields > 0 {
-			f.fields[r.uid()] = src.names[end-fields : end]
-		}
-		start = end
-		if !isNew && !sought.may(ref) {
-			continue
+// those of a view with fresh. special are the indices of those that are new or have fields.
+func (f *folder) takeNew(src *viewSource, special []int, fresh map[string]found, recent map[string]bool) error {
+	take := func(i int) error {
+		uid := src.UID(i)
+		ref, fields := src.name(i)
+		if fields != "" {
+			f.fields[uid] = fields
 		}
 		base := refBase(ref)
 		if fresh != nil {
 			x, is := fresh[base]
-			if isNew != is || is && refOf(true, x.file) != ref {
+			if refIsNew(ref) != is || is && refOf(true, x.file) != ref {
 				return errView // taken to cur, or removed, or there twice
 			}
 			delete(fresh, base)
 		}
-		if isNew || recent[base] {
-			f.recent = append(f.recent, r.uid())
+		if refIsNew(ref) || recent[base] {
+			f.recent = append(f.recent, uid)
+		}
+		return nil
+	}
+	if sought := newSieve(fresh, recent); sought.bits != nil {
+		for i := range src.Len() {
+			if ref, _ := src.name(i); sought.may(ref) && !src.record(i).special() {
+				special = append(special, i)
+			}
+		}
+		slices.Sort(special)
+	}
+	for _, i := range special {
+		if err := take(i); err != nil {
+			return err
 		}
 	}
 	if len(fresh) > viewFresh {
@@ -265,10 +273,7 @@ func (s *sieve) hash(base string) uint64 {
 
 // may reports that the file of a ref may have one of the bases.
 func (s *sieve) may(ref string) bool {
-	switch {
-	case s.bits == nil:
-		return false
-	case s.all || len(ref) < len("cur/")+sieveBytes:
+	if s.all || len(ref) < len("cur/")+sieveBytes {
 		return true
 	}
 	h := s.hash(ref[len("cur/"):])
@@ -301,38 +306,48 @@ func (r viewRecord) size() int64      { return int64(packed.Uint32(string(r[16:]
 func (r viewRecord) wire() int64      { return int64(packed.Uint32(string(r[20:]))) }
 func (r viewRecord) letters() int     { return int(packed.Uint16(string(r[24:]))) }
 func (r viewRecord) fields() int      { return int(packed.Uint16(string(r[26:]))) &^ recordNew }
-func (r viewRecord) isNew() bool      { return packed.Uint16(string(r[26:]))&recordNew != 0 }
+
+// special: it is in new, or has fields.
+func (r viewRecord) special() bool { return packed.Uint16(string(r[26:])) != 0 }
 
 // check reports that each message is within the names, and has a UID above that before it. letters is how
-// many there are.
-func (s *viewSource) check(letters int) bool {
+// many there are. special are the indices of those that are new or have fields.
+func (s *viewSource) check(letters int) (special []int, ok bool) {
 	if len(s.records)%recordSize != 0 {
-		return false
+		return nil, false
 	}
 	last, start := mailbox.UID(0), 0
 	for i := range s.Len() {
 		r := s.record(i)
-		uid, end := r.uid(), r.end()
-		if uid <= last || end > len(s.names) || end-r.fields()-start < len("cur/x") || r.letters() >= letters {
-			return false
+		uid, end, is := r.uid(), r.end(), r.special()
+		if is {
+			special = append(special, i)
+			start += r.fields()
+		}
+		if uid <= last || end > len(s.names) || end < start+len("cur/x") || r.letters() >= letters {
+			return nil, false
 		}
 		last, start = uid, end
 	}
-	return start == len(s.names)
+	return special, start == len(s.names)
+}
+
+// name is the place of message i's file, and the fields of its line.
+func (s *viewSource) name(i int) (ref, fields string) {
+	r, start := s.record(i), 0
+	if i > 0 {
+		start = s.record(i - 1).end()
+	}
+	end := r.end()
+	return s.names[start : end-r.fields()], s.names[end-r.fields() : end]
 }
 
 // Messages is mailbox.Source's.
 func (s *viewSource) Messages(from, to int) []mailbox.Message {
 	all := make([]mailbox.Message, 0, to-from)
-	start := 0
-	if from > 0 {
-		start = s.record(from - 1).end()
-	}
 	for i := from; i < to; i++ {
 		r := s.record(i)
-		end := r.end()
-		ref, fields := s.names[start:end-r.fields()], s.names[end-r.fields():end]
-		start = end
+		ref, fields := s.name(i)
 		uid := r.uid()
 		all = append(all, mailbox.Message{
 			UID: uid, Flags: withWords(s.flags[r.letters()], s.words[uid]), Size: r.size(), WireSize: r.wire(),

@@ -136,11 +136,14 @@ func tableOf[V ~int64 | ~uint64](saved string) (t table[V], ok bool) {
 	if len(saved)%lineSize != 0 {
 		return t, false
 	}
-	t.saved = saved
-	for i := 1; i < t.lines(); i++ {
-		if t.uid(i-1) >= t.uid(i) {
-			return table[V]{}, false
+	last := int64(-1)
+	for rest := saved; rest != ""; rest = rest[lineSize:] {
+		uid := int64(packed.Uint32(rest))
+		if uid <= last {
+			return t, false
 		}
+		last = uid
 	}
+	t.saved = saved
 	return t, true
 }
