@@ -283,16 +283,20 @@ func (f *folder) load() error {
 	if f.state, err = state.Load(f.a.fs, stateOf(f.path(), header), f.a.o.Now(), false); err != nil {
 		return err
 	}
-	known := make(map[string]uidlist.Entry, len(entries))
-	for _, e := range entries {
-		known[e.Base] = e
-	}
 	f.empty()
 	if err = f.ensureID(); err != nil {
 		return err
 	}
 	f.readMarks()
-	if err := f.rescan(known, recent); err != nil {
+	plain, err := f.loadFiles(entries, recent)
+	if err == nil && !plain {
+		known := make(map[string]uidlist.Entry, len(entries))
+		for _, e := range entries {
+			known[e.Base] = e
+		}
+		err = f.rescan(known, recent)
+	}
+	if err != nil {
 		return err
 	}
 	f.isLoaded()

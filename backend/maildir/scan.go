@@ -304,15 +304,22 @@ func (f *folder) apply(files map[string]found, known map[string]uidlist.Entry, r
 		foreign = true
 	}
 	if foreign {
-		// The journal knows nothing of it.
-		f.untold = true
-		if err := f.state.Sync(); err != nil {
-			return false, f.a.doubtSync(err)
+		if err := f.syncForeign(); err != nil {
+			return false, err
 		}
-		f.untold = false
 	}
 	f.admit(numbered, there)
 	return changed, nil
+}
+
+// syncForeign makes durable what the state was told of the doings of others: the journal knows nothing of it.
+func (f *folder) syncForeign() error {
+	f.untold = true
+	if err := f.state.Sync(); err != nil {
+		return f.a.doubtSync(err)
+	}
+	f.untold = false
+	return nil
 }
 
 // follow finds the messages of the memory in files again, and takes them out of
@@ -420,10 +427,14 @@ func (f *folder) admit(entries []uidlist.Entry, there map[uint32]unnumbered) {
 // newMessage makes a message of a file. What neither the name nor the uidlist
 // tells of its size is measured, once.
 func (f *folder) newMessage(x found, e uidlist.Entry) unnumbered {
-	m := unnumbered{ref: refOf(x.isNew, x.file), fields: e.Fields, recent: x.isNew}
+	return f.sized(unnumbered{ref: refOf(x.isNew, x.file), fields: e.Fields, recent: x.isNew}, x.Base, e)
+}
+
+// sized gives m, whose base and line these are, its sizes.
+func (f *folder) sized(m unnumbered, base string, e uidlist.Entry) unnumbered {
 	// A field stands before the name: `waypost repair` writes one where the name
 	// is wrong, which nobody may change.
-	size, wire := name.Sizes(x.Base)
+	size, wire := name.Sizes(base)
 	if m.size = sizeField(e, 'S'); m.size < 0 {
 		m.size = size
 	}
@@ -433,11 +444,11 @@ func (f *folder) newMessage(x found, e uidlist.Entry) unnumbered {
 	if m.size >= 0 && m.wire >= 0 {
 		return m
 	}
-	count, err := f.a.measure(f.pathOf(x))
+	count, err := f.a.measure(f.path(m.ref))
 	if err != nil {
 		// It must not look expunged. Its size stays a guess until the folder is
 		// loaded again; Open measures for itself.
-		f.a.o.Log.Warn("maildir: message not measured", "root", f.a.o.Root, "folder", f.name, "file", x.file, "error", err)
+		f.a.o.Log.Warn("maildir: message not measured", "root", f.a.o.Root, "folder", f.name, "file", m.ref, "error", err)
 		f.stale = f.stale || isGone(err)
 		m.size, m.wire = max(m.size, 0), max(m.wire, m.size, 0)
 		return m
@@ -453,9 +464,15 @@ func (f *folder) newMessage(x found, e uidlist.Entry) unnumbered {
 }
 
 func sizeField(e uidlist.Entry, key byte) int64 {
+	if e.Fields == "" {
+		return -1
+	}
 	text, ok := e.Field(key)
+	if !ok {
+		return -1
+	}
 	n, err := strconv.ParseUint(text, 10, 62)
-	if !ok || err != nil {
+	if err != nil {
 		return -1
 	}
 	return int64(n)

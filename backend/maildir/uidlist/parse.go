@@ -1,7 +1,7 @@
 package uidlist
 
 import (
-	"bufio"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -64,8 +64,13 @@ type Parsed struct {
 // above each UID that is legible there. Anything else that is wrong is
 // ErrCorrupt, with as much of the Header as could be read.
 func Parse(r io.Reader) (Parsed, error) {
-	lines := lineReader{bufio.NewReaderSize(r, maxLine)}
 	p := Parsed{}
+	var text strings.Builder
+	if l, ok := r.(interface{ Len() int }); ok {
+		text.Grow(l.Len())
+	}
+	_, failed := io.Copy(&text, r)
+	lines := &lineReader{text.String(), failed}
 	first, _, err := lines.next()
 	if err != nil {
 		return p, errors.Join(ErrCorrupt, notEOF(err))
@@ -88,12 +93,14 @@ func Parse(r io.Reader) (Parsed, error) {
 }
 
 // parseEntries gives the highest UID it has seen.
-func (p *Parsed) parseEntries(lines lineReader) (top uint32, err error) {
-	at := map[string]int{}
+func (p *Parsed) parseEntries(lines *lineReader) (top uint32, err error) {
+	const shortest = 40 // a line as those of Maildirs are: more room is made for shorter ones
+	p.Entries = make([]Entry, 0, len(lines.rest)/shortest)
+	at := newPlaces(cap(p.Entries))
 	for {
 		line, damaged, err := lines.next()
 		if err != nil {
-			p.Entries = withoutEmpty(p.Entries, len(at))
+			p.Entries = withoutEmpty(p.Entries, at.n)
 			return top, notEOF(err)
 		}
 		e, ok := parseLine(line)
@@ -108,11 +115,10 @@ func (p *Parsed) parseEntries(lines lineReader) (top uint32, err error) {
 			return top, fmt.Errorf("line %.300q: %w", line, ErrCorrupt)
 		}
 		top = e.UID
-		if old, twice := at[e.Base]; twice {
+		p.Entries = append(p.Entries, e)
+		if old := at.add(p.Entries, len(p.Entries)-1); old >= 0 {
 			p.Entries[old].Base = ""
 		}
-		at[e.Base] = len(p.Entries)
-		p.Entries = append(p.Entries, e)
 		p.Lines++
 		p.Size += int64(len(line)) + 1
 	}
@@ -138,32 +144,32 @@ func notEOF(err error) error {
 	return fmt.Errorf("read uidlist: %w", err)
 }
 
-type lineReader struct{ br *bufio.Reader }
+// lineReader gives the lines of rest, then the error with which reading it ended, or io.EOF.
+type lineReader struct {
+	rest   string
+	failed error
+}
 
 // next gives a line without its end. It is damaged if it has zeros, which no
 // program writes, or no end.
-func (r lineReader) next() (line string, damaged bool, err error) {
-	b, err := r.br.ReadSlice('\n')
-	line = strings.TrimSuffix(string(b), "\n")
-	damaged = strings.Contains(line, "\x00")
+func (r *lineReader) next() (line string, damaged bool, err error) {
+	end := strings.IndexByte(r.rest, '\n')
 	switch {
-	case errors.Is(err, bufio.ErrBufferFull) && !damaged:
-		return "", false, fmt.Errorf("line too long: %w", ErrCorrupt)
-	case errors.Is(err, bufio.ErrBufferFull):
-		return line, true, r.skipLine()
-	case errors.Is(err, io.EOF) && line != "":
-		return line, true, nil
+	case r.rest == "" || end < 0 && r.failed != nil:
+		return "", false, cmp.Or(r.failed, io.EOF)
+	case end < 0:
+		line, r.rest, damaged = r.rest, "", true
+	default:
+		line, r.rest = r.rest[:end], r.rest[end+1:]
 	}
-	return line, damaged, err
-}
-
-// skipLine reads up to the next line's beginning, or to the end.
-func (r lineReader) skipLine() error {
-	for {
-		if _, err := r.br.ReadSlice('\n'); !errors.Is(err, bufio.ErrBufferFull) {
-			return notEOF(err)
+	damaged = damaged || strings.IndexByte(line, 0) >= 0
+	if len(line) >= maxLine {
+		line = line[:maxLine]
+		if strings.IndexByte(line, 0) < 0 {
+			return "", false, fmt.Errorf("line too long: %w", ErrCorrupt)
 		}
 	}
+	return line, damaged, nil
 }
 
 func (h *Header) parse(line string) error {
@@ -218,7 +224,10 @@ func parseLine(line string) (Entry, bool) {
 	}
 	// Old versions of Dovecot wrote the flags as well.
 	base, _, _ = strings.Cut(base, ":")
-	e := Entry{UID: uid, Fields: strings.TrimSpace(fields), Base: base}
+	e := Entry{UID: uid, Base: base}
+	if fields = strings.TrimSpace(fields); fields != "" {
+		e.Fields = strings.Clone(fields) // outlives the rest of the file
+	}
 	return e, e.legible()
 }
 

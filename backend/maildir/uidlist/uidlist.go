@@ -31,6 +31,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 
 	"waypost/internal/vfs"
@@ -113,7 +114,7 @@ func Load(fsys vfs.FS, folder string) (*List, []Entry, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("load uidlist: %w", err)
 	}
-	parsed, err := Parse(f)
+	parsed, err := Parse(sized{f, int(info.Size())})
 	l.header = parsed.Header
 	if err != nil {
 		return l, nil, fmt.Errorf("load %s: %w", l.path, err)
@@ -124,6 +125,14 @@ func Load(fsys vfs.FS, folder string) (*List, []Entry, error) {
 	l.doubtful = parsed.Salvaged || info.Size() != l.size
 	return l, parsed.Entries, nil
 }
+
+// sized is a reader that tells about how much is to come.
+type sized struct {
+	io.Reader
+	size int
+}
+
+func (s sized) Len() int { return s.size }
 
 // Header gives the header with the UIDNEXT as it is now.
 func (l *List) Header() Header { return l.header }
@@ -141,7 +150,7 @@ func (l *List) Intact() bool {
 // Forget says that the file with that base has left the folder.
 func (l *List) Forget(base string) {
 	if !l.gone[base] {
-		l.gone[base] = true
+		l.gone[strings.Clone(base)] = true // base may be a part of something long
 		l.stale++
 	}
 }
