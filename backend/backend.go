@@ -97,6 +97,8 @@ type Server struct {
 
 	// views is the run whose views of folders are believed: see viewsRun.
 	views string
+	// killed is when this process found that the one before had no clean end; zero if it had.
+	killed time.Time
 	// counted are the mailboxes opened since an unclean stop; nil after a clean one.
 	counted struct {
 		mu   sync.Mutex

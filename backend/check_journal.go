@@ -103,7 +103,7 @@ func repairJournal(d disk, salvage bool, log *slog.Logger, did *JournalRepair) e
 		return fmt.Errorf("journal: %w", err)
 	}
 	if !v.journal.Clean() {
-		_, err = d.viewsRun(false)
+		_, err = d.viewsRun(false, "") // what a repair leaves out is in no view
 	}
 	if err == nil {
 		err = v.repair(salvage, did)

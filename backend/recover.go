@@ -28,10 +28,12 @@ func (b *Server) openJournal() error {
 		return fmt.Errorf("journal: %w", err)
 	}
 	b.journal = j
-	if b.views, err = b.disk.viewsRun(j.Clean()); err != nil {
+	held := thisMachine().held(b.disk.root, filepath.Join(b.disk.root, "users"))
+	if b.views, err = b.disk.viewsRun(j.Clean(), held); err != nil {
 		return err
 	}
 	if !j.Clean() {
+		b.killed = time.Now()
 		b.counted.done = make(map[director.User]bool)
 	}
 	r := recovery{disk: b.disk, journal: j, outbox: b.outbox, fences: b.users.fences, log: b.log}

@@ -242,6 +242,7 @@ func (u *user) account() (*maildir.Account, error) {
 		Warn:                   u.b.warner(u.name),
 		Cache:                  u.b.folders,
 		Views:                  u.b.views,
+		Killed:                 u.b.killed,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open the mailbox of %s: %w", u.name, err)

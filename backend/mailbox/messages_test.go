@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -17,6 +19,47 @@ func numbered(n int) []Message {
 		all[i] = Message{UID: UID(i + 1), GUID: fmt.Sprint(i + 1), Size: int64(i)}
 	}
 	return all
+}
+
+// slice is a Source.
+type slice []Message
+
+func (s slice) Len() int                        { return len(s) }
+func (s slice) UID(i int) UID                   { return s[i].UID }
+func (s slice) Messages(from, to int) []Message { return slices.Clone(s[from:to]) }
+
+// counting counts how many messages a Source has made.
+type counting struct {
+	slice
+	made *atomic.Int64
+}
+
+func (c counting) Messages(from, to int) []Message {
+	c.made.Add(int64(to - from))
+	return c.slice.Messages(from, to)
+}
+
+// TestLaterMessages: what nobody looks at is not made, and nothing twice, whoever looks at once.
+func TestLaterMessages(t *testing.T) {
+	src := counting{numbered(10 * chunkSize), new(atomic.Int64)}
+	m := LaterMessages(src)
+	if r := m.Ranges(); m.Len() != len(src.slice) || len(r) != 1 || src.made.Load() != 0 {
+		t.Fatalf("%d messages, %v, %d made", m.Len(), r, src.made.Load())
+	}
+	var all sync.WaitGroup
+	for range 4 {
+		all.Go(func() {
+			for i, got := range m.From(chunkSize) {
+				if !reflect.DeepEqual(*got, src.slice[i]) {
+					t.Errorf("message %d is %+v", i, got)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if made := src.made.Load(); made != 9*chunkSize {
+		t.Errorf("%d made", made)
+	}
 }
 
 func byUID(m Message, uid UID) int { return cmp.Compare(m.UID, uid) }
@@ -77,7 +120,7 @@ func checkShape(t *rapid.T, m Messages) {
 	t.Helper()
 	start := 0
 	for i, s := range m.table {
-		if s.n == 0 || s.n > chunkSize || int(s.n) != len(s.c.all) || s.start != start || s.last != s.c.all[s.n-1].UID {
+		if s.n == 0 || s.n > chunkSize || int(s.n) != len(s.c.messages()) || s.c.first() != s.c.all[0].UID || s.start != start || s.last != s.c.all[s.n-1].UID {
 			t.Fatalf("line %d is %+v with %d messages, should start at %d", i, s, len(s.c.all), start)
 		}
 		if i > 0 && s.n+m.table[i-1].n <= chunkSize/2 {
@@ -123,6 +166,9 @@ func TestMessagesProperty(t *testing.T) {
 		model := numbered(rapid.SampledFrom([]int{0, 1, 255, 256, 257, 600, 1500}).Draw(t, "n"))
 		next := UID(len(model) + 1)
 		m := NewMessages(slices.Clone(model))
+		if rapid.Bool().Draw(t, "later") {
+			m = LaterMessages(slice(slices.Clone(model)))
+		}
 		versions := []version{{m, slices.Clone(model)}}
 		e := m.Edit()
 		modSeq := uint64(0)

@@ -88,9 +88,11 @@ type Options struct {
 	// MaxFolders bounds the folders beside INBOX that may come to be; 0 stands
 	// for DefaultMaxFolders. Those there already are served, however many.
 	MaxFolders int
-	// Views names the run of processes, each of which began after a clean end of the one
-	// before, in which views of folders are believed (see viewName); "": none are kept.
-	Views string
+	// Views names the run of processes, none of which began after a power cut, in which views of
+	// folders are believed (see viewName); "": none are kept. Killed is when the process began if the one
+	// before did not end cleanly, else zero.
+	Views  string
+	Killed time.Time
 	// Cache, if not nil, keeps folders in memory when the last Box is closed.
 	Cache *Cache
 }

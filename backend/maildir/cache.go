@@ -97,6 +97,7 @@ func (a *Account) unused() bool {
 		bytes += folderBytes
 		if f.loaded {
 			bytes += messageBytes * int64(f.msgs.Len())
+			f.saveViewSometimes()
 		}
 		if f.meta != nil {
 			f.meta.Rest()

@@ -60,11 +60,12 @@ func victim(base string) error {
 	a, err := Open(Options{
 		FS: vfs.OS, Journal: j, User: testUser,
 		Root: filepath.Join(base, "user"), Guard: &guard{}, Limit: func() mailbox.Limit { return mailbox.Limit{} },
-		Log: log, Now: time.Now, Host: "victim",
+		Log: log, Now: time.Now, Host: "victim", Views: "test", Killed: time.Now(),
 	})
 	if err != nil {
 		return err
 	}
+	a.viewLeast = 0
 	b := a.Box(testUser, 0, nil)
 	inbox, err := b.Folder("INBOX")
 	if err != nil {

@@ -227,7 +227,7 @@ func (w *world) recover(before *world, pending under, rng *rand.Rand, bad int) e
 		if err == nil {
 			w.letGo()
 		}
-		w.disk = p.disks[0]
+		w.disk, w.killed = p.disks[0], w.killed && p.kill
 	}
 	if err := w.boot(); err != nil {
 		return fmt.Errorf("boot: %w", err)
@@ -287,9 +287,11 @@ func history(w *world, steps []worldStep, rng *rand.Rand) (crashes int, err erro
 			}
 		}
 		if !p.disarm() {
-			p.disks = append(p.disks, w.disk.Kill())
+			p.disks, p.kill = append(p.disks, w.disk.Kill()), true
 		}
 		w.letGo()
+		// Views are believed if nothing but kills came since they were written.
+		w.killed = p.kill
 		var next *world
 		for _, disk := range p.disks {
 			next = w.onDisk(disk)

@@ -116,6 +116,9 @@ type folder struct {
 	// version changes with all that a Snapshot shows; viewed is that of the view on the
 	// disk.
 	version, viewed uint64
+	// viewSaved is when a view was last written, and viewTook how long that took.
+	viewSaved time.Time
+	viewTook  time.Duration
 	// wait is closed at the next change; nil while nobody waits.
 	wait chan struct{}
 	// noted: the feed has been told that others have changed the folder. known:

@@ -145,6 +145,7 @@ func (f *folder) collect() {
 		f.msgs = e.Done()
 		f.a.unsynced[f.rel] = true
 		f.restamp()
+		f.viewed = 0
 	}
 }
 

@@ -141,6 +141,9 @@ func (s *setup) options() Options {
 		Root: s.root, Guard: s.guard, Limit: func() mailbox.Limit { return s.limit },
 		Log: s.log(), Now: time.Now, Host: "test", Recount: !s.journal.Clean(), Views: "test",
 	}
+	if !s.journal.Clean() {
+		o.Killed = time.Now()
+	}
 	if s.opts != nil {
 		s.opts(&o)
 	}

@@ -22,6 +22,11 @@ const viewName = "waypost-index.view"
 const (
 	// viewLeast is from how many messages on a view is kept: listing fewer is quick.
 	viewLeast = 200
+	// viewMoment is how long a moment is at most in which a folder's time stays the same.
+	viewMoment = time.Second
+	// viewPause and viewShare bound how often a view is kept of a folder that stays in memory.
+	viewPause = 5 * time.Minute
+	viewShare = 1000
 	// viewFresh is how many messages may be new for a view still to be used.
 	viewFresh = 1000
 )
@@ -31,7 +36,9 @@ var errView = errors.New("no view of the folder")
 
 // viewHead is what a view has beside the messages.
 type viewHead struct {
-	run      string
+	run string
+	// saved is when the view was written.
+	saved    time.Time
 	seen     scanned
 	foreign  time.Time
 	list     uidlist.Saved
@@ -51,6 +58,7 @@ func (f *folder) saveView() {
 	if f.a.o.Views == "" || f.msgs.Len() < f.a.viewLeast || f.viewed == f.version || !f.settled() {
 		return
 	}
+	start := time.Now()
 	var data []byte
 	head, err := f.viewHead()
 	if err == nil {
@@ -60,13 +68,25 @@ func (f *folder) saveView() {
 		// Not durable: a crash leaves another, or one that its checksum or its run gives away.
 		err = vfs.ReplaceUnsynced(f.a.fs, f.path(viewName), data, 0o600)
 	}
-	if err != nil && !errors.Is(err, errView) {
+	f.viewSaved, f.viewTook = start, time.Since(start)
+	switch {
+	case err == nil:
+		f.viewed = f.version
+	case !errors.Is(err, errView):
 		f.a.o.Log.Info("maildir: view of a folder not kept", "root", f.a.o.Root, "folder", f.name, "error", err)
 	}
 }
 
+// saveViewSometimes keeps the view of a folder that stays in memory, for the case that the process is
+// killed: at most one part in viewShare of the time goes for it.
+func (f *folder) saveViewSometimes() {
+	if f.viewSaved.IsZero() || time.Since(f.viewSaved) >= max(viewPause, viewShare*f.viewTook) {
+		f.saveView()
+	}
+}
+
 func (f *folder) viewHead() (h viewHead, err error) {
-	h = viewHead{run: f.a.o.Views, seen: f.seen, foreign: f.foreign, words: f.wordsFile, messages: f.msgs.Len()}
+	h = viewHead{run: f.a.o.Views, saved: f.a.o.Now(), seen: f.seen, foreign: f.foreign, words: f.wordsFile, messages: f.msgs.Len()}
 	now, err := f.stamps()
 	if err != nil {
 		return h, err
@@ -144,7 +164,11 @@ func (f *folder) fits(h *viewHead) (fresh map[string]found, err error) {
 	if h.seen.overdue(h.foreign, start) {
 		return nil, errView
 	}
-	if now[1].is(was[1]) {
+	killed := h.saved.Before(f.a.o.Killed)
+	if killed && h.within(was[0]) {
+		return nil, errView
+	}
+	if now[1].is(was[1]) && !(killed && h.within(was[1])) {
 		return nil, nil
 	}
 	fresh = map[string]found{}
@@ -162,6 +186,10 @@ func (f *folder) fits(h *viewHead) (fresh map[string]found, err error) {
 	h.seen.unconfirmed, h.seen.recent = h.seen.unconfirmed || recently, h.seen.recent || recently
 	return fresh, nil
 }
+
+// within tells whether a folder with a stamp may have changed after the view was written without
+// another stamp: the view is of the moment of a change.
+func (h *viewHead) within(s stamp) bool { return h.saved.Sub(s.mtime) < viewMoment }
 
 // wordsStamp is the keywords file's, zero if there is none.
 func (f *folder) wordsStamp() (stamp, error) {

@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +16,8 @@ import (
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/packed"
+	"waypost/backend/maildir/state"
+	"waypost/backend/maildir/uidlist"
 	"waypost/internal/vfs"
 )
 
@@ -249,4 +253,149 @@ func FuzzView(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestViewAfterKill: a view of a process that was killed is believed, but of a moment in which the folder
+// may have changed without its time telling.
+func TestViewAfterKill(t *testing.T) {
+	for name, c := range map[string]struct {
+		cur, new time.Duration // how long before the view was written it changed
+		view     bool
+	}{
+		"quiet":       {time.Hour, time.Hour, true},
+		"cur changed": {0, time.Hour, false},
+		"new changed": {time.Hour, 0, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSetup(t, nil)
+			for i := range 5 {
+				s.append("INBOX", text(i), words("$Label"))
+			}
+			s.known("INBOX")
+			now := time.Now()
+			must(t, os.Chtimes(s.path("cur"), now, now.Add(-c.cur)))
+			must(t, os.Chtimes(s.path("new"), now, now.Add(-c.new)))
+			s.snapshot(s.folder("INBOX")) // sees the times
+			s.b.Close()
+			must(t, s.a.Close())
+			info, err := os.Lstat(s.path("new"))
+			must(t, err)
+			must(t, os.WriteFile(s.path("new", "1795351466.M1P1Q1.other,S=12,W=14"), []byte("A: b\n\nbody\n\n"), 0o600))
+			if c.new == 0 {
+				// In the same moment: nothing tells of it.
+				must(t, os.Chtimes(s.path("new"), now, info.ModTime()))
+			}
+			count := listings{vfs.OS, map[string]int{}}
+			s.opts = func(o *Options) { o.FS, o.Killed = count, time.Now() }
+			s.open()
+			clear(count.of)
+			if got := s.snapshot(s.folder("INBOX")).Messages.Len(); got != 6 {
+				t.Errorf("%d messages", got)
+			}
+			same(t, "loaded by the view", count.of["cur"] == 0, c.view)
+		})
+	}
+}
+
+// TestViewWhileCached: a folder that stays in memory has a view, too, for a process that is killed.
+func TestViewWhileCached(t *testing.T) {
+	s := newSetup(t, func(o *Options) { o.Cache = NewCache(1 << 20) })
+	s.append("INBOX", text(1), mailbox.Flags{})
+	s.known("INBOX")
+	s.b.Close()
+	first, err := os.Stat(s.path(viewName))
+	must(t, err)
+	again := func() fs.FileInfo {
+		s.b = s.a.Box(testUser, 0, nil)
+		s.append("INBOX", text(2), mailbox.Flags{})
+		s.b.Close()
+		info, err := os.Stat(s.path(viewName))
+		must(t, err)
+		return info
+	}
+	if !os.SameFile(first, again()) {
+		t.Error("written again at once")
+	}
+	s.a.folders[""].viewSaved = time.Now().Add(-viewPause)
+	if os.SameFile(first, again()) {
+		t.Error("not written again")
+	}
+}
+
+// TestReadingPlainly: a folder is the same whether it is read as most are, or as one is in which
+// something is amiss.
+func TestReadingPlainly(t *testing.T) {
+	checks(t, "40")
+	plain := 0
+	rapid.Check(t, func(rt *rapid.T) {
+		s := newSetup(t, func(o *Options) { o.Views = "" })
+		defer s.shut()
+		n := rapid.IntRange(1, 8).Draw(rt, "messages")
+		for i := range n {
+			s.append("INBOX", text(i), words("$Label", fmt.Sprint("w", i*7%40)))
+		}
+		s.deliver("id", text(n), "INBOX")
+		if rapid.Bool().Draw(rt, "looked at") {
+			s.known("INBOX")
+		}
+		s.b.Close()
+		must(t, s.a.Close())
+		for range rapid.IntRange(0, 3).Draw(rt, "changes") {
+			files := s.files("cur")
+			switch what := rapid.SampledFrom([]string{"remove", "add", "twin", "wait"}).Draw(rt, "what"); {
+			case what == "add":
+				file := fmt.Sprintf("1795351466.M%dP1Q1.other", rapid.IntRange(0, 3).Draw(rt, "number"))
+				must(t, os.WriteFile(s.path(rapid.SampledFrom([]string{"cur", "new"}).Draw(rt, "where"), file), []byte("A: b\n\nbody\n\n"), 0o600))
+			case what == "wait":
+				old := time.Now().Add(-time.Hour)
+				must(t, os.Chtimes(s.path("cur"), old, old))
+				must(t, os.Chtimes(s.path("new"), old, old))
+			case len(files) == 0:
+			case what == "remove":
+				must(t, os.Remove(s.path("cur", files[0])))
+			case what == "twin":
+				must(t, os.WriteFile(s.path("cur", files[0]+"T"), []byte("A: b\n\nbody\n\n"), 0o600))
+			}
+		}
+		s.open()
+		f := s.a.folderAt("", "INBOX")
+		must(t, f.load())
+		if f.foreign.IsZero() && len(f.fresh) == 0 {
+			plain++
+		}
+		list, entries, err := uidlist.Load(s.fs, f.path())
+		must(t, err)
+		g := &folder{a: s.a, name: "INBOX", meaning: map[string]mailbox.Flags{}, list: list}
+		g.state, err = state.Load(s.fs, stateOf(g.path(), list.Header()), time.Now(), false)
+		must(t, err)
+		g.empty()
+		g.readMarks()
+		must(t, g.readWords())
+		known := map[string]uidlist.Entry{}
+		for _, e := range entries {
+			known[e.Base] = e
+		}
+		must(t, g.rescan(known, nil))
+		must(t, f.readWords())
+		got := f.memory()
+		if want := g.memory(); got != want {
+			rt.Fatalf("read plainly:\n%s\nelse:\n%s", got, want)
+		}
+	})
+	if plain == 0 {
+		t.Error("never plain")
+	}
+}
+
+// memory is what a folder knows of its messages.
+func (f *folder) memory() string {
+	slices.SortFunc(f.fresh, func(a, b unnumbered) int { return strings.Compare(a.ref, b.ref) })
+	var all []mailbox.Message
+	for _, m := range f.msgs.All() {
+		now := *m
+		now.ModSeq = 0 // of what is not known when it changed there is another at each load
+		all = append(all, now)
+	}
+	expunged, _ := f.state.ExpungedSince(0)
+	return fmt.Sprintf("%+v\n%+v\n%v %v %d %d %d %d\n%v", all, f.fresh, f.fields, f.recent, f.unseen, f.deleted, f.deletedBytes, f.wireBytes, expunged)
 }

@@ -53,6 +53,7 @@ func (f *folder) encodeView(h viewHead) ([]byte, error) {
 	w := &packed.Writer{Bytes: append(make([]byte, 0, 4096+(128+recordSize)*h.messages), viewMagic...)}
 	w.Bytes = append(w.Bytes, make([]byte, crc32.Size)...)
 	w.Text(h.run)
+	w.Time(h.saved)
 	writeStamp(w, h.seen.stamps[0])
 	writeStamp(w, h.seen.stamps[1])
 	w.Time(h.seen.at)
@@ -143,6 +144,7 @@ func (f *folder) readView() (h viewHead, r *packed.Reader, err error) {
 	// The bytes are nobody else's, and stay as they are for as long as a message points into them.
 	r = &packed.Reader{Rest: unsafe.String(unsafe.SliceData(data), len(data))[viewStart:]}
 	h.run = r.Text()
+	h.saved = r.Time()
 	h.seen.stamps[0], h.seen.stamps[1] = readStamp(r), readStamp(r)
 	h.seen.at, h.seen.since, h.seen.took = r.Time(), r.Time(), time.Duration(r.Int())
 	h.seen.unconfirmed, h.seen.recent = r.Bool(), r.Bool()

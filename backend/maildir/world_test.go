@@ -36,6 +36,8 @@ type world struct {
 
 	contents, ids int
 	run           string // of views
+	// killed: the last end was no power cut.
+	killed bool
 }
 
 type worldUser struct {
@@ -94,7 +96,7 @@ func (w *world) boot() (err error) {
 		return err
 	}
 	w.stager.inline = w.inline
-	if w.run == "" || !w.journal.Clean() {
+	if w.run == "" || !w.journal.Clean() && !w.killed {
 		w.run = fmt.Sprint(w.contents, " ", w.ids, " ", len(w.run), time.Now().UnixNano())
 	}
 	for _, u := range w.users {
