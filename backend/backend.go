@@ -32,6 +32,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"waypost/backend/carry"
 	"waypost/backend/control"
 	"waypost/backend/fence"
 	"waypost/backend/fulltext"
@@ -149,7 +150,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 	b.folders = maildir.NewCache(cfg.FolderCacheBytes)
 	b.texts = fulltext.New(fulltext.Options{Log: d.Log, Room: b.textsRoom})
 	b.users = users{open: make(map[director.User]*user), fences: make(map[director.User]fence.Fence), maxIdle: cfg.OpenUsers}
-	b.sessions = sessions{open: make(map[*session]struct{}), named: make(map[string]*session), max: cfg.MaxSessions}
+	b.sessions = sessions{open: make(map[*session]struct{}), named: make(carry.Names), max: cfg.MaxSessions}
 	b.janitor = newJanitor(b)
 	b.notices.todo = make(chan notice, maxNotices)
 	if b.quotaExtra, err = cfg.extra(); err != nil {

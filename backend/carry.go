@@ -4,14 +4,12 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
 	"waypost/backend/control"
 	"waypost/internal/frames"
 	"waypost/internal/handoff"
-	"waypost/internal/wire"
 )
 
 // Sessions that survive: how a session leaves this backend and how it comes here.
@@ -20,12 +18,8 @@ import (
 // was closed under it, or the backend stops. The engine then hands it off by its connection, and
 // nothing of it stays here but the maildrop, which is reserved for it.
 //
-// A session comes with a State in place of a greeting. It is taken in this order: the mailbox is
-// opened at (home, epoch), so that a proxy that came too early, or to the wrong place, tries again
-// with a hand-off that is not used up; the engine proves that the state is what the mailbox has;
-// the hand-off's id, if it is not a quiet one, is accepted, durably, once; only then the Welcome is said, and the session runs.
-// A crash before the acceptance leaves a hand-off that can be used again, one after it a session
-// that nobody has: its proxy cannot know which of them it was, and ends it.
+// A session comes with a State in place of a greeting. Package carry has the order in which it
+// is taken; beginning has the steps.
 
 // framed is a session's stream that tells how it was let go.
 type framed struct {
@@ -93,62 +87,13 @@ func (s *served) carries(conn sessionConn) bool {
 	return ok && c.CanHandOff()
 }
 
-// arrives looks at what a session is resumed with; nothing, for a new one.
-func (s *served) arrives(conn sessionConn) error {
+// stateOf is what a session is resumed with; nil, for a new one.
+func stateOf(conn sessionConn) []byte {
 	c, ok := conn.(interface{ State() []byte })
 	if !ok {
 		return nil
 	}
-	if s.state = c.State(); s.state == nil {
-		return nil
-	}
-	var err error
-	s.handOff, _, _, err = handoff.OpenBase(s.state, s.h.Protocol)
-	if err != nil {
-		return refused(err)
-	}
-	return nil
-}
-
-// endFormer ends what is left here of the session that is resumed, or whose beginning is tried
-// again: its proxy has lost it, which it may not have noticed. One that the proxy asked for
-// later is not left over: then this one is, which was opened for longer than the proxy waited.
-func (s *served) endFormer() error {
-	if s.h.Session == "" {
-		return nil
-	}
-	x := s.b.sessions.before(s.session)
-	switch {
-	case x == nil || x.info.User != s.session.info.User:
-		return nil
-	case x.try > s.session.try && s.session.try != 0:
-		return errOvertaken
-	}
-	x.cancel(handoff.ErrKicked)
-	return nil
-}
-
-// errOvertaken: its proxy has asked for the session again, and has it.
-var errOvertaken = errors.New("a later try of this session has begun")
-
-// accept uses the hand-off up, unless that is quiet: then there is nothing that could be done twice.
-func (s *served) accept() error {
-	if s.state == nil || s.handOff.Quiet() {
-		return nil
-	}
-	first, err := s.b.handed.Accept(s.handOff)
-	if err != nil {
-		return refused(fmt.Errorf("accept the hand-off: %w", err))
-	}
-	if !first {
-		return refused(&handoff.Error{Reason: handoff.Twice})
-	}
-	return nil
-}
-
-// unresumable makes the answer to a session that cannot go on, for good.
-func unresumable(r handoff.Reason, err error) error {
-	return &refusedError{status: wire.StatusUnresumable, reason: r, err: err}
+	return c.State()
 }
 
 // drainTime is how long deliveries under way have to finish, behind handOffTime at most.
@@ -167,7 +112,7 @@ func (b *Server) drain(ctx context.Context) error {
 		b.log.Warn("sessions that could not be handed off are ended", "sessions", len(left))
 	}
 	for _, x := range left {
-		x.cancel(handoff.ErrKicked)
+		x.carried.End(handoff.ErrKicked)
 	}
 	stop := time.AfterFunc(drainTime, cancel)
 	defer stop.Stop()

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"waypost/backend/carry"
 	"waypost/backend/control"
 	"waypost/backend/fence"
 	"waypost/director"
@@ -370,7 +371,7 @@ func TestOvertaken(t *testing.T) {
 	h.Try = 2
 	late, err := newFakeProxy(r).link(ctx, "b1")
 	r.must(err)
-	if _, w, err := late.Resume(ctx, h, quiet); err != nil || w.Status != wire.StatusRefused || !strings.Contains(w.Text, errOvertaken.Error()) {
+	if _, w, err := late.Resume(ctx, h, quiet); err != nil || w.Status != wire.StatusRefused || !strings.Contains(w.Text, carry.ErrOvertaken.Error()) {
 		t.Errorf("the late one: %v, %v", w, err)
 	}
 	if _, err := io.WriteString(s, "NOOP\r\n"); err != nil {

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"waypost/backend/carry"
 	"waypost/backend/control"
 	"waypost/backend/imap"
 	"waypost/backend/mailbox"
@@ -28,32 +29,27 @@ const helloTimeout = 10 * time.Second
 
 // sessions are the clients' sessions on this backend.
 type sessions struct {
-	mu   sync.Mutex // guards what follows, and each session's former
-	open map[*session]struct{}
-	// named has the last of each id: after a restart all come within moments, and each asks.
-	named map[string]*session
+	mu    sync.Mutex // guards what follows
+	open  map[*session]struct{}
+	named carry.Names
 	max   int
 }
 
 type session struct {
-	info control.Session
-	// cancel ends it for good with cause handoff.ErrKicked, else as the backend's stop does.
-	cancel context.CancelCauseFunc
-	done   chan struct{}
-	// former has the same id; nil: none had when this one came.
-	former *session
-	try    uint64 // wire.Hello.Try
+	info    control.Session
+	carried carry.Session // by its End it is ended for good, else as the backend's stop does
+	done    chan struct{}
 }
 
-func (s *sessions) add(x *session) bool {
+// add gives the session that had x's id, nil if none had; ok is false when there are too many.
+func (s *sessions) add(x *session) (former *carry.Session, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.open) >= s.max {
-		return false
+		return nil, false
 	}
 	s.open[x] = struct{}{}
-	x.former, s.named[x.info.ID] = s.named[x.info.ID], x
-	return true
+	return s.named.Add(&x.carried), true
 }
 
 func (s *sessions) remove(x *session) {
@@ -61,22 +57,7 @@ func (s *sessions) remove(x *session) {
 	defer s.mu.Unlock()
 	delete(s.open, x)
 	close(x.done)
-	former := x.former
-	x.former = nil
-	if s.named[x.info.ID] != x {
-		return
-	}
-	delete(s.named, x.info.ID)
-	if _, lives := s.open[former]; lives {
-		s.named[x.info.ID] = former // this one was refused
-	}
-}
-
-// before gives the session that had x's id when it came, nil if none had.
-func (s *sessions) before(x *session) *session {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return x.former
+	s.named.Remove(&x.carried)
 }
 
 func (s *sessions) match(keep func(control.Session) bool) []*session {
@@ -157,36 +138,6 @@ func (b *Server) answer(ctx context.Context, c sessionConn, h *wire.Hello, from 
 	s.end(c, err)
 }
 
-// refusedError is a session that never began.
-type refusedError struct {
-	status wire.Status
-	reason handoff.Reason // of StatusUnresumable
-	err    error
-}
-
-func (e *refusedError) Error() string { return string(e.status) + ": " + e.err.Error() }
-
-func (e *refusedError) welcome() wire.Welcome {
-	if e.status == wire.StatusUnresumable {
-		return wire.Welcome{Status: e.status, Text: string(e.reason)}
-	}
-	return wire.Welcome{Status: e.status, Text: e.Error()}
-}
-
-func refused(err error) error {
-	if reason, is := handoff.ReasonOf(err); is {
-		return unresumable(reason, err)
-	}
-	status := wire.StatusRefused
-	switch {
-	case errors.Is(err, mailbox.ErrStale):
-		status = wire.StatusStale
-	case errors.Is(err, mailbox.ErrFrozen):
-		status = wire.StatusBusy
-	}
-	return &refusedError{status: status, err: err}
-}
-
 // served is a session from its Hello to its end.
 type served struct {
 	b       *Server
@@ -200,60 +151,81 @@ type served struct {
 	running running     // nil: no protocol has it
 	began   bool        // the Welcome is said
 
-	state     []byte     // what it is resumed with, until it has begun
-	handOff   handoff.ID // of state
-	handedOff string     // why it was
+	state     []byte // what it is resumed with, until it has begun
+	handedOff string // why it was
 }
 
 // begin opens the mailbox and says Welcome. Who calls it calls end.
 func (s *served) begin(ctx context.Context, conn sessionConn, from cluster.Peer) error {
-	b, h := s.b, s.h
+	h := s.h
 	name, err := director.ParseUser(h.User)
 	switch {
 	case err != nil:
-		return refused(err)
+		return carry.Refuse(err)
 	case h.Version != wire.Version:
-		return refused(fmt.Errorf("session version %d is not spoken here", h.Version))
+		return carry.Refuse(fmt.Errorf("session version %d is not spoken here", h.Version))
 	case h.Protocol != "imap" && h.Protocol != "pop3" && h.Protocol != "managesieve":
-		return refused(fmt.Errorf("protocol %q is not spoken here", h.Protocol))
+		return carry.Refuse(fmt.Errorf("protocol %q is not spoken here", h.Protocol))
 	}
-	if err := s.arrives(conn); err != nil {
+	s.state = stateOf(conn)
+	return carry.Begin(h.Protocol, s.state, &beginning{served: s, outer: ctx, conn: conn, from: from, name: name})
+}
+
+// beginning has the steps of a session's beginning: carry.Steps.
+type beginning struct {
+	*served
+	outer context.Context // its connection's
+	conn  sessionConn
+	from  cluster.Peer
+	name  director.User
+}
+
+// Open implements carry.Steps.
+func (s *beginning) Open() error {
+	ctx, cancel := context.WithTimeout(s.outer, helloTimeout)
+	defer cancel()
+	box, err := s.b.Open(ctx, s.name, director.BackendID(s.h.Home), director.Epoch(s.h.Epoch))
+	if err != nil {
 		return err
 	}
-	openCtx, cancelOpen := context.WithTimeout(ctx, helloTimeout)
-	s.box, err = b.Open(openCtx, name, director.BackendID(h.Home), director.Epoch(h.Epoch))
-	cancelOpen()
-	if err != nil {
-		s.box = nil
-		return refused(err)
-	}
-	x := &session{done: make(chan struct{}), try: h.Try, info: control.Session{
-		ID: h.Session, User: name, Protocol: h.Protocol, Client: h.Client,
+	s.box = box
+	return nil
+}
+
+// Register implements carry.Steps.
+func (s *beginning) Register() (mine, former *carry.Session, err error) {
+	b, h := s.b, s.h
+	x := &session{done: make(chan struct{}), carried: carry.Session{ID: h.Session, User: s.name, Try: h.Try}, info: control.Session{
+		ID: h.Session, User: s.name, Protocol: h.Protocol, Client: h.Client,
 		Node: b.id.Self().String(), Backend: b.cfg.ID, Started: time.Now(),
 	}}
-	s.ctx, x.cancel = context.WithCancelCause(ctx)
-	if !b.sessions.add(x) {
-		x.cancel(nil)
-		return refused(errors.New("too many sessions"))
+	s.ctx, x.carried.End = context.WithCancelCause(s.outer)
+	former, ok := b.sessions.add(x)
+	if !ok {
+		x.carried.End(nil)
+		return nil, nil, errors.New("too many sessions")
 	}
 	s.session = x
 	if b.stopping.Load() {
-		return refused(errStopping) // who was opened before has been told to go
+		return nil, nil, errStopping // who was opened before has been told to go
 	}
-	if err := s.endFormer(); err != nil {
-		return refused(err)
-	}
-	if err := s.speak(conn); err != nil {
-		return err
-	}
-	if err := s.accept(); err != nil {
-		return err
-	}
-	hold, holds := conn.(interface{ Hold() })
+	return &x.carried, former, nil
+}
+
+// Speak implements carry.Steps.
+func (s *beginning) Speak() error { return s.speak(s.conn) }
+
+// Accept implements carry.Steps.
+func (s *beginning) Accept(id handoff.ID) (first bool, err error) { return s.b.handed.Accept(id) }
+
+// Welcome implements carry.Steps.
+func (s *beginning) Welcome() error {
+	b, h := s.b, s.h
+	hold, holds := s.conn.(interface{ Hold() })
 	if holds && h.Protocol == "imap" && s.state == nil {
 		hold.Hold() // IMAP's greeting follows
 	}
-	if err := conn.Welcome(wire.Welcome{Status: wire.StatusOK}); err != nil {
+	if err := s.conn.Welcome(wire.Welcome{Status: wire.StatusOK}); err != nil {
 		return err
 	}
 	s.began = true
@@ -262,8 +234,8 @@ func (s *served) begin(ctx context.Context, conn sessionConn, from cluster.Peer)
 	if resumed {
 		b.metrics.resumed.Inc()
 	}
-	b.log.LogAttrs(ctx, slog.LevelInfo, "session begins", slog.String("session", h.Session), slog.String("user", h.User),
-		slog.String("protocol", h.Protocol), slog.String("client", h.Client), slog.String("proxy", from.ID), slog.Bool("resumed", resumed))
+	b.log.LogAttrs(s.outer, slog.LevelInfo, "session begins", slog.String("session", h.Session), slog.String("user", h.User),
+		slog.String("protocol", h.Protocol), slog.String("client", h.Client), slog.String("proxy", s.from.ID), slog.Bool("resumed", resumed))
 	return nil
 }
 
@@ -277,7 +249,7 @@ func (s *served) lock(conn sessionConn) error {
 	}
 	unlock, ok := s.b.maildrops.Lock(s.ctx, s.box.User(), id)
 	if !ok {
-		return &refusedError{status: wire.StatusInUse, err: errors.New("another session holds the maildrop")}
+		return &carry.Refused{Status: wire.StatusInUse, Err: errors.New("another session holds the maildrop")}
 	}
 	if carries {
 		s.unlock = unlock
@@ -331,22 +303,17 @@ func (r *runningSieve) run() error { return r.Run(r.ctx, r.conn) }
 func (r *runningSieve) abandon()   {}
 
 // speak lets the session's protocol begin, before anything is said to the client.
-func (s *served) speak(conn sessionConn) (err error) {
+func (s *served) speak(conn sessionConn) error {
 	switch s.h.Protocol {
 	case "imap":
-		err = s.speakIMAP(conn)
+		return s.speakIMAP(conn)
 	case "pop3":
 		if err := s.lock(conn); err != nil {
 			return err
 		}
-		err = s.speakPOP3(conn)
-	default:
-		err = s.speakSieve(conn)
+		return s.speakPOP3(conn)
 	}
-	if err != nil {
-		return refused(err)
-	}
-	return nil
+	return s.speakSieve(conn)
 }
 
 func (s *served) speakIMAP(conn sessionConn) error {
@@ -400,7 +367,7 @@ func (s *served) end(c sessionConn, err error) {
 	}
 	if s.session != nil {
 		s.b.sessions.remove(s.session)
-		s.session.cancel(nil)
+		s.session.carried.End(nil)
 	}
 	if s.box != nil {
 		s.box.Close()
@@ -409,16 +376,16 @@ func (s *served) end(c sessionConn, err error) {
 		return // which has logged more of it
 	}
 	log := s.b.log.With("session", s.h.Session, "user", s.h.User, "protocol", s.h.Protocol, "client", s.h.Client)
-	var refused *refusedError
+	var refused *carry.Refused
 	switch {
 	case s.handedOff != "":
 		log.Info("session handed off", "why", s.handedOff)
 	case errors.As(err, &refused):
-		if refused.status == wire.StatusUnresumable {
-			s.b.metrics.notResumed.WithLabelValues(string(refused.reason)).Inc()
+		if refused.Status == wire.StatusUnresumable {
+			s.b.metrics.notResumed.WithLabelValues(string(refused.Reason)).Inc()
 		}
-		log.Info("session refused", "status", refused.status, "error", refused.err)
-		_ = c.Welcome(refused.welcome())
+		log.Info("session refused", "status", refused.Status, "error", refused.Err)
+		_ = c.Welcome(refused.Welcome())
 	case err != nil:
 		log.Info("session ended", "error", err)
 	default:
@@ -445,7 +412,7 @@ func (b *Server) kick(ctx context.Context, _ cluster.Peer, req control.KickReque
 		return (req.ID == "" || i.ID == req.ID) && (req.User == "" || i.User == req.User)
 	})
 	for _, x := range xs {
-		x.cancel(handoff.ErrKicked)
+		x.carried.End(handoff.ErrKicked)
 	}
 	for _, x := range xs {
 		select {

@@ -12,8 +12,8 @@
 //
 // TestSessions drives what carries sessions, in schedules of its own: real are the proxy
 // from its login to its carrying, the frames between it and backends, the IMAP engine over
-// package backend/mailbox/memory, and the list of accepted hand-offs on a disk that
-// crashes. Connections are simulated, and the mover is a few lines. No session may live at
+// package backend/mailbox/memory, the order in which a backend begins a session
+// (package backend/carry), and the list of accepted hand-offs on a disk that crashes. Connections are simulated, and the mover is a few lines. No session may live at
 // two places, none may end but where something broke so that nobody can know what its
 // client has seen, and each client's view, made of untagged responses alone, must be the truth.
 //

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"waypost/backend/carry"
 	"waypost/backend/handed"
 	"waypost/backend/imap"
 	"waypost/backend/mailbox"
@@ -43,7 +44,8 @@ type hostProc struct {
 	imap  *imap.Server
 	ids   *handed.Log
 
-	mu     sync.Mutex // protects living
+	mu     sync.Mutex // protects what follows
+	names  carry.Names
 	living []*living
 }
 
@@ -52,13 +54,13 @@ type living struct {
 	conn            *end
 	session, client string
 	epoch           director.Epoch
-	cancel          context.CancelCauseFunc
+	named           carry.Session
 	begun           atomic.Bool // resumed, or the client has said something
 	former          []byte      // the state of the last checkpoint but one, of a rule that is off
 }
 
 func (h *host) boot() error {
-	p := &hostProc{h: h, ready: true}
+	p := &hostProc{h: h, ready: true, names: carry.Names{}}
 	p.ctx, p.stop = context.WithCancelCause(h.g.ctx)
 	p.imap = imap.New(imap.Options{Log: slog.New(slog.DiscardHandler)})
 	h.disk.Fail(func(op crashfs.Op) error {
@@ -99,120 +101,156 @@ func (p *hostProc) serve(conn *end) {
 	}) // it tells why it ended
 }
 
-// answer is what backend.Server does of a session, in its order: the mailbox at (home,
-// epoch), the end of what is left of it here, the proof of the state, the id, once, if it is
-// not a quiet one, and only then the Welcome.
+// answer is a session from its Hello to its end. What begins it is in package carry's order.
 func (p *hostProc) answer(ctx context.Context, s *frames.Stream, h *wire.Hello, conn *end) {
 	l := &living{conn: conn, session: h.Session, client: h.Client, epoch: director.Epoch(h.Epoch)}
-	ctx, l.cancel = context.WithCancelCause(ctx)
-	defer l.cancel(nil)
-	running, box, err := p.begin(ctx, s, h, l)
-	if box != nil {
-		defer box.Close()
+	l.named = carry.Session{ID: h.Session, User: alice, Try: h.Try}
+	if p.h.g.rule("late resume ends the newer session") {
+		l.named.Try = 0 // as of a proxy that does not count them
 	}
-	if err != nil {
-		w := wire.Welcome{Status: wire.StatusRefused, Text: err.Error()}
-		switch reason, never := handoff.ReasonOf(err); {
-		case never:
-			w = wire.Welcome{Status: wire.StatusUnresumable, Text: string(reason)}
-		case errors.Is(err, mailbox.ErrStale):
-			w.Status = wire.StatusStale
-		case errors.Is(err, mailbox.ErrFrozen):
-			w.Status = wire.StatusBusy
-		}
-		_ = s.Welcome(w) // or the connection is lost
+	ctx, l.named.End = context.WithCancelCause(ctx)
+	defer l.named.End(nil)
+	a := &arrival{p: p, ctx: ctx, s: s, h: h, l: l, state: s.State()}
+	err := carry.Begin("imap", a.state, a)
+	defer a.end()
+	if err == nil {
+		_ = a.running.Run() // the client's view tells whether it did right
 		return
 	}
-	defer p.leave(l)
-	_ = running.Run() // the client's view tells whether it did right
+	if a.running != nil {
+		a.running.Abandon()
+	}
+	var refused *carry.Refused
+	if errors.As(err, &refused) {
+		_ = s.Welcome(refused.Welcome()) // or the connection is lost
+	}
 }
 
-func (p *hostProc) begin(ctx context.Context, s *frames.Stream, h *wire.Hello, l *living) (*imap.Running, mailbox.Box, error) {
-	g, state := p.h.g, s.State()
-	home := director.BackendID(h.Home)
-	var id handoff.ID
-	if state != nil {
-		var err error
-		if id, _, _, err = handoff.OpenBase(state, "imap"); err != nil {
-			return nil, nil, err
-		}
+// arrival has the steps of a session's beginning: carry.Steps.
+type arrival struct {
+	p       *hostProc
+	ctx     context.Context
+	s       *frames.Stream
+	h       *wire.Hello
+	l       *living
+	state   []byte
+	box     mailbox.Box   // nil: not opened
+	running *imap.Running // nil: not begun
+}
+
+// end gives back what was taken.
+func (a *arrival) end() {
+	a.p.leave(a.l)
+	if a.box != nil {
+		a.box.Close()
 	}
-	if g.rule("resume without epoch check") && state != nil {
-		rec, err := g.admin.Location(ctx, alice)
+}
+
+// Open implements carry.Steps.
+func (a *arrival) Open() error {
+	g, home := a.p.h.g, director.BackendID(a.h.Home)
+	if err := a.late(); err != nil {
+		return err
+	}
+	if g.rule("resume without epoch check") && a.state != nil {
+		rec, err := g.admin.Location(a.ctx, alice)
 		if err != nil {
-			return nil, nil, err
+			return err
 		}
-		home, l.epoch = rec.Value.Home, rec.Value.Epoch
-	} else if home != p.h.id {
-		return nil, nil, mailbox.ErrStale
+		home, a.l.epoch = rec.Value.Home, rec.Value.Epoch
+	} else if home != a.p.h.id {
+		return mailbox.ErrStale
 	}
-	box, err := g.mail.Open(ctx, alice, home, l.epoch)
-	if err != nil {
-		return nil, nil, err
-	}
-	if !g.rule("former session left") {
-		p.endFormer(l)
-	}
-	running, err := p.imap.Begin(ctx, &leg{s, g, l}, imap.Session{Box: box, Store: g.mail, Client: h.Client, ID: h.Session, State: state})
-	if err != nil {
-		return nil, box, err
-	}
-	if state != nil {
-		if err := p.accept(id, h, state); err != nil {
-			running.Abandon()
-			return nil, box, err
-		}
-		if !g.calm && g.mended.IsZero() && g.chance(12) {
-			g.saw("link cut in a resume")
-			g.harmed = true
-			l.conn.peer.fail(syscall.ECONNRESET)
-		}
-	} else {
-		s.Hold() // the greeting follows
-	}
-	if err := s.Welcome(wire.Welcome{Status: wire.StatusOK}); err != nil {
-		running.Abandon()
-		return nil, box, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if state != nil {
-		l.begun.Store(true)
-	}
-	p.living = append(p.living, l)
-	return running, box, nil
-}
-
-// accept takes an id once, unless it is quiet: then there is nothing that could be done twice.
-func (p *hostProc) accept(id handoff.ID, h *wire.Hello, state []byte) error {
-	g := p.h.g
-	if id.Quiet() {
-		g.saw("quiet hand-off")
-		return nil
-	}
-	first, err := p.ids.Accept(id)
-	if err == nil && !first && !g.rule("accept a session twice") {
-		err = &handoff.Error{Reason: handoff.Twice}
-	}
+	box, err := g.mail.Open(a.ctx, alice, home, a.l.epoch)
 	if err == nil {
-		g.accepted(p.h.id, id, h, state)
+		a.box = box
 	}
 	return err
 }
 
-func (p *hostProc) endFormer(l *living) {
+// late has some openings take long, of which the proxy does not hear: it loses the connection,
+// and asks again for a session that is quiet.
+func (a *arrival) late() error {
+	g := a.p.h.g
+	if a.state == nil || !handoff.Quiet(a.state) || g.calm || !g.mended.IsZero() || !g.chance(12) {
+		return nil
+	}
+	g.saw("resume given up")
+	g.harmed = true
+	a.l.conn.peer.fail(syscall.ECONNRESET)
+	if err := sleep(a.ctx, g.upTo(4*time.Second)); err != nil {
+		return err
+	}
+	return g.step(a.ctx, string(a.p.h.id), fmt.Sprintf("opens late for %s, try %d", a.h.Client, a.h.Try))
+}
+
+// Register implements carry.Steps.
+func (a *arrival) Register() (mine, former *carry.Session, err error) {
+	p, mine := a.p, &a.l.named
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for _, x := range p.living {
-		if x.session == l.session {
-			x.cancel(handoff.ErrKicked)
+	former = p.names.Add(mine)
+	if former != nil && former.Try > mine.Try {
+		p.h.g.counted.saw("resume after a later try")
+	}
+	if p.h.g.rule("former session left") {
+		former = nil
+	}
+	return mine, former, nil
+}
+
+// Speak implements carry.Steps.
+func (a *arrival) Speak() error {
+	g := a.p.h.g
+	running, err := a.p.imap.Begin(a.ctx, &leg{a.s, g, a.l}, imap.Session{Box: a.box, Store: g.mail, Client: a.h.Client, ID: a.h.Session, State: a.state})
+	if err == nil {
+		a.running = running
+	}
+	return err
+}
+
+// Accept implements carry.Steps.
+func (a *arrival) Accept(id handoff.ID) (first bool, err error) {
+	g := a.p.h.g
+	first, err = a.p.ids.Accept(id)
+	first = first || g.rule("accept a session twice")
+	if err == nil && first {
+		g.accepted(a.p.h.id, id, a.h, a.state)
+	}
+	return first, err
+}
+
+// Welcome implements carry.Steps.
+func (a *arrival) Welcome() error {
+	g, p := a.p.h.g, a.p
+	if a.state == nil {
+		a.s.Hold() // the greeting follows
+	} else {
+		if handoff.Quiet(a.state) {
+			g.saw("quiet hand-off")
+		}
+		if !g.calm && g.mended.IsZero() && g.chance(12) {
+			g.saw("link cut in a resume")
+			g.harmed = true
+			a.l.conn.peer.fail(syscall.ECONNRESET)
 		}
 	}
+	if err := a.s.Welcome(wire.Welcome{Status: wire.StatusOK}); err != nil {
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if a.state != nil {
+		a.l.begun.Store(true)
+	}
+	p.living = append(p.living, a.l)
+	return nil
 }
 
 func (p *hostProc) leave(l *living) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.names.Remove(&l.named)
 	p.living = slices.DeleteFunc(p.living, func(x *living) bool { return x == l })
 }
 

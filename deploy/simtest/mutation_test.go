@@ -53,6 +53,7 @@ func TestSessionMutations(t *testing.T) {
 		{"former session left", 1500, "lives at 2 places"},
 		{"accept a session twice", 1500, "accepted twice"},
 		{"an older checkpoint", 1500, "I4"},
+		{"late resume ends the newer session", 1500, "was told"},
 	} {
 		t.Run(m.off, func(t *testing.T) {
 			t.Parallel()

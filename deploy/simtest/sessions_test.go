@@ -396,7 +396,7 @@ func TestSessions(t *testing.T) {
 	}
 	for _, what := range []string{
 		"a hand-off is sent twice", "backend crashed", "connection cut", "let go of", "link cut in a resume", "moved", "not carried: lost",
-		"not carried: unproven", "proxy killed", "rolled back", "session resumed after checkpoint", "session resumed after hand-off",
+		"not carried: unproven", "proxy killed", "resume after a later try", "resume given up", "rolled back", "session resumed after checkpoint", "session resumed after hand-off",
 	} {
 		if all.seen[what] == 0 {
 			t.Errorf("in %d schedules there was never: %s", n, what)
