@@ -104,21 +104,30 @@ func (x *Session) endFormer(former *Session) error {
 	switch {
 	case x.ID == "" || former == nil || former.User != x.User:
 		return nil
-	case former.Try > x.Try && x.Try != 0:
+	case x.late(former):
 		return ErrOvertaken
 	}
 	former.End(handoff.ErrKicked)
 	return nil
 }
 
+// late tells whether a session that has the same id was asked for after x was.
+func (x *Session) late(former *Session) bool {
+	return x.ID != "" && former.User == x.User && x.Try != 0 && former.Try > x.Try
+}
+
 // Names has the last session of each id: after a restart all come within moments, and each
 // asks. The zero value is not usable, make is. A lock of its owner's guards it.
 type Names map[string]*Session
 
-// Add makes x the last one of its id, and gives the one that was, nil if none was.
+// Add makes x the last one of its id, and gives the one that was, nil if none was. One that was
+// asked for later stays the last: the next try is to end that one, not x, which is refused.
 func (n Names) Add(x *Session) (former *Session) {
-	x.former, n[x.ID] = n[x.ID], x
-	return x.former
+	former = n[x.ID]
+	if former == nil || !x.late(former) {
+		x.former, n[x.ID] = former, x
+	}
+	return former
 }
 
 // Remove forgets x, which is added no more. Its id is its former's again if that has not ended:

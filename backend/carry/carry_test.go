@@ -124,3 +124,26 @@ func TestNames(t *testing.T) {
 		t.Errorf("left: %v", n)
 	}
 }
+
+// TestLateTry: a try that comes late does not hide a newer one from the next.
+func TestLateTry(t *testing.T) {
+	n := Names{}
+	session := func(try uint64) *Session { return &Session{ID: "s", Try: try, End: func(error) {}} }
+	newer, late, next := session(2), session(1), session(3)
+	n.Add(newer)
+	if got := n.Add(late); got != newer || !errors.Is(late.endFormer(got), ErrOvertaken) {
+		t.Errorf("the late try comes behind %v", got)
+	}
+	if got := n.Add(next); got != newer || next.endFormer(got) != nil {
+		t.Errorf("the next try comes behind %v", got)
+	}
+	n.Remove(late)
+	n.Remove(newer)
+	if n["s"] != next {
+		t.Error("the next try is not known")
+	}
+	n.Remove(next)
+	if len(n) != 0 {
+		t.Errorf("left: %v", n)
+	}
+}
