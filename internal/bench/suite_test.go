@@ -67,7 +67,7 @@ func TestSuite(t *testing.T) {
 		t.Fatalf("%d rows", len(rep.Rows))
 	}
 	for _, r := range rep.Rows {
-		want := int64(200) // Bytes is small: the least, in two rounds
+		want := int64(200)                                // Bytes is small: the least, in two rounds
 		if r.Peer != "limit" && r.Acknowledged < 2*want { // what warmed up is on the disk, and not counted
 			t.Errorf("%s: %d acknowledged, %d measured", r.Peer, r.Acknowledged, r.Messages)
 		}
