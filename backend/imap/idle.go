@@ -28,7 +28,8 @@ func (s *session) idle(c *cmd) error {
 	quit := make(chan struct{})
 	var watcher sync.WaitGroup
 	if s.view != nil && s.notify == nil {
-		watcher.Go(func() { s.watchFolder(quit) })
+		now := s.look() // what happened before goes out with "+ idling"
+		watcher.Go(func() { s.watchFolder(now, quit) })
 	}
 	if s.notify != nil {
 		// RFC 5465, Section 4: the same is told as without IDLE, and what is gone, too.
@@ -57,50 +58,54 @@ func (s *session) idle(c *cmd) error {
 	return nil
 }
 
-// watchFolder tells what happens in the selected folder until quit is closed. That the
+// outlook is what IDLE waits for: a change of the folder, or the time to read it again.
+type outlook struct {
+	changed <-chan struct{}
+	retry   <-chan time.Time
+	over    bool // there is nothing to wait for
+}
+
+// watchFolder tells what happens in the selected folder from now on until quit is closed. That the
 // session must end, its goroutine learns.
-func (s *session) watchFolder(quit <-chan struct{}) {
-	for {
-		changed, retry, on := s.news(quit)
-		if !on {
-			return
-		}
+func (s *session) watchFolder(now outlook, quit <-chan struct{}) {
+	for !now.over {
 		select {
 		case <-quit:
 			return
-		case <-changed:
-		case <-retry:
+		case <-now.changed:
+		case <-now.retry:
 		}
+		s.mu.Lock()
+		select {
+		case <-quit:
+			now.over = true
+		default:
+			now = s.look()
+		}
+		s.mu.Unlock()
 	}
 }
 
-// news brings the client up to date and gives what to wait for.
-func (s *session) news(quit <-chan struct{}) (changed <-chan struct{}, retry <-chan time.Time, on bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	select {
-	case <-quit:
-		return nil, nil, false
-	default:
-	}
+// look brings the client up to date. The caller holds the lock.
+func (s *session) look() outlook {
 	if s.view == nil || s.view.dead {
-		return nil, nil, true
+		return outlook{}
 	}
 	switch err := s.bring(s.notify.telling(true)); {
 	case err == nil:
 	case fenced(err):
 		s.c.end(endMoving)
-		return nil, nil, false
+		return outlook{over: true}
 	case renumbered(err), errors.Is(err, mailbox.ErrNoFolder):
 		s.c.end(endFolder)
-		return nil, nil, false
+		return outlook{over: true}
 	default:
 		s.log.Warn("imap view not brought up to date", "folder", s.view.name, "error", err)
-		return nil, time.After(retryAfter), true
+		return outlook{retry: time.After(retryAfter)}
 	}
 	if err := s.say(); err != nil {
 		s.c.end(endGone)
-		return nil, nil, false
+		return outlook{over: true}
 	}
-	return s.view.folder.Changed(s.view.version), nil, true
+	return outlook{changed: s.view.folder.Changed(s.view.version)}
 }
