@@ -46,7 +46,7 @@ func (n apartNode) identity(t *testing.T) *cluster.Identity {
 // TestRolesApart: what an operator does who does not use `waypost up`: init,
 // an etcd, each role from its file, and then the commands.
 func TestRolesApart(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	t.Run("Debian's etcd", func(t *testing.T) {
 		need(t, "etcd", "swaks", "curl")
 		a := newApart(t)

@@ -48,7 +48,7 @@ func (r *repeat) Read(p []byte) (int, error) {
 // TestBigMessage: 700 MB go in by SMTP and come out by IMAP and POP3, and no
 // process grows by more than 64 MB.
 func TestBigMessage(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	c := newCluster(t)
 	u := c.withUsers(1)[0]
 	if err := send(c.addr(2525), "a@example.org", []string{string(u)}, []byte("Subject: warm\r\n\r\nx\r\n")); err != nil {

@@ -23,7 +23,7 @@ type clients struct {
 // smtp-source and curl send; curl, mbsync and fetchmail read. Between runs of
 // the last two the user is moved, and they must not notice.
 func TestRealClients(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	need(t, "swaks", "smtp-source", "curl", "mbsync", "fetchmail")
 	needPerlTLS(t)
 	c := &clients{testCluster: newCluster(t), dir: t.TempDir(), sent: make(mailbags)}

@@ -18,7 +18,7 @@ import (
 // TestCorpus: 2,000 real messages to 100 users over 3 backends by SMTP, read
 // back by IMAP and by POP3 through the proxies, byte for byte.
 func TestCorpus(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	if testing.Short() {
 		t.Log("this is the long test")
 	}

@@ -83,7 +83,7 @@ var servesAt = regexp.MustCompile(`msg="backend serves".* address=(\S+)`)
 // listener; who comes waits, or is told to come again. With descriptors there again
 // they go on as if nothing had been, and all that was acknowledged is there once.
 func TestOutOfDescriptors(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	c := newCluster(t)
 	c.withUsers(0)
 	var users []director.User

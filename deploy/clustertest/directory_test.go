@@ -13,7 +13,7 @@ import (
 // TestEtcdStopped: logins and deliveries of known users go on without etcd;
 // started again, everything catches up.
 func TestEtcdStopped(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	c := newCluster(t)
 	users := c.withUsers(6)
 	for _, u := range users { // every user has been seen once

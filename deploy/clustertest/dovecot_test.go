@@ -14,7 +14,7 @@ import (
 // TestDovecotBackend: real Dovecots as backends beside those of the cluster,
 // as an operator has them who lost Dovecot's director.
 func TestDovecotBackend(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	need(t, "dovecot", "swaks", "curl")
 	c := &foreign{clients: &clients{testCluster: newCluster(t), dir: t.TempDir(), sent: make(mailbags)}}
 	c.withUsers(0)

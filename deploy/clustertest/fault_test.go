@@ -34,7 +34,7 @@ var victims = []string{"mover", "source", "target", "mx1", "e1"}
 // while all 30 move, twice; mover, source, target, an mx and etcd are each
 // killed with SIGKILL at every step of a move in turn, and started again.
 func TestKillEverythingAtEveryStep(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("WAYPOST_SEED"); s != "" {
 		var err error

@@ -45,7 +45,7 @@ vacation :subject "Away" "gone";
 // and twice only if an mx died before it could note the smarthost's answer, or
 // before the backend had its answer that it has the message.
 func TestFiltersUnderFaults(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	f := &faulty{filters: &filters{testCluster: newCluster(t), world: newSmarthost(t)}, t: t,
 		acked: map[int]bool{}, silent: map[int]bool{}, kills: map[string][]time.Time{}, calm: map[int]bool{}}
 	f.relayBy(t, f.world)

@@ -26,7 +26,7 @@ type filters struct {
 // TestFilters: scripts come by ManageSieve through a proxy, mail by SMTP through
 // both mx, and leaves by a smarthost. What becomes of it is read by IMAP.
 func TestFilters(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	f := &filters{testCluster: newCluster(t), world: newSmarthost(t)}
 	f.relayBy(t, f.world)
 	f.withUsers(0)

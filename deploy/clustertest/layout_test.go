@@ -21,7 +21,7 @@ import (
 // turns, and see the same in it, whoever has changed it last. Dovecot makes it,
 // it is imported, and nothing that a client goes by changes.
 func TestLayout(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	need(t, "doveadm")
 	d := newTurns(t)
 	d.asDovecot(func(imap *talk) {

@@ -13,7 +13,7 @@ import (
 // the users move meanwhile. Every message is there once: the delivery id is
 // remembered with the message, and moves along (I3).
 func TestLostAnswers(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	c := newCluster(t)
 	users := c.withUsers(6)
 	l := &load{c: c, t: t, stop: make(chan struct{})}

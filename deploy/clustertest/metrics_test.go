@@ -126,7 +126,7 @@ func (c *testCluster) missing(t *testing.T, when string, want map[string][]strin
 // TestMetrics: every role answers monitoring, has what an operator pages on,
 // and exposes nothing that docs/metrics.md does not explain.
 func TestMetrics(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	c := newCluster(t)
 	for i, id := range metricsOrder {
 		for _, path := range []string{"/healthz", "/readyz"} {

@@ -76,7 +76,7 @@ func (w *turns) plantOdd(root string, odds []odd) {
 
 // TestLayoutOddities: the same of what no server has written.
 func TestLayoutOddities(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	need(t, "doveadm")
 	d := newTurns(t)
 	d.asDovecot(func(imap *talk) { makeMail(imap, "INBOX", 1, 4) })

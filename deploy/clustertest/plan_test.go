@@ -14,7 +14,7 @@ import (
 // TestPlans: a backend is emptied by a plan, whose mover is killed in the middle; tags keep a
 // user where it may live; and the continuous mode by itself levels what the drain has left.
 func TestPlans(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	c := newCluster(t)
 	users := c.withUsers(12)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)

@@ -22,7 +22,7 @@ import (
 // TestPOP3List: the same messages in a Dovecot and in a cluster of our own give
 // the same list, from headers there and from the index here, by the command too.
 func TestPOP3List(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	need(t, "dovecot")
 	msgs, real, err := testmail.Load(t.TempDir(), 150)
 	if err != nil {

@@ -29,7 +29,7 @@ const (
 // mailbox of its own, lets it work in both directions, moves the user between two
 // runs, and compares what the program has with what the server shows.
 func TestMailPrograms(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	c := &clients{testCluster: newCluster(t), dir: t.TempDir(), sent: make(mailbags)}
 	c.withUsers(0)
 	for _, p := range []struct {

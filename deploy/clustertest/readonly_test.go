@@ -132,7 +132,7 @@ func (p *proc) endsByItself(t *testing.T, why string) {
 // waits elsewhere, readers see pauses; when the disk is mended all that was
 // acknowledged is there once.
 func TestReadOnlyDisk(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	need(t, "mkfs.ext4", "e2fsck", "mount", "findmnt")
 	c := newCluster(t)
 	c.withUsers(0)

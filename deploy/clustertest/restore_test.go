@@ -46,7 +46,7 @@ type restoreRun struct {
 // and a node's copy; then they go back to an image from before some moves, and it
 // comes back from that and the fences.
 func TestLostDisksAndDirectory(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	c := newCluster(t)
 	r := &restoreRun{testCluster: c, t: t, users: c.withUsers(9), backups: filepath.Join(t.TempDir(), "backups"), sent: map[director.User][]sentMail{}}
 	stop := make(chan struct{})

@@ -17,7 +17,7 @@ import (
 // TestGroupMovesTogether: what one member of a sharing group shares with another is
 // the same for that one after a move of either, which moves both.
 func TestGroupMovesTogether(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	c := newCluster(t)
 	c.withUsers(0)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)

@@ -22,7 +22,7 @@ import (
 // something all the time, while their user is moved around and the home is restarted,
 // and killed: no connection ends, and all that the clients see is right (I5).
 func TestSessionsSurvive(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	c := newCluster(t)
 	c.withUsers(0)
 	s := &survivors{testCluster: c, user: c.user(t, "alice@example.test", "b1")}

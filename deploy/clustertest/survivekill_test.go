@@ -17,7 +17,7 @@ import (
 // sessions are on their way. A connection may end then, but none may be told anything wrong,
 // and none may hang.
 func TestNoWrongViewWhateverDies(t *testing.T) {
-	t.Parallel()
+	beside(t)
 	c := newCluster(t)
 	c.withUsers(0)
 	s := &survivors{testCluster: c, user: c.user(t, "alice@example.test", "b1")}
