@@ -308,15 +308,7 @@ func TestFormerSessionMakesRoom(t *testing.T) {
 	r.must(err)
 	s, _, err := link.Open(ctx, hello("pop3", "pop", rec))
 	r.must(err)
-	u := r.nodes["b1"].use(alice)
-	u.mu.Lock()
-	u.hangUp(leftClosed)
-	u.mu.Unlock()
-	r.nodes["b1"].release(u)
-	if _, err := io.Copy(io.Discard, s); !errors.Is(err, frames.ErrHandOff) {
-		t.Fatal(err)
-	}
-	state, _ := s.HandedOff()
+	state := r.handedOff(s)
 	former, w, err := link.Resume(ctx, hello("pop3", "pop", rec), state)
 	if err != nil || w.Status != wire.StatusOK {
 		t.Fatal(w, err)
@@ -338,6 +330,21 @@ func TestFormerSessionMakesRoom(t *testing.T) {
 	}
 }
 
+// handedOff has b1 hand alice's sessions off, and gives the state of this one.
+func (r *rig) handedOff(s *frames.Stream) []byte {
+	r.t.Helper()
+	u := r.nodes["b1"].use(alice)
+	u.mu.Lock()
+	u.hangUp(leftClosed)
+	u.mu.Unlock()
+	r.nodes["b1"].release(u)
+	if _, err := io.Copy(io.Discard, s); !errors.Is(err, frames.ErrHandOff) {
+		r.t.Fatal(err)
+	}
+	state, _ := s.HandedOff()
+	return state
+}
+
 // TestOvertaken: a resume that its proxy has given up, and that comes late, does not end the
 // session that the proxy has by now.
 func TestOvertaken(t *testing.T) {
@@ -351,15 +358,7 @@ func TestOvertaken(t *testing.T) {
 	h.Try = 1
 	s, _, err := link.Open(ctx, h)
 	r.must(err)
-	u := r.nodes["b1"].use(alice)
-	u.mu.Lock()
-	u.hangUp(leftClosed)
-	u.mu.Unlock()
-	r.nodes["b1"].release(u)
-	if _, err := io.Copy(io.Discard, s); !errors.Is(err, frames.ErrHandOff) {
-		t.Fatal(err)
-	}
-	state, _ := s.HandedOff()
+	state := r.handedOff(s)
 	_, body, err := handoff.Open(state, "pop3")
 	r.must(err)
 	quiet := handoff.Seal(handoff.NewQuietID(), "pop3", body)

@@ -146,8 +146,10 @@ func (c *testCluster) spoolStarves(t *testing.T, u director.User) {
 	t.Helper()
 	c.procs["b1"].kill()
 	mx := c.procs["mx1"]
+	var subjects []string
 	for try := range 10 {
-		text := messageFor(fmt.Sprint("starved ", try))
+		subjects = append(subjects, fmt.Sprint("starved ", try))
+		text := messageFor(subjects[try])
 		var feed, leave func()
 		err := sendWithin(c.addr(2525), "s@example.org", string(u), text, func() {
 			before := mx.shortages(t)
@@ -174,7 +176,34 @@ func (c *testCluster) spoolStarves(t *testing.T, u director.User) {
 			t.Errorf("with descriptors again: %v", err)
 		}
 		c.revive(t, "b1")
+		c.arrive(t, u, subjects)
 		return
 	}
 	t.Error("the mx kept ten messages without a descriptor")
+}
+
+// arrive waits until each of these messages, all of which were acknowledged, is in INBOX, and sees
+// that none is there twice.
+func (c *testCluster) arrive(t *testing.T, u director.User, subjects []string) {
+	t.Helper()
+	eventually(t, "what waited arrives", patience, func() error {
+		s, err := readIMAP(c.addr(1143), u, "INBOX", true)
+		if err != nil {
+			return err
+		}
+		times := make(map[string]int)
+		for _, m := range s.msgs {
+			times[subjectOf(m.body)]++
+		}
+		for _, subject := range subjects {
+			switch times[subject] {
+			case 0:
+				return fmt.Errorf("%q is not there", subject)
+			case 1:
+			default:
+				t.Fatalf("%q is there %d times", subject, times[subject])
+			}
+		}
+		return nil
+	})
 }

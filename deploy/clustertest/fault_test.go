@@ -30,11 +30,9 @@ var points = []string{"copy", "pass", "busy", "freeze", "frozen", "seal", "pulle
 // victims are killed at each point.
 var victims = []string{"mover", "source", "target", "mx1", "e1"}
 
-// TestKillEverythingAtEveryStep: constant delivery and reading on 30 users
-// while all 30 move, twice; mover, source, target, an mx and etcd are each
-// killed with SIGKILL at every step of a move in turn, and started again.
-func TestKillEverythingAtEveryStep(t *testing.T) {
-	beside(t)
+// seeded is a test's source of chance; stream tells tests of one seed apart.
+func seeded(t *testing.T, stream uint64) *rand.Rand {
+	t.Helper()
 	seed := uint64(time.Now().UnixNano())
 	if s := os.Getenv("WAYPOST_SEED"); s != "" {
 		var err error
@@ -43,7 +41,15 @@ func TestKillEverythingAtEveryStep(t *testing.T) {
 		}
 	}
 	t.Logf("seed: replay with WAYPOST_SEED=%d", seed)
-	r := rand.New(rand.NewPCG(seed, 1))
+	return rand.New(rand.NewPCG(seed, stream))
+}
+
+// TestKillEverythingAtEveryStep: constant delivery and reading on 30 users
+// while all 30 move, twice; mover, source, target, an mx and etcd are each
+// killed with SIGKILL at every step of a move in turn, and started again.
+func TestKillEverythingAtEveryStep(t *testing.T) {
+	beside(t)
+	r := seeded(t, 1)
 	c := newCluster(t)
 	l := startLoad(c, t, c.withUsers(30))
 	k := &killer{c: c, t: t, kills: make(map[string]int)}

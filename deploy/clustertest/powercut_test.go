@@ -6,7 +6,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -73,15 +72,7 @@ func (k *killer) cutPower(victim, point string, u director.User, move [2]directo
 // middle of a copy, with all that they had not synced. Each disk is an ext4 of its own.
 func TestPowerCutAtEveryStep(t *testing.T) {
 	need(t, "mkfs.ext4", "mount", "findmnt")
-	seed := uint64(time.Now().UnixNano())
-	if s := os.Getenv("WAYPOST_SEED"); s != "" {
-		var err error
-		if seed, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Logf("seed: replay with WAYPOST_SEED=%d", seed)
-	r := rand.New(rand.NewPCG(seed, 2))
+	r := seeded(t, 2)
 	c := newCluster(t)
 	k := &killer{c: c, t: t, kills: make(map[string]int), disks: make(map[string]*extDisk)}
 	for _, b := range []string{"b1", "b2", "b3"} {
