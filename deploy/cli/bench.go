@@ -174,7 +174,7 @@ says that you mean it.`,
 	c.Flags().IntVar(&s.Users, "users", 100, "how many users get the messages")
 	c.Flags().IntVar(&s.Rounds, "rounds", 2, "how often each runs in each case")
 	c.Flags().DurationVar(&s.Duration, "duration", 10*time.Second, "how long a run measures at most")
-	c.Flags().DurationVar(&s.WarmUp, "warm-up", 8*time.Second, "how long the same load is on before a run measures; longer than servers put work off")
+	c.Flags().DurationVar(&s.WarmUp, "warm-up", 8*time.Second, "how long the same load is on before a run measures, longer than servers put work off; not with --target")
 	c.Flags().BoolVar(&s.BDAT, "bdat", false, "send each message by BDAT instead of DATA")
 	out := a.printing(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
