@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -93,13 +94,33 @@ func (s *setup) powerless(damage func()) {
 	s.t.Helper()
 	dir := filepath.Join(s.base, "journal")
 	kept := filepath.Join(s.base, "kept")
-	must(s.t, os.CopyFS(kept, os.DirFS(dir)))
+	for !s.copied(kept, dir) {
+		must(s.t, os.RemoveAll(kept))
+	}
 	s.shut()
 	must(s.t, os.RemoveAll(dir))
 	must(s.t, os.Rename(kept, dir))
 	damage()
 	s.boot()
 	s.open()
+}
+
+// copied copies the segments of a journal at work, and tells whether they are those of
+// one moment: a checkpoint may take one away, or name it anew.
+func (s *setup) copied(kept, dir string) bool {
+	s.t.Helper()
+	names := func() string {
+		entries, err := os.ReadDir(dir)
+		must(s.t, err)
+		return fmt.Sprint(entries)
+	}
+	before := names()
+	err := os.CopyFS(kept, os.DirFS(dir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return false
+	}
+	must(s.t, err)
+	return names() == before
 }
 
 // TestAppliedLater: what the journal has and the files could not take is brought
