@@ -151,7 +151,8 @@ what CPU, and how late, beside the Dovecot that is installed (mail_fsync=always
 and =optimized) and the bare limit of the disk. All run by turns, each time in a
 fresh folder, on this machine; every answer is checked, and after each run the
 messages on the disk are counted. It takes about half an hour, and --quick two
-minutes; let nothing else run meanwhile. Everything is removed at the end.
+minutes; let nothing else run meanwhile. As root it has the system forget, before
+each run, what earlier ones wrote. Everything is removed at the end.
 
 With --target it puts the same load on a server that runs already, and tells
 its rate and latency. That delivers real messages to real users, and they stay:
@@ -191,7 +192,8 @@ says that you mean it.`,
 		if s.Peers, err = f.parse(s.Duration); err != nil {
 			return err
 		}
-		s.Peers, s.Bytes, s.Progress = a.withDovecot(s.Peers, filters != "plain"), benchBytes, a.progress()
+		s.Peers, s.Progress = a.withDovecot(s.Peers, filters != "plain"), a.progress()
+		s.Bytes, s.WarmUpBytes, s.Forget = benchBytes, warmUpBytes, bench.DropCaches
 		return a.inFolder(&f, func(dir string) error {
 			s.Dir = dir
 			rep, err := s.Run(c.Context())
@@ -204,8 +206,12 @@ says that you mean it.`,
 	return c
 }
 
-// benchBytes is what one run may deliver.
-const benchBytes = 384 << 20
+const (
+	// benchBytes is what one run may deliver.
+	benchBytes = 1 << 30
+	// warmUpBytes is enough for each segment of a full journal to have been used once.
+	warmUpBytes = 3 << 30
+)
 
 // quick shortens what no flag says.
 func quick(c *cobra.Command, s *bench.Suite, sizes, conns *[]int) {

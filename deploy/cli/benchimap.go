@@ -56,7 +56,7 @@ index), warm: and cold: (or restarted).`,
 		if err != nil {
 			return err
 		}
-		s.Peers, s.Forget, s.Profile, s.Progress = a.withPOP3(peers), access.DropCaches, f.profile, a.progress()
+		s.Peers, s.Forget, s.Profile, s.Progress = a.withPOP3(peers), bench.DropCaches, f.profile, a.progress()
 		if err := s.Check(); err != nil {
 			return &usageError{err}
 		}

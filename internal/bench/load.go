@@ -23,9 +23,10 @@ type Load struct {
 	// Recipients of each message; 0 is 1.
 	Recipients int
 	// Warm is how many messages go before the measurement. If WarmUp is set, as many as
-	// Messages says or as WarmUp has room for follow them, also before it.
-	Warm   int
-	WarmUp time.Duration
+	// WarmUpMessages says or as WarmUp has room for follow them, also before it.
+	Warm           int
+	WarmUp         time.Duration
+	WarmUpMessages int
 	// Messages and Duration end the measurement, whichever comes first; one of
 	// them must be given.
 	Messages int
@@ -148,7 +149,7 @@ func (l *Load) Run(ctx context.Context) (Result, error) {
 func (r *run) measure(ctx context.Context) (Result, error) {
 	warm, err := r.phase(ctx, r.Warm, 0, true)
 	if err == nil && r.WarmUp > 0 {
-		warm, err = r.phase(ctx, r.Messages, r.WarmUp, true)
+		warm, err = r.phase(ctx, r.WarmUpMessages, r.WarmUp, true)
 	}
 	if err != nil {
 		return r.result(warm), err

@@ -125,10 +125,14 @@ type Suite struct {
 	// messages ends by them.
 	Duration time.Duration
 	Bytes    int64
-	// WarmUp is how long, or for how many bytes at most, the load is put on before it is
-	// measured. A server that writes into files it made before, or puts work off, is then
-	// as it always is, but for its first seconds.
-	WarmUp time.Duration
+	// WarmUp is how long, or for how many bytes at most (WarmUpBytes), the load is put on
+	// before it is measured. A server that writes into files it made before, or puts work
+	// off, is then as it always is, but for its first seconds.
+	WarmUp      time.Duration
+	WarmUpBytes int64
+	// Forget has the system forget what runs before have written, so that none pays for the
+	// memory that they fill; nil, or that it answers false: they do.
+	Forget func() (bool, error)
 	BDAT   bool
 	// Progress gets a line of text now and then; nil: nobody does. A line that
 	// is not final is to be overwritten by the next.
@@ -137,14 +141,18 @@ type Suite struct {
 
 func (s *Suite) messages(size int) int { return max(100, int(s.Bytes/int64(size))) }
 
+func (s *Suite) warmUpMessages(size int) int {
+	if s.WarmUp == 0 {
+		return 0
+	}
+	return max(100, int(s.WarmUpBytes/int64(size)))
+}
+
 // need is the room that one run may take, in bytes: every message in whole
 // blocks, and a journal or log.
 func (s *Suite) need(c Case) int64 {
 	const block = 4096
-	n := s.messages(c.Size)
-	if s.WarmUp > 0 {
-		n *= 2
-	}
+	n := s.messages(c.Size) + s.warmUpMessages(c.Size)
 	return int64(n+s.Users*len(variants))*int64(c.Size+block) + logBytes
 }
 
@@ -246,11 +254,16 @@ func (s *Suite) one(ctx context.Context, p Peer, c Case, dir, what string) (m me
 	} else if took > Dear {
 		s.say(fmt.Sprintf("%s: creating a file here takes %.2f ms by itself: many were deleted on this disk a short time ago. Wait five minutes, or choose another disk", what, Millis(took)), true)
 	}
-	if p.Start == nil {
-		return s.limit(ctx, c, dir)
-	}
 	if err := FlushAll(dir); err != nil {
 		return m, err
+	}
+	if s.Forget != nil {
+		if _, err := s.Forget(); err != nil {
+			return m, fmt.Errorf("have the system forget what it read: %w", err)
+		}
+	}
+	if p.Start == nil {
+		return s.limit(ctx, c, dir)
 	}
 	srv, err := p.Start(ctx, dir, Setup{Users: s.Users, Sieve: c.Sieve, Quota: c.Quota})
 	if err != nil {
@@ -290,7 +303,7 @@ func (s *Suite) load(ctx context.Context, srv *Server, c Case, what string) (m m
 		Target: srv.Target, Connections: c.Connections, Size: c.Size, BDAT: s.BDAT,
 		// Each user gets every variant once: that makes folders, and compiles the
 		// script.
-		Warm: s.Users * len(variants), WarmUp: s.WarmUp,
+		Warm: s.Users * len(variants), WarmUp: s.WarmUp, WarmUpMessages: s.warmUpMessages(c.Size),
 		Messages: s.messages(c.Size), Duration: s.Duration,
 		Begin: func() error {
 			if err := FlushAll(srv.Mail); err != nil {

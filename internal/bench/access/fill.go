@@ -76,18 +76,3 @@ func linkMaildir(ctx context.Context, from, to string) error {
 		return os.Link(path, filepath.Join(to, "cur", e.Name()))
 	})
 }
-
-// DropCaches is a Suite's Forget: it works for root, on a system of its own, and slows down
-// whatever else runs there.
-func DropCaches() (bool, error) {
-	if os.Getuid() != 0 {
-		return false, nil
-	}
-	if err := os.WriteFile("/proc/sys/vm/drop_caches", []byte("3\n"), 0); err != nil {
-		if os.IsPermission(err) || os.IsNotExist(err) {
-			return false, nil // a container, mostly
-		}
-		return false, err
-	}
-	return true, nil
-}
