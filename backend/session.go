@@ -22,6 +22,7 @@ import (
 	"waypost/internal/cluster"
 	"waypost/internal/frames"
 	"waypost/internal/handoff"
+	"waypost/internal/stack"
 	"waypost/internal/wire"
 )
 
@@ -126,6 +127,7 @@ func (c *plainSession) Welcome(w wire.Welcome) error {
 // answer serves a session from its Hello to its end. Its locals, and those of what it calls to
 // serve, lie on the stack of every session that waits: the work before and after is elsewhere.
 func (b *Server) answer(ctx context.Context, c sessionConn, h *wire.Hello, from cluster.Peer) {
+	stack.Grow()
 	s := &served{b: b, h: h}
 	if stream, ok := c.(*frames.Stream); ok {
 		s.framed = framed{stream, s}

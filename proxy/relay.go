@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"waypost/internal/frames"
+	"waypost/internal/stack"
 )
 
 // Ends of a session, as causes of its context and results of a relay.
@@ -87,6 +88,7 @@ func (r *relay) run(ctx context.Context) error {
 	up := make(chan struct{})
 	go func() {
 		defer close(up)
+		stack.Grow()
 		r.pumpUp()
 	}()
 	why := r.pumpDown()

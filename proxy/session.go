@@ -12,6 +12,7 @@ import (
 	"waypost/director"
 	"waypost/internal/frames"
 	"waypost/internal/login"
+	"waypost/internal/stack"
 	"waypost/internal/telemetry"
 	"waypost/internal/wire"
 	"waypost/proxy/imap"
@@ -31,6 +32,7 @@ var protocols = [...]string{protoIMAP, protoPOP3, protoManageSieve}
 
 // serve is the life of one client connection, on its own goroutine.
 func (s *Server) serve(ctx context.Context, conn net.Conn, l listener, admitted *slot) {
+	stack.Grow()
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	sess := &session{
