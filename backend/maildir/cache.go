@@ -72,6 +72,9 @@ func (c *Cache) evict() {
 		c.mu.Unlock()
 		a.mu.Lock()
 		if a.boxes == 0 && len(a.commits) == 0 && !a.closed {
+			for _, f := range a.folders {
+				f.confirm()
+			}
 			a.forgetFolders()
 		}
 		a.mu.Unlock()

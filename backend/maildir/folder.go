@@ -113,6 +113,8 @@ type folder struct {
 	seen scanned // what the last scan, and own changes since, left
 	// foreign is when a scan last found what others had changed.
 	foreign time.Time
+	// viewUnsure: when the view on the disk was saved, the scan was unconfirmed.
+	viewUnsure bool
 	// version changes with all that a Snapshot shows; viewed is that of the view on the
 	// disk.
 	version, viewed uint64
@@ -252,7 +254,7 @@ func (f *folder) load() error {
 	case err == nil:
 		f.isLoaded()
 		if len(f.fresh) == 0 {
-			f.viewed = f.version
+			f.viewed, f.viewUnsure = f.version, f.seen.unconfirmed
 		}
 		return nil
 	case !errors.Is(err, errView):

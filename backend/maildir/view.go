@@ -53,9 +53,27 @@ func (f *folder) settled() bool {
 		!a.unwritten[f] && len(a.unsure) == 0 && a.uncertain == nil && len(a.commits) == 0 && !a.stuck
 }
 
+// hasView tells whether views of the folder are kept.
+func (f *folder) hasView() bool { return f.a.o.Views != "" && f.msgs.Len() >= f.a.viewLeast }
+
+// confirm looks once more for what may hide behind the modification times of a folder that nobody
+// uses any more. Its view is believed then for as long as they stay as they are; otherwise
+// it would be some minutes after the folder was last read, and whoever came later would read it anew.
+func (f *folder) confirm() {
+	if !f.loaded || !f.hasView() || !f.seen.unconfirmed || f.a.o.Now().Sub(f.seen.since) < granularity || !f.settled() {
+		return
+	}
+	if now, err := f.stamps(); err != nil || now != f.seen.stamps {
+		return // it will be read in any case
+	}
+	if err := f.rescan(nil, nil); err != nil {
+		f.a.o.Log.Info("maildir: folder not confirmed", "root", f.a.o.Root, "folder", f.name, "error", err)
+	}
+}
+
 // saveView keeps the view of a folder that is let go.
 func (f *folder) saveView() {
-	if f.a.o.Views == "" || f.msgs.Len() < f.a.viewLeast || f.viewed == f.version || !f.settled() {
+	if !f.hasView() || f.viewed == f.version && f.viewUnsure == f.seen.unconfirmed || !f.settled() {
 		return
 	}
 	start := time.Now()
@@ -71,7 +89,7 @@ func (f *folder) saveView() {
 	f.viewSaved, f.viewTook = start, time.Since(start)
 	switch {
 	case err == nil:
-		f.viewed = f.version
+		f.viewed, f.viewUnsure = f.version, head.seen.unconfirmed
 	case !errors.Is(err, errView):
 		f.a.o.Log.Info("maildir: view of a folder not kept", "root", f.a.o.Root, "folder", f.name, "error", err)
 	}

@@ -2,6 +2,7 @@ package maildir
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io/fs"
@@ -398,4 +399,47 @@ func (f *folder) memory() string {
 	}
 	expunged, _ := f.state.ExpungedSince(0)
 	return fmt.Sprintf("%+v\n%+v\n%v %v %d %d %d %d\n%v", all, f.fresh, f.fields, f.recent, f.unseen, f.deleted, f.deletedBytes, f.wireBytes, expunged)
+}
+
+// TestViewConfirmed: what might hide behind the times of a folder when its view was first written is
+// looked for before it is let go, or has been: then the view holds for as long as the times do.
+func TestViewConfirmed(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		// room is of the Cache, in bytes.
+		room int64
+		// later is what happens behind a first close.
+		later func(s *setup, wait func(time.Duration))
+	}{
+		{"nothing was amiss", 0, func(*setup, func(time.Duration)) {}},
+		{"looked at again", 1 << 20, func(s *setup, wait func(time.Duration)) {
+			s.b = s.a.Box(testUser, 0, nil)
+			wait(time.Hour)
+			s.known("INBOX")
+			s.b.Close()
+			must(s.t, s.a.Close())
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			later := time.Duration(0)
+			wait := func(d time.Duration) { later += d }
+			s := newSetup(t, func(o *Options) {
+				o.Cache = NewCache(c.room)
+				o.Now = func() time.Time { return time.Now().Add(later) }
+			})
+			s.append("INBOX", text(1), mailbox.Flags{})
+			s.known("INBOX")
+			wait(granularity)
+			s.b.Close()
+			c.later(s, wait)
+			wait(24 * time.Hour)
+			if err := s.a.Close(); err != nil && !errors.Is(err, ErrClosed) {
+				t.Fatal(err)
+			}
+			s.open()
+			if s.known("INBOX"); !s.byView("") {
+				t.Error("the view is not used")
+			}
+		})
+	}
 }
