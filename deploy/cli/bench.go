@@ -27,7 +27,7 @@ for; or put a load on a server that runs already.`,
   waypost bench imap --quick
   waypost bench move --quick`,
 	}
-	c.AddCommand(a.benchDeliverCmd(), a.benchGrowCmd(), a.benchIMAPCmd(), a.benchMoveCmd())
+	c.AddCommand(a.benchDeliverCmd(), a.benchGrowCmd(), a.benchIMAPCmd(), a.benchMoveCmd(), a.benchHopCmd())
 	return parent(c)
 }
 

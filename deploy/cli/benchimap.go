@@ -10,6 +10,7 @@ import (
 	"waypost/internal/bench"
 	"waypost/internal/bench/access"
 	"waypost/internal/bench/dovecot"
+	"waypost/internal/bench/hops"
 )
 
 func (a *app) benchIMAPCmd() *cobra.Command {
@@ -24,6 +25,10 @@ back, POP3, and the memory of an idle session; beside the Dovecot that is
 installed, on copies of the same Maildirs. Waypost is a proxy and a backend,
 and the CPU of both counts. Every answer is checked.
 
+--peer limit is the least that sessions cost: processes that say to each line what
+Waypost says, and do nothing else; "one hop" is one, "two hops" a proxy and a
+server. It has three rows: login, login-alone and warm:pop3-retr.
+
 It takes about two hours, and --quick five minutes; let nothing else run
 meanwhile. As root it has the system forget what it read from disks, again and
 again, which slows down whatever else this machine does; for other users "cold"
@@ -36,7 +41,8 @@ index), warm: and cold: (or restarted).`,
 		Example: `  waypost bench imap --quick
   waypost bench imap --dir /srv/mail --markdown
   waypost bench imap --messages 10000 --peer waypost --profile /tmp/cpu
-  waypost bench imap --quick --only expunge,new:fetch-envelope`,
+  waypost bench imap --quick --only expunge,new:fetch-envelope
+  waypost bench imap --only login,login-alone,warm:pop3-retr --sessions 0`,
 		Args: exactly(),
 	}
 	f.add(c)
@@ -109,7 +115,7 @@ func quickIMAP(c *cobra.Command, s *access.Suite) {
 	unless("duration", func() { s.Duration = time.Second })
 }
 
-// withPOP3 leaves out what has no sessions: the bare limit, and a Dovecot that is not there.
+// withPOP3 leaves out a Dovecot that is not there. The limit is not that of the disk here.
 func (a *app) withPOP3(peers []bench.Peer) []bench.Peer {
 	pop3 := dovecot.HasPOP3()
 	var rest []bench.Peer
@@ -118,9 +124,26 @@ func (a *app) withPOP3(peers []bench.Peer) []bench.Peer {
 			a.warn("%v (dovecot-pop3d): measuring without it", dovecot.ErrMissing)
 			continue
 		}
-		if p.Start != nil {
+		if p.Start == nil {
+			rest = append(rest, hops.Peers()...)
+		} else {
 			rest = append(rest, p)
 		}
 	}
 	return rest
+}
+
+// benchHopCmd is what hops.Peers start.
+func (a *app) benchHopCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:     hops.Command()[1] + " server|linked|proxy MAILDIR|HOST:PORT",
+		Short:   "A bare server or proxy, for waypost bench imap alone",
+		Long:    "Be one of the processes of the limit in waypost bench imap, which starts it and leaves it its listeners. It is of no other use.",
+		Hidden:  true,
+		Example: `  waypost bench imap --quick --peer limit --peer waypost`,
+		Args:    exactly("which process: server, linked or proxy", "the Maildir, or the server's HOST:PORT"),
+		RunE: func(c *cobra.Command, args []string) error {
+			return hops.Run(c.Context(), args[0], args[1])
+		},
+	}
 }

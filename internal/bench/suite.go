@@ -107,6 +107,9 @@ type Peer struct {
 	Name, Mode string
 	// Start runs the server on a fresh folder.
 	Start func(ctx context.Context, dir string, s Setup) (*Server, error)
+	// Rows, where not empty, are all that package access can measure it in, as Suite.Only there
+	// names them.
+	Rows []string
 }
 
 // LimitPeer is the limit of the disk.

@@ -234,7 +234,7 @@ func TestCheck(t *testing.T) {
 
 func TestOnly(t *testing.T) {
 	s := Suite{Dir: t.TempDir(), Sizes: []int{20}, Batch: 10, Singles: 10, Rounds: 1}
-	if !s.wants(Warm, keyCopy) || !s.wantsAny(Cold, readKeys()...) {
+	if !s.wants(Warm, keyCopy) || !(&visit{suite: &s}).wantsAny(Cold, readKeys()...) {
 		t.Error("without a choice all rows are wanted")
 	}
 	s.Only = []string{"expunge", "new:fetch-envelope", "cold:select", "pop3-retr"}
@@ -246,6 +246,20 @@ func TestOnly(t *testing.T) {
 			if got := s.wants(state, key); got != want[i] {
 				t.Errorf("%s, %s: %v", state, key, got)
 			}
+		}
+	}
+}
+
+// A peer is asked for what it has, and only if that is wanted.
+func TestPeersRows(t *testing.T) {
+	v := visit{suite: &Suite{}, peer: bench.Peer{Rows: []string{keyLogin, "warm:" + keyPOPRetr}}}
+	if !v.wants(Warm, keyLogin) || !v.wants(Warm, keyPOPRetr) || v.wants(Cold, keyPOPRetr) || v.wantsAny(Warm, writeKeys()...) || !v.wantsAnything() {
+		t.Error("not its rows, or others")
+	}
+	for only, want := range map[string]bool{keyPOPRetr: true, "warm:" + keyPOPRetr: true, "cold:" + keyPOPRetr: false, keyLogin: true, keyAlone: false, keyCopy: false} {
+		v.suite.Only = []string{only}
+		if got := v.wantsAnything(); got != want {
+			t.Errorf("%s: %v", only, got)
 		}
 	}
 }

@@ -72,15 +72,28 @@ func (s *Suite) checkOnly() error {
 }
 
 // wants tells whether a row is to be measured.
-func (s *Suite) wants(state State, key string) bool {
-	return len(s.Only) == 0 || slices.Contains(s.Only, key) || slices.Contains(s.Only, state.prefix()+key)
+func (s *Suite) wants(state State, key string) bool { return chosen(s.Only, state, key) }
+
+// chosen tells whether a row is among only; all are where that is empty.
+func chosen(only []string, state State, key string) bool {
+	return len(only) == 0 || slices.Contains(only, key) || slices.Contains(only, state.prefix()+key)
+}
+
+// wants tells whether a row is to be measured of this peer.
+func (v *visit) wants(state State, key string) bool {
+	return v.suite.wants(state, key) && chosen(v.peer.Rows, state, key)
 }
 
 // wantsAny tells whether one of them is.
-func (s *Suite) wantsAny(state State, keys ...string) bool {
-	return slices.ContainsFunc(keys, func(key string) bool { return s.wants(state, key) })
+func (v *visit) wantsAny(state State, keys ...string) bool {
+	return slices.ContainsFunc(keys, func(key string) bool { return v.wants(state, key) })
 }
 
 // wantsLater tells whether a row is to be measured in a state that comes after NoIndex, in which
 // the server has the mailbox's index.
-func (s *Suite) wantsLater(key string) bool { return s.wants(Warm, key) || s.wants(Cold, key) }
+func (v *visit) wantsLater(key string) bool { return v.wants(Warm, key) || v.wants(Cold, key) }
+
+// wantsAnything tells whether there is a row for this peer.
+func (v *visit) wantsAnything() bool {
+	return v.wantsAny(NoIndex, readKeys()...) || v.wantsAny(Warm, RowNames()...) || v.wantsAny(Cold, readKeys()...)
+}

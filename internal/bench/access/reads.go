@@ -109,9 +109,9 @@ func (v *visit) readFirst(ctx context.Context) error {
 	for _, t := range v.reads(ctx) {
 		t.times, t.before = 1, nil
 		var err error
-		if v.suite.wants(NoIndex, t.key) {
+		if v.wants(NoIndex, t.key) {
 			err = v.measure(ctx, NoIndex, t, 1)
-		} else if t.key == keySelect || v.suite.wantsLater(t.key) {
+		} else if t.key == keySelect || v.wantsLater(t.key) {
 			err = t.do()
 		}
 		if err != nil {
@@ -127,7 +127,7 @@ func (v *visit) readWarm(ctx context.Context) error {
 		return err
 	}
 	for _, t := range v.reads(ctx) {
-		if !v.suite.wants(Warm, t.key) {
+		if !v.wants(Warm, t.key) {
 			continue
 		}
 		if err := v.measure(ctx, Warm, t, 1); err != nil {
@@ -140,7 +140,7 @@ func (v *visit) readWarm(ctx context.Context) error {
 // readCold starts the server again before each operation.
 func (v *visit) readCold(ctx context.Context) error {
 	for _, t := range v.reads(ctx) {
-		if !v.suite.wants(Cold, t.key) {
+		if !v.wants(Cold, t.key) {
 			continue
 		}
 		state, err := v.restart(ctx)
@@ -200,13 +200,13 @@ func (v *visit) logins(ctx context.Context) error {
 	if err := many.do(); err != nil { // processes are there, and passwords known
 		return err
 	}
-	if v.suite.wants(Warm, keyLogin) {
+	if v.wants(Warm, keyLogin) {
 		if err := v.measure(ctx, Warm, many, loginBatch); err != nil {
 			return err
 		}
 	}
 	v.imap.close()
-	if !v.suite.wants(Warm, keyAlone) {
+	if !v.wants(Warm, keyAlone) {
 		return nil
 	}
 	return v.measure(ctx, Warm, task{name: opAlone, do: func() error { return v.manyLogins(ctx, loginBatch/20, 1) }}, loginBatch/20)

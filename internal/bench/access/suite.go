@@ -18,7 +18,8 @@ type Suite struct {
 	// Dir is a fresh folder; what is in it stays until the caller removes it.
 	Dir string
 	// Peers are started with Setup.Access. Of peers with the same name the first does all;
-	// the others write, which is what their modes differ in.
+	// the others write, which is what their modes differ in. Those with Rows do these, and neither
+	// Access.Memory nor Access.Restart is called.
 	Peers []bench.Peer
 	// Sizes are numbers of messages, of at least 2 × Batch, and Batch + Singles.
 	Sizes []int
@@ -106,8 +107,11 @@ func (s *Suite) Run(ctx context.Context) (*Report, error) {
 			seen := make(map[string]bool)
 			for i, p := range s.Peers {
 				step++
-				v := visit{suite: s, peer: p, size: size, source: source, writesOnly: seen[p.Name]}
+				v := visit{suite: s, peer: p, size: size, source: source, writesOnly: seen[p.Name] && len(p.Rows) == 0}
 				seen[p.Name] = true
+				if !v.wantsAnything() {
+					continue
+				}
 				err := v.run(ctx, filepath.Join(s.Dir, strconv.Itoa(step)+"-"+p.Name))
 				sums[i].add(&v)
 				if err != nil {
@@ -204,7 +208,7 @@ func (v *visit) say(text string, final bool) {
 
 // operations are all that are measured, in an order in which each finds what it needs.
 func (v *visit) operations(ctx context.Context) error {
-	wants := v.suite.wantsAny
+	wants := v.wantsAny
 	writes := wants(Warm, writeKeys()...)
 	for _, step := range []struct {
 		do          func(context.Context) error

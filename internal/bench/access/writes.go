@@ -29,7 +29,7 @@ func (v *visit) write(ctx context.Context) error {
 			return v.command("STORE " + all + ` +FLAGS.SILENT (\Deleted)`)
 		}}, 1},
 	} {
-		if !v.suite.wants(Warm, t.key) {
+		if !v.wants(Warm, t.key) {
 			continue
 		}
 		t.times, t.writes = 1, true
@@ -142,7 +142,7 @@ func (v *visit) checkFolders() error {
 			return err
 		}
 		n := 0
-		if v.suite.wants(Warm, key) {
+		if v.wants(Warm, key) {
 			n = v.suite.Batch
 		}
 		if err := want("messages in "+folder, a.exists, n); err != nil {
