@@ -6,31 +6,41 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
 	"waypost/deploy/role"
 	"waypost/internal/bench"
+	"waypost/internal/bench/hops"
 	"waypost/internal/cluster"
 )
 
 // TestMain: called as `<this> backend --config FILE`, as the peer calls waypost,
-// it is that role.
+// it is that role, and as hops.Peers call it, a process of theirs.
 func TestMain(m *testing.M) {
-	if len(os.Args) == 4 && os.Args[2] == "--config" {
-		if err := runRole(cluster.Role(os.Args[1]), os.Args[3]); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
-		}
-		os.Exit(0)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	if words := hops.Command(); len(os.Args) == len(words)+3 && slices.Equal(os.Args[1:len(words)+1], words) {
+		ended(hops.Run(ctx, os.Args[len(words)+1], os.Args[len(words)+2]))
 	}
+	if len(os.Args) == 4 && os.Args[2] == "--config" {
+		ended(runRole(ctx, cluster.Role(os.Args[1]), os.Args[3]))
+	}
+	stop()
 	os.Exit(m.Run())
 }
 
-func runRole(r cluster.Role, file string) error {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
+// ended is the end of a process that had this outcome.
+func ended(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func runRole(ctx context.Context, r cluster.Role, file string) error {
 	c, err := role.Load(file, r)
 	if err != nil {
 		return err
