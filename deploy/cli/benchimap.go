@@ -25,9 +25,10 @@ back, POP3, and the memory of an idle session; beside the Dovecot that is
 installed, on copies of the same Maildirs. Waypost is a proxy and a backend,
 and the CPU of both counts. Every answer is checked.
 
---peer limit is the least that sessions cost: processes that say to each line what
-Waypost says, and do nothing else; "one hop" is one, "two hops" a proxy and a
-server. It has three rows: login, login-alone and warm:pop3-retr.
+--peer limit is what sessions cost before anything is done for them: bare
+processes of plain Go that say to each line what Waypost says; "one hop" is one,
+"two hops" a proxy and a server. It has three rows: login, login-alone and
+warm:pop3-retr.
 
 It takes about two hours, and --quick five minutes; let nothing else run
 meanwhile. As root it has the system forget what it read from disks, again and

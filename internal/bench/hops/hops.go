@@ -1,5 +1,6 @@
-// Package hops measures the least that sessions of IMAP and POP3 cost on this machine in one
-// process, or in a proxy and a server: a limit beside which package access puts Waypost.
+// Package hops measures what sessions of IMAP and POP3 cost on this machine before anything is
+// done for them, in one process of plain Go, or in a proxy and a server: a limit beside which
+// package access puts Waypost. Something cleverer may cost less.
 //
 // # Contract
 //
