@@ -215,7 +215,7 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 	if b.mux, err = b.id.Listen(b.cfg.Listen, b.log); err != nil {
 		return fmt.Errorf("backend %s: %w", b.cfg.ID, err)
 	}
-	b.imap = imap.New(imap.Options{Log: b.log, Metrics: reg, Limits: imap.Limits{AppendBytes: b.cfg.MaxMessageBytes}})
+	b.imap = imap.New(imap.Options{Log: b.log, Metrics: reg, Stops: b.stopping.Load, Limits: imap.Limits{AppendBytes: b.cfg.MaxMessageBytes}})
 	var uidl pop3.UIDL
 	if b.cfg.POP3UIDL != "" {
 		if uidl, err = pop3.ParseUIDL(b.cfg.POP3UIDL); err != nil {
@@ -245,6 +245,7 @@ func (b *Server) routes() {
 	calls.Handle(control.PathSeal, control.Handle(b.sealKept, mover))
 	calls.Handle(control.PathLoad, control.Handle(b.loadCall, mover, admin, dir))
 	calls.Handle(control.PathPace, control.Handle(b.setPace, mover))
+	calls.Handle(control.PathSending, control.Handle(b.sending, mover))
 	calls.HandleFunc(control.PathVerify, b.verifyCall)
 	calls.Handle(control.PathPull, http.HandlerFunc(b.pullCall))
 	calls.Handle(control.PathAdopt, http.HandlerFunc(b.adoptCall))

@@ -442,3 +442,9 @@ func (b *Server) usage(ctx context.Context, _ cluster.Peer, req control.UserRequ
 		return control.UsageReply{Bytes: got.Bytes, Messages: got.Messages, Sessions: n}, err
 	})
 }
+
+// sending is PathSending.
+func (b *Server) sending(_ context.Context, _ cluster.Peer, req control.UserRequest) (r control.SendingReply, _ error) {
+	r.Sessions, r.Bytes = b.imap.Sending(req.User)
+	return r, nil
+}

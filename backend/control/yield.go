@@ -11,6 +11,9 @@ const (
 	// PathPace (PaceRequest → PaceReply): at the source: how fast a user's tree is
 	// sent, from now on; it may be changed while a pass runs.
 	PathPace = "/v1/pace"
+	// PathSending (UserRequest → SendingReply): at the source, before the user is marked busy:
+	// who would lose his session by the freeze.
+	PathSending = "/v1/sending"
 	// PathVerify (VerifyRequest → stream of CheckLine, the last but one with
 	// Verified): at the home: whether all that a move brought is there still.
 	PathVerify = "/v1/verify"
@@ -60,6 +63,15 @@ type PaceRequest struct {
 // PaceReply tells the pace as it is: one too slow to be kept is raised.
 type PaceReply struct {
 	BytesPerSecond int64 `json:"bytes_per_second"`
+}
+
+// SendingReply counts the sessions of a user, and nobody else's, whose command under way could
+// neither end after a freeze nor be carried to the target: so much of its literal has come that it
+// is not kept any more.
+type SendingReply struct {
+	Sessions int `json:"sessions"`
+	// Bytes is the most that one of them has still to send of its literal; 0 where that is not known.
+	Bytes int64 `json:"bytes"`
 }
 
 // VerifyRequest asks the home about the move whose busy epoch was Epoch, and whose

@@ -56,6 +56,9 @@ type conn struct {
 	rmu    sync.Mutex // guards the deadline of reads, and:
 	why    ending     // endNone until somebody wants the session to end
 	closed bool
+	// lastly is until when a command that cannot be carried may be read although the session is to
+	// end, because its place goes on serving for so long; see endStopping.
+	lastly time.Time
 	// resting: the goroutine is in a read at rest, and touches nothing of its own.
 	resting bool
 
@@ -71,12 +74,20 @@ func newConn(nc net.Conn, limits Limits, inputs *sync.Pool) *conn {
 // past interrupts a read.
 func past() time.Time { return time.Unix(1, 0) }
 
-// end asks for the session's end before its next command. The first reason counts.
+// end asks for the session's end before its next command. The first reason counts; where that was
+// endStopping, another one ends what is still read.
 func (c *conn) end(why ending) {
 	c.rmu.Lock()
 	defer c.rmu.Unlock()
-	if c.why == endNone {
+	switch {
+	case c.why == endNone:
 		c.why = why
+		if why == endStopping {
+			// Before the connection is cut there is to be time for a BYE.
+			c.lastly = time.Now().Add(c.limits.Grace - c.limits.Grace/6)
+		}
+	case why != endStopping:
+		c.lastly = time.Time{}
 	}
 	if !c.closed {
 		c.Conn.SetReadDeadline(past())
@@ -179,11 +190,13 @@ func (c *conn) Read(p []byte) (int, error) {
 	if len(c.in) > 0 {
 		n := copy(p, c.in)
 		c.in = c.in[n:]
+		c.sending.Add(-int64(n))
 		return n, nil
 	}
 	c.wait = c.limits.Literal
 	c.spill()
 	n, err := c.fill(p)
+	c.sending.Add(-int64(n))
 	c.note(p[:n])
 	return n, err
 }
@@ -199,38 +212,55 @@ func (c *conn) fill(p []byte) (int, error) {
 	if err := c.blocking(); err != nil {
 		return 0, err
 	}
-	c.rmu.Lock()
-	if c.why != endNone || c.closed {
-		c.rmu.Unlock()
-		return 0, errEnded
+	for {
+		until, err := c.allow()
+		if err != nil {
+			return 0, err
+		}
+		n, err := c.Conn.Read(p)
+		if rests {
+			c.setResting(false) // before the count: who looks sees both, or neither
+		}
+		c.read.Add(int64(n))
+		switch {
+		case n > 0:
+			return n, nil
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			if c.lost.Load() && time.Now().Before(until) {
+				continue // it was the end that was asked for
+			}
+			c.end(endIdle) // which changes no reason where an end was asked for
+			return 0, errEnded
+		case err == nil:
+			err = io.ErrNoProgress
+		}
+		return 0, &connError{err}
 	}
+}
+
+// allow gives a read its deadline, or says that the session must end.
+func (c *conn) allow() (until time.Time, err error) {
+	c.rmu.Lock()
+	defer c.rmu.Unlock()
 	now := time.Now()
+	lastly := c.why != endNone
+	if c.closed || lastly && !(c.lost.Load() && now.Before(c.lastly)) {
+		return until, errEnded
+	}
 	if c.atRest && c.rested.IsZero() {
 		c.rested = now
 	}
-	until := now.Add(c.wait)
+	until = now.Add(c.wait)
 	if c.waited > 0 {
 		// Elsewhere it has been silent for some time; it is to have some here.
 		until = now.Add(max(c.wait-c.waited, min(c.wait, leastWait)))
 		c.rested, c.waited = now.Add(-c.waited), 0
 	}
+	if lastly && c.lastly.Before(until) {
+		until = c.lastly
+	}
 	c.Conn.SetReadDeadline(until)
-	c.rmu.Unlock()
-	n, err := c.Conn.Read(p)
-	if rests {
-		c.setResting(false) // before the count: who looks sees both, or neither
-	}
-	c.read.Add(int64(n))
-	switch {
-	case n > 0:
-		return n, nil
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		c.end(endIdle) // which changes nothing where an end was asked for
-		return 0, errEnded
-	case err == nil:
-		err = io.ErrNoProgress
-	}
-	return 0, &connError{err}
+	return until, nil
 }
 
 func (c *conn) setResting(on bool) {

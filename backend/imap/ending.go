@@ -8,7 +8,7 @@ const (
 	endLogout           // the client said LOGOUT
 	endGone             // the client is gone
 	endMoving           // the mailbox is not served here any more, at this epoch
-	endStopping         // the backend stops
+	endStopping         // the backend stops; until then it serves: see Options.Stops
 	endIdle             // nothing came for too long
 	endBug              // the client sends what are no commands
 	endTooBig           // the client sends more than is read for nothing

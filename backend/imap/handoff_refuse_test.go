@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -153,26 +155,15 @@ func stayed(t testing.TB, s *Server, r handoff.Reason) (n float64) {
 	return n
 }
 
-// A literal that is too long for a state ends the session; its end is not that of a client that
-// hung up.
+// A command of which too much has come for a state ends the session; its end is not that of a client
+// that hung up.
 func TestHandOffTooBig(t *testing.T) {
-	for name, open := range map[string]func(*traveller){
-		"announced": func(tr *traveller) { tr.send("a APPEND INBOX {%d}\r\n", maxRecord+1) },
-		"by and by": func(tr *traveller) {
-			third := maxRecord/3 + 1
-			part := strings.Repeat("x", third)
-			tr.send("a APPEND INBOX {%d+}\r\n%s {%d+}\r\n%s {%d}\r\n", third, part, third, part, third)
-		},
-	} {
+	for name, open := range longAppends() {
 		t.Run(name, func(t *testing.T) {
 			w := newMemoryWorld(t)
 			tr := travel(t, w, Limits{})
 			open(tr)
-			tr.next("+ OK")
-			if name != "announced" {
-				tr.send("%s", strings.Repeat("x", maxRecord/3))
-				tr.takenUp(t)
-			}
+			tr.isSending(t, 1)
 			w.freeze()
 			tr.bye("moving")
 			if err := tr.ended(); err != nil {
@@ -184,17 +175,166 @@ func TestHandOffTooBig(t *testing.T) {
 			if n := tr.srv.recorded.Load(); n != 0 {
 				t.Errorf("%d bytes are still recorded", n)
 			}
+			tr.isSending(t, 0)
 		})
 	}
 }
 
-// takenUp waits until the session has read all that was sent.
-func (tr *traveller) takenUp(t *testing.T) {
+// rest is what longAppends leaves to be sent.
+const rest = 1000
+
+// longAppends begin a command, with more in it than is recorded.
+func longAppends() map[string]func(*traveller) {
+	part := strings.Repeat("x", maxRecord+1)
+	return map[string]func(*traveller){
+		"with leave": func(tr *traveller) {
+			tr.send("a APPEND INBOX {%d}\r\n", len(part)+rest)
+			tr.next("+ OK")
+			tr.send("%s", part)
+		},
+		"without leave": func(tr *traveller) { tr.send("a APPEND INBOX {%d+}\r\n%s", len(part)+rest, part) },
+		"by and by": func(tr *traveller) {
+			third := part[:maxRecord/3+1]
+			tr.send("a APPEND INBOX {%d+}\r\n%s {%d+}\r\n%s {%d}\r\n", len(third), third, len(third), third, len(third)+rest)
+			tr.next("+ OK")
+			tr.send("%s", third)
+		},
+	}
+}
+
+// isSending waits until so many sessions are known to be in a command that cannot be carried, and
+// all that was sent was read.
+func (tr *traveller) isSending(t *testing.T, n int) {
 	t.Helper()
-	for end := time.Now().Add(timeout); tr.srv.recorded.Load() != 0; {
-		if time.Now().After(end) {
-			t.Fatal("still recorded")
+	for end := time.Now().Add(timeout); ; {
+		sessions, bytes := tr.srv.Sending(ann)
+		if sessions == n && (n == 0 || bytes == rest) {
+			return
 		}
+		if time.Now().After(end) {
+			t.Fatalf("%d sessions, %d bytes", sessions, bytes)
+		}
+		runtime.Gosched()
+	}
+}
+
+// Of a long literal so much may come as is recorded: then the session goes on elsewhere in the middle
+// of it, and what comes behind is read there only.
+func TestHandOffLongLiteral(t *testing.T) {
+	const size, first = 8 << 20, 1 << 20
+	text := "Subject: long\r\n\r\n" + strings.Repeat("0123456789abcdef", size/16)
+	for _, sync := range []string{"", "+"} {
+		t.Run("{n"+sync+"}", func(t *testing.T) {
+			worlds(t, func(t *testing.T, w world) {
+				tr := travel(t, w, Limits{})
+				tr.send("a APPEND INBOX {%d%s}\r\n", len(text), sync)
+				if sync == "" {
+					tr.next("+ OK")
+				}
+				tr.send("%s", text[:first])
+				w.freeze()
+				state := tr.state()
+				if n := tr.leg.in.Load(); n > first+100 || tr.srv.recorded.Load() != 0 {
+					t.Errorf("%d bytes were read, %d recorded", n, tr.srv.recorded.Load())
+				}
+				w.move()
+				tr.arrive(state, nil)
+				tr.send("%s\r\n", text[first:])
+				if got, st := tr.until("a"); !strings.HasPrefix(st, "OK [APPENDUID ") || len(got) > 0 {
+					t.Errorf("%q %s", got, st)
+				}
+				tr.told("STATUS INBOX (MESSAGES SIZE)", "OK", fmt.Sprintf("* STATUS INBOX (MESSAGES 1 SIZE %d)", len(text)))
+			})
+		})
+	}
+}
+
+// A place that stops reads such a command to its end, and hands off the session behind it; one that is
+// not at its end in time, ends.
+func TestHandOffStopping(t *testing.T) {
+	for name, open := range longAppends() {
+		t.Run(name, func(t *testing.T) {
+			srv := newServer(t, Limits{})
+			var stops atomic.Bool
+			srv.opt.Stops = stops.Load
+			w := newMemoryWorld(t)
+			tr := travelOn(t, w, srv, t.Cleanup)
+			done := make(chan struct{})
+			tr.beginStopping(t, done)
+			open(tr)
+			tr.isSending(t, 1)
+			stops.Store(true)
+			close(done)
+			tr.endIs(t, endStopping)
+			tr.send("%s\r\n", strings.Repeat("y", rest))
+			if got, st := tr.until("a"); !strings.HasPrefix(st, "OK [APPENDUID ") || len(got) > 0 {
+				t.Errorf("%q %s", got, st)
+			}
+			state := tr.state()
+			tr.wrap = nil
+			stops.Store(false)
+			tr.arrive(state, nil)
+			want := 1
+			if name == "by and by" {
+				want = 3
+			}
+			tr.told("STATUS INBOX (MESSAGES)", "OK", fmt.Sprintf("* STATUS INBOX (MESSAGES %d)", want))
+			if n := stayed(t, srv, handoff.TooBig); n != 0 {
+				t.Errorf("counted %v", n)
+			}
+		})
+	}
+	for name, end := range map[string]func(*traveller){
+		"in time": func(*traveller) {}, "kicked": func(tr *traveller) { tr.cancel(handoff.ErrKicked) },
+	} {
+		t.Run("not at its end, "+name, func(t *testing.T) {
+			limits := Limits{}
+			if name == "in time" {
+				limits.Grace = 300 * time.Millisecond
+			}
+			srv := newServer(t, limits)
+			srv.opt.Stops = func() bool { return true }
+			tr := travelOn(t, newMemoryWorld(t), srv, t.Cleanup)
+			done := make(chan struct{})
+			tr.beginStopping(t, done)
+			longAppends()["without leave"](tr)
+			tr.isSending(t, 1)
+			close(done)
+			tr.endIs(t, endStopping)
+			end(tr)
+			tr.bye("shutting down")
+			if n := stayed(t, srv, handoff.TooBig); n != 1 {
+				t.Errorf("counted %v", n)
+			}
+		})
+	}
+}
+
+// doneBox is Done by itself, as that of a place that stops.
+type doneBox struct {
+	mailbox.Box
+	done <-chan struct{}
+}
+
+func (b doneBox) Done() <-chan struct{} { return b.done }
+
+// beginStopping has the session go on where its box is Done by a channel.
+func (tr *traveller) beginStopping(t *testing.T, done <-chan struct{}) {
+	t.Helper()
+	tr.cancel(nil)
+	state := tr.state()
+	tr.wrap = func(b mailbox.Box) mailbox.Box { return doneBox{b, done} }
+	tr.arrive(state, nil)
+}
+
+// endIs waits until the session knows why it is to end.
+func (tr *traveller) endIs(t *testing.T, why ending) {
+	t.Helper()
+	for end := time.Now().Add(timeout); tr.running.session.c.ending() != why; {
+		if time.Now().After(end) {
+			t.Fatalf("the end is %v", tr.running.session.c.ending())
+		}
+		runtime.Gosched()
 	}
 }
 

@@ -132,6 +132,11 @@ type Options struct {
 	// PlainLogin says so.
 	TLS        *tls.Config
 	PlainLogin bool
+	// Stops, if not nil, is asked when a Box is Done, and must not wait: whether that is because its
+	// place stops. Then the Box serves its epoch still, for most of Limits.Grace, and a command that
+	// is too long to be carried is read to its end and executed before the session is handed off.
+	// Where a Box is fenced, nothing more of such a command is read.
+	Stops func() bool
 	// Name and Version are what ID tells (RFC 2971).
 	Name, Version string
 }

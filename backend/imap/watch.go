@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"waypost/director"
 	"waypost/internal/handoff"
 )
 
@@ -67,18 +68,22 @@ func (s *Server) watch(ctx context.Context, ss *session) {
 	if m == nil {
 		m = &move{sessions: make(map[*session]struct{}), unneeded: make(chan struct{}), done: make(chan struct{})}
 		w.moves[ss.moved] = m
-		go w.await(ss.moved, m, s.limits.Finish)
+		go w.await(ss.moved, m, s.limits.Finish, s.opt.Stops)
 	}
 	m.sessions[ss] = struct{}{}
 }
 
 // await waits for a move. Who comes after it finds another one, which is over at once.
-func (w *watches) await(moved <-chan struct{}, m *move, finish time.Duration) {
+func (w *watches) await(moved <-chan struct{}, m *move, finish time.Duration, stops func() bool) {
 	defer close(m.done)
 	select {
 	case <-moved:
 	case <-m.unneeded:
 		return
+	}
+	why := endMoving
+	if stops != nil && stops() {
+		why = endStopping
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -86,8 +91,25 @@ func (w *watches) await(moved <-chan struct{}, m *move, finish time.Duration) {
 		delete(w.moves, moved)
 	}
 	for ss := range m.sessions {
-		ss.stopWithin(endMoving, finish)
+		ss.stopWithin(why, finish)
 	}
+}
+
+// Sending counts the sessions of a user whose command under way can neither end once the mailbox
+// is fenced nor be carried elsewhere, and gives the most of what is left of the literals that
+// their clients are in the middle of, in bytes: what a command may have besides is not known.
+func (s *Server) Sending(user director.User) (sessions int, most int64) {
+	w := &s.watches
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for ss := range w.live {
+		if ss.data.Box == nil || ss.data.Box.User() != user || !ss.c.lost.Load() {
+			continue
+		}
+		sessions++
+		most = max(most, ss.c.sending.Load())
+	}
+	return sessions, most
 }
 
 // unwatch ends watch.

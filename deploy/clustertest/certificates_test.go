@@ -35,6 +35,7 @@ var allowedCalls = map[string][]cluster.Role{
 	control.PathFreeze:   {rRole},
 	control.PathSeal:     {rRole},
 	control.PathPull:     {rRole},
+	control.PathSending:  {rRole},
 	control.PathManifest: {bRole},
 	control.PathUsage:    {dRole, aRole},
 	control.PathSessions: {dRole, aRole},
