@@ -55,3 +55,8 @@ func (c *client) Pace(ctx context.Context, req control.PaceRequest) error {
 	_, err := control.Call[control.PaceReply](ctx, c.Client, control.PathPace, req)
 	return err
 }
+
+// Sending implements Listening.
+func (c *client) Sending(ctx context.Context, u director.User) (control.SendingReply, error) {
+	return control.Call[control.SendingReply](ctx, c.Client, control.PathSending, control.UserRequest{User: u})
+}

@@ -38,6 +38,11 @@ type Config struct {
 	// pause of a copy; 5m. Then it goes on, as slowly as it can.
 	YieldEvery time.Duration `toml:"yield_every"`
 	YieldWait  time.Duration `toml:"yield_wait"`
+	// SendingWait is how long a move waits, before the user is busy, for clients in the middle of a
+	// message too long to be carried along, whose sessions it would end; 1m, 0 does not wait.
+	// SendingEvery is how often the source is asked; 500ms.
+	SendingWait  *time.Duration `toml:"sending_wait"`
+	SendingEvery time.Duration  `toml:"sending_every"`
 	// CopyPatience is how long a hot copy that makes no progress is tried
 	// again before the move is given up; 10m.
 	CopyPatience time.Duration `toml:"copy_patience"`
@@ -60,6 +65,11 @@ func (c Config) withDefaults() (Config, error) {
 	config.Default(&c.YieldPercent, 70)
 	config.Default(&c.YieldEvery, time.Second)
 	config.Default(&c.YieldWait, 5*time.Minute)
+	if c.SendingWait == nil {
+		wait := time.Minute
+		c.SendingWait = &wait
+	}
+	config.Default(&c.SendingEvery, 500*time.Millisecond)
 	config.Default(&c.CopyPatience, 10*time.Minute)
 	config.Default(&c.MaxPasses, 8)
 	config.Default(&c.DeltaFiles, 64)
@@ -86,6 +96,9 @@ func (c Config) Validate() error {
 	}
 	if c.BusyAim < 0 || c.RetryWait < 0 || c.YieldLatency < 0 || c.YieldEvery < 0 || c.YieldWait < 0 {
 		bad("busy_aim, retry_wait, yield_latency, yield_every, yield_wait: not below 0")
+	}
+	if c.SendingEvery < 0 || c.SendingWait != nil && *c.SendingWait < 0 {
+		bad("sending_wait, sending_every: not below 0")
 	}
 	if c.BusyBudget < 0 || c.CopyPatience < 0 || c.LeaseTTL < 0 {
 		bad("busy_budget, copy_patience, lease_ttl: not below 0")

@@ -8,6 +8,7 @@ type metrics struct {
 	busySeconds prometheus.Histogram
 	putOff      prometheus.Counter
 	yielded     prometheus.Counter
+	sending     prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
@@ -24,9 +25,11 @@ func newMetrics(reg prometheus.Registerer, s *Server) (*metrics, error) {
 		Help: "Tries of moves that were rolled back, or not begun, because the user would be busy for too long."})
 	m.yielded = prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "yielded_seconds_total",
 		Help: "Time in which copies were paused because users had to wait."})
+	m.sending = prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "sending_wait_seconds_total",
+		Help: "Time in which moves waited for clients in the middle of a long message."})
 	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "moves_in_flight",
 		Help: "Moves that this mover is executing."}, func() float64 { return float64(s.inFlight()) })
-	for _, c := range []prometheus.Collector{m.ended, m.copied, m.busySeconds, m.putOff, m.yielded, inFlight} {
+	for _, c := range []prometheus.Collector{m.ended, m.copied, m.busySeconds, m.putOff, m.yielded, m.sending, inFlight} {
 		if err := reg.Register(c); err != nil {
 			return nil, err
 		}

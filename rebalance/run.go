@@ -161,8 +161,16 @@ func (s *Server) copy(ctx context.Context, st *standing, tries *patience) error 
 	if _, err := target.Stage(ctx, control.MoveRequest{User: mv.User, Epoch: mv.Epoch + 1}); err != nil {
 		return err
 	}
-	if err := s.hotPasses(ctx, &copying{s: s, writing: make(chan struct{}, 1), target: target, rec: st.rec, node: source.node, tries: tries, told: -1, mv: mv, move: *mv, seen: mv.CopiedBytes}); err != nil {
-		return err
+	c := &copying{s: s, writing: make(chan struct{}, 1), target: target, rec: st.rec, node: source.node, tries: tries, told: -1, mv: mv, move: *mv, seen: mv.CopiedBytes}
+	for patience, again := *s.cfg.SendingWait, true; again; {
+		if err := s.hotPasses(ctx, c); err != nil {
+			return err
+		}
+		took, err := c.unsent(ctx, source.Backend, patience)
+		if err != nil {
+			return err
+		}
+		patience, again = patience-took, took > 0 // what came meanwhile is copied first
 	}
 	busy, err := st.rec.MarkBusy(mv.Target)
 	if err != nil {

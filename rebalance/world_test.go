@@ -45,7 +45,9 @@ type node struct {
 	onFreeze func() error
 	onSeal   func() error
 	load     control.LoadReply
-	paces    []int64
+	// onSending, where not nil, answers who is sending.
+	onSending func() (control.SendingReply, error)
+	paces     []int64
 }
 
 // Load implements Watched.
@@ -53,6 +55,14 @@ func (n *node) Load(context.Context) (control.LoadReply, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	return n.load, nil
+}
+
+// Sending implements Listening.
+func (n *node) Sending(context.Context, director.User) (control.SendingReply, error) {
+	if n.onSending == nil {
+		return control.SendingReply{}, errors.New("answer 404 Not Found")
+	}
+	return n.onSending()
 }
 
 // Pace implements Watched.
