@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"sync"
 	"syscall"
 	"testing"
@@ -22,6 +23,9 @@ import (
 // envChild makes the test binary a role: "etcd" or a role's name, and after a
 // space the file to read.
 const envChild = "WAYPOST_CHILD"
+
+// kindDebianEtcd is the spec of Debian's etcd, with its configuration's path.
+const kindDebianEtcd = "debian-etcd"
 
 // envFree, where it is set, has a mover not ask at each point.
 const envFree = "WAYPOST_CHILD_FREE"
@@ -51,6 +55,10 @@ func child(kind, path string) error {
 		return err
 	}
 	ready := func() { fmt.Println("ready") }
+	if kind == kindDebianEtcd {
+		ready() // who needs it waits for it
+		return execEtcd(path)
+	}
 	if kind == "etcd" {
 		return etcdChild(ctx, path, log, ready)
 	}
@@ -63,6 +71,19 @@ func child(kind, path string) error {
 		hooks = role.Hooks{}
 	}
 	return role.StartWith(ctx, c, log, ready, hooks)
+}
+
+// execEtcd becomes Debian's etcd, so that who kills this process kills that. Paths in
+// the file are relative to its folder.
+func execEtcd(path string) error {
+	program, err := lookTool("etcd")
+	if err != nil {
+		return err
+	}
+	if err := os.Chdir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	return syscall.Exec(program, []string{"etcd", "--config-file", filepath.Base(path)}, os.Environ())
 }
 
 func etcdChild(ctx context.Context, path string, log *slog.Logger, ready func()) error {

@@ -44,6 +44,8 @@ type testCluster struct {
 	networks map[string]string
 	// freeMover has the mover not ask at each point.
 	freeMover bool
+	// etcdFile is the configuration of Debian's etcd, where that is to run.
+	etcdFile string
 }
 
 // proc is one process, which may be killed and started again.
@@ -95,6 +97,9 @@ func newClusterWith(t *testing.T, change func(*testCluster, []up.Unit, *embedded
 		change(c, us, &etcd)
 	}
 	c.add("e1", "etcd", mustJSON(t, etcd))
+	if c.etcdFile != "" {
+		c.procs["e1"].spec = kindDebianEtcd + " " + c.etcdFile
+	}
 	for _, u := range us {
 		var b strings.Builder
 		if err := toml.NewEncoder(&b).Encode(u.Config); err != nil {

@@ -64,6 +64,18 @@ func (l *load) end() {
 	l.t.Logf("load: %d messages acknowledged, %d sent again, %d reads, %d of them paused or closed", l.sent.Load(), l.resent.Load(), l.reads.Load(), l.pauses.Load())
 }
 
+// flow waits until so many more messages were acknowledged.
+func (l *load) flow(n int64) {
+	l.t.Helper()
+	want := l.sent.Load() + n
+	eventually(l.t, "mail flows", 2*patience, func() error {
+		if have := l.sent.Load(); have < want {
+			return fmt.Errorf("%d messages of %d", have, want)
+		}
+		return nil
+	})
+}
+
 // next waits a little, and says when to stop.
 func (l *load) next(d time.Duration) bool {
 	select {

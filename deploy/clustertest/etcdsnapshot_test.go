@@ -1,0 +1,259 @@
+package clustertest
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+
+	"waypost/deploy/up"
+	"waypost/director"
+	"waypost/director/admin"
+	"waypost/director/etcd/embedded"
+	"waypost/director/restore"
+	"waypost/internal/cluster"
+)
+
+// snapshotRun is a cluster on Debian's etcd, with access control, whose directory
+// goes back to a snapshot of etcd's own.
+type snapshotRun struct {
+	*testCluster
+	t *testing.T
+	// folder is the etcd server's, as `waypost init` makes it, and save the snapshot.
+	folder, save string
+	port         int
+	users        []director.User
+	mid, held    director.User // in a move at the snapshot, and in one at the end
+	gone, late   director.User // deleted, and made, after it
+}
+
+// TestEtcdSnapshot: etcd's own snapshot is put back under users at work, by the
+// commands that the documentation has, after users have moved, come and gone.
+func TestEtcdSnapshot(t *testing.T) {
+	beside(t)
+	need(t, "etcd", "etcdctl")
+	r := newSnapshotRun(t)
+	r.users = r.withUsers(7)
+	r.mid, r.held = r.users[5], r.users[6]
+	r.gone = r.user(t, "gone@example.test", "b1")
+	r.mailTo(r.gone, "to the one who goes")
+	l := startLoad(r.testCluster, t, r.users)
+	l.flow(20)
+	r.takeSnapshot()
+	l.flow(10)
+	r.afterSnapshot()
+	homes := r.homes()
+	r.lose()
+	l.flow(10) // known users do not need it
+	r.putBack()
+	report := r.restore()
+	l.flow(20)
+	l.end()
+	r.check(report, homes)
+	l.settled(2 * patience)
+	l.check()
+}
+
+func newSnapshotRun(t *testing.T) *snapshotRun {
+	t.Helper()
+	r := &snapshotRun{t: t, save: filepath.Join(t.TempDir(), "etcd.snapshot")}
+	r.testCluster = newClusterWith(t, func(c *testCluster, _ []up.Unit, o *embedded.EmbedOptions) {
+		dir := filepath.Join(t.TempDir(), "made")
+		waypost(t, c.dir, "", "init", "--dir", dir, "--cluster", "snap", "--backends", "3", "--mx", "2", "--proxies", "2", "--etcd", "https://"+o.ClientAddr)
+		r.folder = filepath.Join(dir, "nodes", "etcd-etcd1")
+		// The cluster has certificates of its own, and its operator another name.
+		etcd, cli, ours := cluster.Peer{Role: cluster.RoleEtcd, ID: "etcd1"}, cluster.Peer{Role: cluster.RoleAdmin, ID: "cli"}, cluster.Peer{Role: cluster.RoleAdmin, ID: "operator"}
+		pki, operator := filepath.Dir(o.CAFile), filepath.Join(dir, "admin")
+		for from, to := range map[string]string{
+			o.CertFile: cluster.CertPath(r.folder, etcd), o.KeyFile: cluster.KeyPath(r.folder, etcd),
+			cluster.CertPath(pki, ours): cluster.CertPath(operator, cli), cluster.KeyPath(pki, ours): cluster.KeyPath(operator, cli),
+		} {
+			put(t, filepath.Dir(to), filepath.Base(to), contents(t, from), 0o600)
+		}
+		for _, to := range []string{r.folder, operator} {
+			put(t, to, cluster.AuthorityCert, contents(t, o.CAFile), 0o600)
+		}
+		put(t, r.folder, "auth.sh", strings.ReplaceAll(contents(t, filepath.Join(r.folder, "auth.sh")), cli.String(), ours.String()), 0o600)
+		c.etcdFile = filepath.Join(r.folder, "etcd-etcd1.yml")
+	})
+	r.port = 12379 + r.offset
+	must(t, r.folder, "sh", "auth.sh")
+	return r
+}
+
+func contents(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// documented runs the commands of the documentation that are between two lines, as
+// they are but for what is of the machine that they were written for.
+func (r *snapshotRun) documented(first, last string) {
+	t := r.t
+	t.Helper()
+	_, text, ok := strings.Cut(contents(t, filepath.Join("..", "..", "docs", "operating.md")), "\n    "+first)
+	text, _, ok2 := strings.Cut(text, last+"\n")
+	if !ok || !ok2 {
+		t.Fatalf("the documentation has no commands from %q to %q", first, last)
+	}
+	var script []string
+	for line := range strings.Lines(first + text + last + "\n") {
+		script = append(script, strings.TrimPrefix(line, "    "))
+	}
+	port := strconv.Itoa(r.port)
+	run := strings.NewReplacer("/etc/waypost/admin", filepath.Join(r.folder, "..", "..", "admin"), "cd /etc/waypost", "cd "+r.folder,
+		"etcd1.example.net:2379", "127.0.0.1:"+port, "etcd1.example.net:2380", "127.0.0.1:"+strconv.Itoa(r.port+1),
+		"127.0.0.1:2381", "127.0.0.1:"+strconv.Itoa(r.port+2), "/backup/etcd.snapshot", r.save).Replace(strings.Join(script, ""))
+	t.Logf("%s\n%s", run, must(t, r.folder, "sh", "-euc", run))
+}
+
+func (r *snapshotRun) mailTo(u director.User, subject string) {
+	r.t.Helper()
+	eventually(r.t, "mail for "+string(u), patience, func() error {
+		return send(r.addr(2526), "load@example.org", []string{string(u)}, messageFor(subject))
+	})
+}
+
+// beginMove begins one, and has the mover stand still at point.
+func (r *snapshotRun) beginMove(u director.User, point string) {
+	t := r.t
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	if _, err := r.admin.CreateMove(ctx, string(u), r.elsewhere(t, u)); err != nil {
+		t.Fatal(err)
+	}
+	for {
+		select {
+		case at := <-r.procs["r1"].at:
+			if at == point+" "+string(u) {
+				return
+			}
+			r.procs["r1"].goOn()
+		case <-ctx.Done():
+			t.Fatalf("the move of %s does not come to %s", u, point)
+		}
+	}
+}
+
+// takeSnapshot has a user in the middle of a move; it ends well afterwards.
+func (r *snapshotRun) takeSnapshot() {
+	t := r.t
+	t.Helper()
+	r.beginMove(r.mid, "frozen")
+	r.documented("export ETCDCTL_CACERT", "snapshot save /backup/etcd.snapshot")
+	r.procs["r1"].goOn()
+	for at := range r.procs["r1"].at {
+		r.procs["r1"].goOn()
+		if at == "done "+string(r.mid) {
+			return
+		}
+	}
+}
+
+// afterSnapshot is what the snapshot knows nothing of.
+func (r *snapshotRun) afterSnapshot() {
+	t := r.t
+	t.Helper()
+	for i, u := range r.users[:4] { // the fifth stays
+		for range 1 + i%3 { // some come back
+			if m := r.move(t, u, r.elsewhere(t, u)); m.Phase != director.PhaseDone {
+				t.Fatalf("move of %s: %+v", u, m)
+			}
+		}
+	}
+	if _, err := r.admin.DeleteUser(context.Background(), r.gone); err != nil {
+		t.Fatal(err)
+	}
+	r.late = r.user(t, "late@example.test", "b2")
+	r.mailTo(r.late, "to the late one")
+	waypost(t, r.dir, "", "address", "add", "info@example.test", string(r.late), "--data", r.dir)
+	r.beginMove(r.held, "sealed")
+}
+
+func (r *snapshotRun) homes() map[director.User]director.BackendID {
+	r.t.Helper()
+	all := map[director.User]director.BackendID{}
+	for _, u := range append(slices.Clone(r.users), r.late) {
+		got, err := r.admin.User(context.Background(), u)
+		if err != nil {
+			r.t.Fatal(err)
+		}
+		all[u] = got.Home
+	}
+	return all
+}
+
+// lose kills etcd and, as the documentation says, stops mover and director.
+func (r *snapshotRun) lose() {
+	r.t.Helper()
+	r.procs["e1"].kill()
+	r.procs["r1"].kill() // in the middle of a move
+	r.procs["d1"].signal(syscall.SIGTERM)
+	r.procs["d1"].waitEnd(patience)
+}
+
+// putBack is the documented way to restored data that nobody but the operator has
+// changed: the era is away before etcd is where everybody looks for it.
+func (r *snapshotRun) putBack() {
+	t := r.t
+	t.Helper()
+	r.documented("cd /etc/waypost", "wait $etcd || true")
+	r.procs["e1"].start(t)
+}
+
+// restore runs the command dry and then in earnest, by the copy that the director
+// left. Some users are left closed, which is an exit code of 1.
+func (r *snapshotRun) restore() restore.Report {
+	t := r.t
+	t.Helper()
+	args := []string{"director", "restore", "--json", "--config", filepath.Join(r.dir, "d1.conf"), "--directory-snapshot", filepath.Join(r.dir, "snapshots", "d1")}
+	report := func(args ...string) (out restore.Report) {
+		t.Helper()
+		said, err := command(r.dir, args...).Output()
+		t.Logf("%s%v", said, err)
+		if err := json.Unmarshal(said, &out); err != nil {
+			t.Fatalf("%v in %s", err, said)
+		}
+		return out
+	}
+	dry := report(append(slices.Clone(args), "--dry-run")...)
+	did := report(args...)
+	if dry.Decided != did.Decided || dry.Closed != did.Closed || dry.Deleted != did.Deleted {
+		t.Errorf("said before: %+v; did: %+v", dry, did)
+	}
+	return did
+}
+
+// check looks at what became of each kind of user.
+func (r *snapshotRun) check(report restore.Report, homes map[director.User]director.BackendID) {
+	t := r.t
+	t.Helper()
+	for _, n := range []string{"d1", "r1"} {
+		r.procs[n].start(t)
+		r.procs[n].waitReady(t)
+	}
+	r.admin = r.adminClient()
+	for u, home := range homes {
+		var got admin.User
+		eventually(t, "home of "+string(u), patience, func() (err error) {
+			got, err = r.admin.User(context.Background(), u)
+			return err
+		})
+		if got.Home != home || got.State != director.Active {
+			t.Errorf("%s: %+v, the home was %s", u, got, home)
+		}
+	}
+	if report.Decided != len(homes) || report.Closed != 0 || report.Deleted != 1 || len(report.NoAccount) != 0 {
+		t.Errorf("restored: %+v", report)
+	}
+}
