@@ -16,23 +16,29 @@ import (
 	"waypost/backend/manifest"
 )
 
-// resumeBytes is how large the user of TestResumeLarge is; WAYPOST_RESUME_BYTES for more.
-const resumeBytes = 64 << 20
+// resumeBytes is how large the user of TestResumeLarge is, and resumeMessage most of its messages;
+// WAYPOST_RESUME_BYTES and WAYPOST_RESUME_MESSAGE_BYTES for more. Their contents compress well.
+const (
+	resumeBytes   = 64 << 20
+	resumeMessage = 8448
+)
 
 // TestResumeLarge: a target whose process dies in the middle of a large user, and forgets what it had
 // not written down, is sent nothing again but what was on the connections. Files that came and were
 // not written down yet are there and read again; a long file goes on where it was.
 func TestResumeLarge(t *testing.T) {
-	size := int64(resumeBytes)
-	if s := os.Getenv("WAYPOST_RESUME_BYTES"); s != "" {
-		var err error
-		if size, err = strconv.ParseInt(s, 10, 64); err != nil {
-			t.Fatal(err)
+	size, message := int64(resumeBytes), int64(resumeMessage)
+	for name, to := range map[string]*int64{"WAYPOST_RESUME_BYTES": &size, "WAYPOST_RESUME_MESSAGE_BYTES": &message} {
+		if s := os.Getenv(name); s != "" {
+			var err error
+			if *to, err = strconv.ParseInt(s, 10, 64); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
 	r := newRig(t)
 	r.tree.how = manifest.HashFew // a source that has read nothing yet
-	small, long := strings.Repeat("a line of 32 bytes, with its end\n", 256), strings.Repeat("a line of a long message\r\n", 400_000)
+	small, long := strings.Repeat("a line of 32 bytes, with its end\n", int(message)/33), strings.Repeat("a line of a long message\r\n", 400_000)
 	var all int64
 	for i := 0; all < size; i++ {
 		text := small
