@@ -145,6 +145,13 @@ func (d *decider) behind() bool {
 			return true
 		}
 	}
+	// An epoch has one record. Who has a tree at this one, and is not the home, was
+	// it once: the directory went back, and was written to before it was closed (R7).
+	for _, c := range slices.Concat(d.by[Serving], d.by[Frozen]) {
+		if c.id != r.Home && c.Epoch == r.Epoch {
+			return true
+		}
+	}
 	return false
 }
 
@@ -180,6 +187,14 @@ func (d *decider) closed(format string, a ...any) Decision {
 		Record: director.Record{Home: Undecided, Epoch: max(low, 1), State: director.Busy, Peer: Nobody}}
 }
 
+// absent leaves a user closed of whom no backend has a mailbox. home refuses the
+// user (R4) until one was restored there, or the user was deleted; both want a
+// record that is active.
+func (d *decider) absent(home director.BackendID, format string, a ...any) Decision {
+	return Decision{Verdict: Closed, Why: fmt.Sprintf(format, a...),
+		Record: director.Record{Home: home, Epoch: d.top + 1, State: director.Active}}
+}
+
 // byRecord is for a record that is not behind.
 func (d *decider) byRecord(r director.Record) Decision {
 	f := d.c.Fences[r.Home]
@@ -202,7 +217,11 @@ func (d *decider) byRecord(r director.Record) Decision {
 	case whole || f.State == Sealed:
 		return d.active(r.Home, "")
 	}
-	return d.closed("the directory says %q, but %s has no mailbox of the user: restore it from a backup", r, r.Home)
+	const why = "the directory says %q, but %s has no mailbox of the user: restore it from a backup"
+	if len(d.by[Serving])+len(d.by[Frozen])+len(d.by[Sealed])+len(d.w.Silent) == 0 {
+		return d.absent(r.Home, why, r, r.Home)
+	}
+	return d.closed(why, r, r.Home)
 }
 
 // byFences is for what came after the record, or without one.
@@ -317,7 +336,9 @@ func (d *decider) byNone() Decision {
 	switch gone := first(d.by[Gone]); {
 	case len(silent) > 0:
 		return d.closed("no backend that answered has a mailbox of the user; %s did not answer", silent[0])
-	case d.c.Account || d.c.Record != nil || gone.id == "":
+	case gone.id != "" && (d.c.Account || d.c.Record != nil):
+		return d.absent(gone.id, "no backend has a mailbox of the user: restore it from a backup, or delete the user")
+	case gone.id == "":
 		return d.closed("no backend has a mailbox of the user: restore it from a backup")
 	default:
 		return d.deleted(gone.id)

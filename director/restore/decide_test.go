@@ -42,7 +42,7 @@ func TestDecide(t *testing.T) {
 	for _, row := range []struct {
 		name, record, fences, silent string
 		account                      bool
-		want                         string // a record, "closed EPOCH", or "none"
+		want                         string // a record, "closed EPOCH", "closed" and a record, or "none"
 		why                          string
 	}{
 		{"a record that no fence is above", "b1 7 active", "b1 serving 7", "", true, "b1 8 active", ""},
@@ -54,7 +54,8 @@ func TestDecide(t *testing.T) {
 		{"unless its target may have flipped", "b1 6 busy b2", "b1 frozen 6", "b2", true, "closed 1", "b2"},
 		{"or its home is away", "b1 6 busy b2", "b2 sealed 6", "b1", true, "closed 1", "b1"},
 		{"a home that is away keeps its record", "b1 7 active", "", "b1", true, "b1 8 active", "b1 did not answer"},
-		{"a home without a mailbox", "b1 7 active", "b2 gone 5", "", true, "closed 7", "backup"},
+		{"a home without a mailbox", "b1 7 active", "b2 gone 5", "", true, "closed b1 8 active", "backup"},
+		{"nor is one elsewhere that may be older", "b1 7 active", "b2 serving 5", "", true, "closed 5", "backup"},
 		{"a tombstone", "b1 7 deleted", "b1 serving 6", "", false, "b1 8 deleted", ""},
 		{"a foreign home", "d1 3 active", "", "", true, "d1 4 active", ""},
 
@@ -67,6 +68,11 @@ func TestDecide(t *testing.T) {
 		{"frozen, and somebody let go much later", "", "b1 frozen 6, b2 gone 9", "", true, "closed 6", "between"},
 		{"went back: deleted since, and made again", "b1 3 deleted", "b2 serving 6", "", true, "b2 7 active", ""},
 		{"deleted at the record, the home lags", "b1 9 deleted", "b1 serving 8, b2 gone 12", "", false, "b1 13 deleted", ""},
+
+		{"went back into a move, which was rolled back: it had flipped", "b1 7 active", "b1 gone 7, b2 serving 7", "", true, "b2 8 active", ""},
+		{"the same, and the source had not seen it", "b1 7 active", "b1 frozen 6, b2 serving 7", "", true, "b2 8 active", ""},
+		{"the same, and both have served", "b1 7 active", "b1 serving 7, b2 serving 7", "", true, "closed 7", "both serve"},
+		{"the same, and the target is in another move", "b1 8 busy b2", "b1 frozen 8, b2 frozen 8", "", true, "closed 8", "both froze"},
 
 		{"fences alone", "", "b1 serving 4, b3 gone 3", "", true, "b1 5 active", ""},
 		{"a target came back from an undone move", "", "b1 serving 4, b2 gone 6", "", true, "b1 7 active", ""},
@@ -84,7 +90,9 @@ func TestDecide(t *testing.T) {
 		{"published, and never looked at", "", "b2 sealed 0", "", true, "b2 1 active", ""},
 		{"prepared twice", "", "b1 sealed 0, b2 sealed 0", "", true, "none", "prepared"},
 		{"only gone: it was deleted", "", "b1 gone 3, b2 gone 8", "", false, "b2 9 deleted", ""},
-		{"only gone, with an account", "", "b1 gone 3", "", true, "closed 3", "backup"},
+		{"only gone, with an account", "", "b1 gone 3", "", true, "closed b1 4 active", "backup"},
+		{"deleted since the directory went back to", "b1 1 active", "b1 gone 4, b2 gone 3", "", true, "closed b1 5 active", "delete"},
+		{"an account, and nothing else", "", "", "", true, "closed 1", "backup"},
 		{"only gone, and somebody is away", "", "b1 gone 3", "b2", false, "closed 1", "b2"},
 		{"a fence that cannot be read", "b1 3 active", "b1 unreadable 0, b2 serving 7", "", true, "closed 7", "cannot be read"},
 		{"an earlier run left it closed", "_undecided 4 busy _nobody", "b1 serving 4, b2 gone 5", "", true, "b1 6 active", ""},
@@ -96,7 +104,9 @@ func TestDecide(t *testing.T) {
 			}
 			got := Decide(w, Claims{Record: record(t, row.record), Account: row.account, Fences: parse(t, row.fences)})
 			want := row.want
-			if e, closed := strings.CutPrefix(want, "closed "); closed {
+			if e, closed := strings.CutPrefix(want, "closed "); closed && strings.Contains(e, " ") {
+				want = "1 " + e
+			} else if closed {
 				want = "1 _undecided " + e + " busy _nobody"
 			} else if want != "none" {
 				want = "1 " + want

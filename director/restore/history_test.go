@@ -157,6 +157,12 @@ func TestHistories(t *testing.T) {
 		if back := rapid.IntRange(-1, len(m.history)-1).Draw(t, "back to"); back >= 0 {
 			m.rec = m.history[back]
 		}
+		if rapid.Bool().Draw(t, "it is written to") { // by a home that takes a busy user back (R7)
+			m.step("rollback")
+			for range rapid.IntRange(0, 3).Draw(t, "looks before") {
+				m.step("look")
+			}
+		}
 		c := Claims{Record: m.rec, Account: alive, Fences: map[director.BackendID]Fence{}}
 		w := World{Silent: map[director.BackendID]bool{}}
 		var silent director.BackendID

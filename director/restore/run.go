@@ -82,6 +82,9 @@ type run struct {
 	disks  map[director.BackendID]director.Incarnation
 	revs   map[string]int64 // of what the store has, 0: nothing
 	report Report
+	// newer are the accounts of users of whom the import has a later record than the
+	// store, dead those of users who were deleted; both by key.
+	newer, dead map[string]bool
 
 	mu     sync.Mutex // guards claims while backends are swept
 	claims map[director.User]*Claims
@@ -90,7 +93,7 @@ type run struct {
 // Run restores the directory. An error leaves it closed, unless it says ErrSilent
 // or was made dry: nothing was changed then. It may be made again.
 func Run(ctx context.Context, o Options) (Report, error) {
-	r := &run{Options: o, nodes: map[director.BackendID]string{}, disks: map[director.BackendID]director.Incarnation{}, revs: map[string]int64{}, claims: map[director.User]*Claims{}}
+	r := &run{Options: o, nodes: map[director.BackendID]string{}, disks: map[director.BackendID]director.Incarnation{}, revs: map[string]int64{}, newer: map[string]bool{}, dead: map[string]bool{}, claims: map[director.User]*Claims{}}
 	r.world = World{Silent: map[director.BackendID]bool{}, Lost: map[director.BackendID]bool{}, Foreign: map[director.BackendID]bool{}}
 	r.report = Report{DryRun: o.DryRun, NoAccount: []director.User{}, Silent: map[string]string{}, Lost: []director.BackendID{}, Notes: []UserNote{}}
 	if err := r.whole(ctx); err != nil {
@@ -234,7 +237,8 @@ func (r *run) each(ctx context.Context, fn func(context.Context, director.Backen
 	return g.Wait()
 }
 
-// read takes what the store has, and the import where it has nothing.
+// read takes what the store has, and the import where that has nothing or an older
+// record.
 func (r *run) read(ctx context.Context) error {
 	for _, prefix := range []string{director.PrefixLocation, director.PrefixAccount} {
 		_, err := r.Store.List(ctx, prefix, func(e director.Entry) error {
@@ -246,13 +250,31 @@ func (r *run) read(ctx context.Context) error {
 		}
 	}
 	for key, value := range r.Import {
-		if r.revs[key] == 0 {
+		if r.revs[key] == 0 || r.later(key, value) {
 			if err := r.take(key, value); err != nil {
 				return err
 			}
 		}
 	}
 	return nil
+}
+
+// later tells whether an entry of the import is a record above the store's: a node's
+// copy is often newer than a snapshot of etcd. The account counts with the record, as
+// both may be the next person's of that name.
+func (r *run) later(key string, value []byte) bool {
+	name, ok := strings.CutPrefix(key, director.PrefixLocation)
+	if !ok {
+		return false
+	}
+	u := director.User(name)
+	rec, err := director.DecodeRecord(value)
+	have := r.of(u).Record
+	if err != nil || rec.Home == Undecided || have != nil && have.Home != Undecided && have.Epoch >= rec.Epoch {
+		return false
+	}
+	r.newer[director.AccountKey(u)] = true
+	return true
 }
 
 func (r *run) take(key string, value []byte) error {

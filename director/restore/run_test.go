@@ -227,6 +227,47 @@ func TestRunFromNothing(t *testing.T) {
 	}
 }
 
+// TestRunNewerCopy: a node's copy of the directory is newer than the snapshot of etcd.
+// Its records above the store's count, with the accounts that belong to them.
+func TestRunNewerCopy(t *testing.T) {
+	r := newRig(t)
+	o := r.options()
+	account := func(hash string) []byte { return []byte(`{"version":1,"hash":"` + hash + `"}`) }
+	o.Import = map[string][]byte{
+		director.LocationKey(ann): []byte("1 b2 3 active"), director.AccountKey(ann): account("the next ann's"),
+		director.LocationKey(bob): []byte("1 b1 2 deleted"),
+		director.LocationKey(eve): []byte("1 b1 1 active"), director.AccountKey(eve): account("not newer"),
+	}
+	r.fences = map[director.BackendID]map[director.User]Fence{
+		"b1": {ann: {Gone, 2}, bob: {Gone, 2}, eve: {Serving, 1}}, "b2": {ann: {Serving, 3}},
+	}
+	report, err := Run(t.Context(), o)
+	r.must(err)
+	if report.Decided != 2 || report.Deleted != 1 || report.Closed != 0 || len(report.NoAccount) != 0 {
+		t.Errorf("%+v", report)
+	}
+	for u, want := range map[director.User]string{ann: "1 b2 4 active", bob: "1 b1 3 deleted", eve: "1 b1 2 active"} {
+		if got := r.record(u); got != want {
+			t.Errorf("%s: %s, want %s", u, got, want)
+		}
+	}
+	for u, want := range map[director.User]string{ann: "the next ann's", eve: "h"} {
+		if a, err := r.dir.Account(t.Context(), u); err != nil || a.Value.Hash != want {
+			t.Errorf("account of %s: %+v, %v", u, a, err)
+		}
+	}
+	if _, err := r.dir.Account(t.Context(), bob); !errors.Is(err, director.ErrNotFound) {
+		t.Errorf("bob was deleted and has an account: %v", err)
+	}
+	// A copy that is older gives nothing back to who was deleted.
+	o.Import[director.LocationKey(bob)], o.Import[director.AccountKey(bob)] = []byte("1 b1 1 active"), account("h")
+	_, err = Run(t.Context(), o)
+	r.must(err)
+	if _, err := r.dir.Account(t.Context(), bob); r.record(bob) != "1 b1 4 deleted" || !errors.Is(err, director.ErrNotFound) {
+		t.Errorf("bob: %s, %v", r.record(bob), err)
+	}
+}
+
 // TestRunBrokenOff: broken off before or behind any transaction the directory stays
 // closed, and another run opens it.
 func TestRunBrokenOff(t *testing.T) {

@@ -52,12 +52,24 @@ func (w *writer) user(ctx context.Context, u director.User, d Decision) error {
 	if d.Verdict == None {
 		return nil
 	}
+	if account := director.AccountKey(u); d.Record.State == director.Deleted {
+		w.run.dead[account] = true
+		if w.run.revs[account] != 0 {
+			if err := w.op(ctx, director.Op{Key: account, Delete: true}); err != nil {
+				return err
+			}
+		}
+	}
 	return w.put(ctx, director.LocationKey(u), d.Record.Encode())
 }
 
 func (w *writer) put(ctx context.Context, key string, value []byte) error {
-	w.guards = append(w.guards, director.Guard{Key: key, Rev: w.run.revs[key]})
-	w.ops = append(w.ops, director.Op{Key: key, Value: value})
+	return w.op(ctx, director.Op{Key: key, Value: value})
+}
+
+func (w *writer) op(ctx context.Context, op director.Op) error {
+	w.guards = append(w.guards, director.Guard{Key: op.Key, Rev: w.run.revs[op.Key]})
+	w.ops = append(w.ops, op)
 	if len(w.ops) < batch {
 		return nil
 	}
@@ -121,7 +133,7 @@ func (r *run) open(ctx context.Context) error {
 func (r *run) others(ctx context.Context, w *writer) error {
 	want := map[string][]byte{}
 	for key, value := range r.Import {
-		if !strings.HasPrefix(key, director.PrefixLocation) {
+		if !strings.HasPrefix(key, director.PrefixLocation) && !r.dead[key] {
 			want[key] = value
 		}
 	}
@@ -151,7 +163,7 @@ func (r *run) others(ctx context.Context, w *writer) error {
 			}
 			rev = e.Rev
 		}
-		if rev != 0 {
+		if rev != 0 && !r.newer[key] {
 			continue // what the store has is not older
 		}
 		r.report.Imported++
