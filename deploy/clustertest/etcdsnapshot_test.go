@@ -3,6 +3,9 @@ package clustertest
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -26,6 +29,7 @@ type snapshotRun struct {
 	t *testing.T
 	// folder is the etcd server's, as `waypost init` makes it, and save the snapshot.
 	folder, save string
+	aside        string // a node's copy of the directory
 	port         int
 	users        []director.User
 	mid, held    director.User // in a move at the snapshot, and in one at the end
@@ -48,13 +52,45 @@ func TestEtcdSnapshot(t *testing.T) {
 	l.flow(10)
 	r.afterSnapshot()
 	homes := r.homes()
+
 	r.lose()
+	// Put aside, since what is written anew knows only what etcd does.
+	r.aside = put(t, t.TempDir(), "directory.snapshot", contents(t, filepath.Join(r.dir, "snapshots", "d1")), 0o600)
 	l.flow(10) // known users do not need it
 	r.putBack()
-	report := r.restore()
+	r.mailTo(r.late, "while it is closed")
+	report := r.restore("--directory-snapshot", r.aside)
+	if report.Decided != len(homes) || report.Closed != 0 || report.Deleted != 1 || len(report.NoAccount) != 0 {
+		t.Errorf("restored with a node's copy: %+v", report)
+	}
+	r.serves(homes)
+	r.mailTo("info@example.test", "by an address that the snapshot has not")
+	r.reads(r.late, "to the late one", "while it is closed", "by an address that the snapshot has not")
+	l.flow(20)
+
+	// Without a copy nobody knows who was deleted, and what came new.
+	r.lose()
+	r.putBack()
+	report = r.restore()
+	if report.Decided != len(homes) || report.Closed != 1 || report.Deleted != 0 || !slices.Equal(report.NoAccount, []director.User{r.late}) ||
+		len(report.Notes) != 1 || report.Notes[0].User != r.gone {
+		t.Errorf("restored without a copy: %+v", report)
+	}
+	known := maps.Clone(homes)
+	delete(known, r.late)
+	r.serves(known)
+	r.strays()
+	r.stop("r1", "d1")
+	report = r.restore("--directory-snapshot", r.aside)
+	if report.Decided != len(homes)+1 || report.Closed+report.Deleted+len(report.NoAccount) != 0 {
+		t.Errorf("restored once more, with a copy: %+v", report)
+	}
+	homes[r.users[4]] = known[r.users[4]]
+	r.serves(homes)
+	r.reads(r.late, "to the late one", "while it is closed", "by an address that the snapshot has not", "to a stray")
+	r.reads(r.gone)
 	l.flow(20)
 	l.end()
-	r.check(report, homes)
 	l.settled(2 * patience)
 	l.check()
 }
@@ -198,8 +234,15 @@ func (r *snapshotRun) lose() {
 	r.t.Helper()
 	r.procs["e1"].kill()
 	r.procs["r1"].kill() // in the middle of a move
-	r.procs["d1"].signal(syscall.SIGTERM)
-	r.procs["d1"].waitEnd(patience)
+	r.stop("d1")
+}
+
+// stop ends processes in order.
+func (r *snapshotRun) stop(names ...string) {
+	for _, n := range names {
+		r.procs[n].signal(syscall.SIGTERM)
+		r.procs[n].waitEnd(patience)
+	}
 }
 
 // putBack is the documented way to restored data that nobody but the operator has
@@ -211,18 +254,20 @@ func (r *snapshotRun) putBack() {
 	r.procs["e1"].start(t)
 }
 
-// restore runs the command dry and then in earnest, by the copy that the director
-// left. Some users are left closed, which is an exit code of 1.
-func (r *snapshotRun) restore() restore.Report {
+// restore runs the command dry and then in earnest. Where some users are left closed
+// its exit code is 1.
+func (r *snapshotRun) restore(from ...string) restore.Report {
 	t := r.t
 	t.Helper()
-	args := []string{"director", "restore", "--json", "--config", filepath.Join(r.dir, "d1.conf"), "--directory-snapshot", filepath.Join(r.dir, "snapshots", "d1")}
+	args := append([]string{"director", "restore", "--json", "--config", filepath.Join(r.dir, "d1.conf")}, from...)
 	report := func(args ...string) (out restore.Report) {
 		t.Helper()
 		said, err := command(r.dir, args...).Output()
-		t.Logf("%s%v", said, err)
-		if err := json.Unmarshal(said, &out); err != nil {
-			t.Fatalf("%v in %s", err, said)
+		if jerr := json.Unmarshal(said, &out); jerr != nil {
+			t.Fatalf("%v, %v in %s", err, jerr, said)
+		}
+		if failed := err != nil; failed != (out.Closed > 0) {
+			t.Errorf("%d are closed, and the command ended with %v", out.Closed, err)
 		}
 		return out
 	}
@@ -234,8 +279,8 @@ func (r *snapshotRun) restore() restore.Report {
 	return did
 }
 
-// check looks at what became of each kind of user.
-func (r *snapshotRun) check(report restore.Report, homes map[director.User]director.BackendID) {
+// serves starts director and mover again, and has all users at their homes.
+func (r *snapshotRun) serves(homes map[director.User]director.BackendID) {
 	t := r.t
 	t.Helper()
 	for _, n := range []string{"d1", "r1"} {
@@ -253,7 +298,59 @@ func (r *snapshotRun) check(report restore.Report, homes map[director.User]direc
 			t.Errorf("%s: %+v, the home was %s", u, got, home)
 		}
 	}
-	if report.Decided != len(homes) || report.Closed != 0 || report.Deleted != 1 || len(report.NoAccount) != 0 {
-		t.Errorf("restored: %+v", report)
+	u := r.users[4]
+	if m := r.move(t, u, r.elsewhere(t, u)); m.Phase != director.PhaseDone {
+		t.Errorf("a move after the restore: %+v", m)
 	}
+	homes[u] = r.home(u)
+}
+
+func (r *snapshotRun) home(u director.User) director.BackendID {
+	r.t.Helper()
+	got, err := r.admin.User(context.Background(), u)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return got.Home
+}
+
+// reads waits until a user has exactly the messages with these subjects.
+func (r *snapshotRun) reads(u director.User, subjects ...string) {
+	t := r.t
+	t.Helper()
+	slices.Sort(subjects)
+	eventually(t, "mail of "+string(u), patience, func() error {
+		s, err := readIMAP(r.addr(1143), u, "INBOX", true)
+		if err != nil {
+			return err
+		}
+		var have []string
+		for _, m := range s.msgs {
+			have = append(have, subjectOf(m.body))
+		}
+		if slices.Sort(have); !slices.Equal(have, subjects) {
+			return fmt.Errorf("%q, want %q", have, subjects)
+		}
+		return nil
+	})
+}
+
+// strays are those whom the snapshot knows, and no backend, and the other way round.
+// Nothing is refused for good until the operator has said what they are.
+func (r *snapshotRun) strays() {
+	t := r.t
+	t.Helper()
+	for _, u := range []director.User{r.gone, r.late} {
+		err := send(r.addr(2525), "load@example.org", []string{string(u)}, messageFor("to a stray"))
+		t.Logf("mail to %s: %v", u, err)
+		if err != nil && permanent(err) {
+			t.Errorf("mail to %s is refused for good: %v", u, err)
+		}
+	}
+	waypost(t, r.dir, "", "user", "delete", string(r.gone), "--yes", "--data", r.dir)
+	if _, err := r.admin.User(context.Background(), r.gone); !errors.Is(err, director.ErrNotFound) {
+		t.Errorf("the user who was deleted again: %v", err)
+	}
+	r.user(t, string(r.gone), "b3")
+	r.reads(r.gone)
 }
