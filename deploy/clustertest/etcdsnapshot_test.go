@@ -30,10 +30,12 @@ type snapshotRun struct {
 	// folder is the etcd server's, as `waypost init` makes it, and save the snapshot.
 	folder, save string
 	aside        string // a node's copy of the directory
+	backups      string
 	port         int
 	users        []director.User
 	mid, held    director.User // in a move at the snapshot, and in one at the end
 	gone, late   director.User // deleted, and made, after it
+	back         director.User // deleted after it, too, and to come back from a backup
 }
 
 // TestEtcdSnapshot: etcd's own snapshot is put back under users at work, by the
@@ -46,6 +48,10 @@ func TestEtcdSnapshot(t *testing.T) {
 	r.mid, r.held = r.users[5], r.users[6]
 	r.gone = r.user(t, "gone@example.test", "b1")
 	r.mailTo(r.gone, "to the one who goes")
+	r.back = r.user(t, "back@example.test", "b2")
+	r.mailTo(r.back, "to be backed up")
+	r.backups = filepath.Join(t.TempDir(), "backups")
+	waypost(t, r.dir, "", "backup", string(r.back), "--to", r.backups, "--data", r.dir)
 	l := startLoad(r.testCluster, t, r.users)
 	l.flow(20)
 	r.takeSnapshot()
@@ -60,7 +66,7 @@ func TestEtcdSnapshot(t *testing.T) {
 	r.putBack()
 	r.mailTo(r.late, "while it is closed")
 	report := r.restore("--directory-snapshot", r.aside)
-	if report.Decided != len(homes) || report.Closed != 0 || report.Deleted != 1 || len(report.NoAccount) != 0 {
+	if report.Decided != len(homes) || report.Closed != 0 || report.Deleted != 2 || len(report.NoAccount) != 0 {
 		t.Errorf("restored with a node's copy: %+v", report)
 	}
 	r.serves(homes)
@@ -72,8 +78,8 @@ func TestEtcdSnapshot(t *testing.T) {
 	r.lose()
 	r.putBack()
 	report = r.restore()
-	if report.Decided != len(homes) || report.Closed != 1 || report.Deleted != 0 || !slices.Equal(report.NoAccount, []director.User{r.late}) ||
-		len(report.Notes) != 1 || report.Notes[0].User != r.gone {
+	if report.Decided != len(homes) || report.Closed != 2 || report.Deleted != 0 || !slices.Equal(report.NoAccount, []director.User{r.late}) ||
+		len(report.Notes) != 2 || report.Notes[0].User != r.back || report.Notes[1].User != r.gone {
 		t.Errorf("restored without a copy: %+v", report)
 	}
 	known := maps.Clone(homes)
@@ -82,7 +88,7 @@ func TestEtcdSnapshot(t *testing.T) {
 	r.strays()
 	r.stop("r1", "d1")
 	report = r.restore("--directory-snapshot", r.aside)
-	if report.Decided != len(homes)+1 || report.Closed+report.Deleted+len(report.NoAccount) != 0 {
+	if report.Decided != len(homes)+2 || report.Closed+report.Deleted+len(report.NoAccount) != 0 {
 		t.Errorf("restored once more, with a copy: %+v", report)
 	}
 	homes[r.users[4]] = known[r.users[4]]
@@ -207,8 +213,10 @@ func (r *snapshotRun) afterSnapshot() {
 			}
 		}
 	}
-	if _, err := r.admin.DeleteUser(context.Background(), r.gone); err != nil {
-		t.Fatal(err)
+	for _, u := range []director.User{r.gone, r.back} {
+		if _, err := r.admin.DeleteUser(context.Background(), u); err != nil {
+			t.Fatal(err)
+		}
 	}
 	r.late = r.user(t, "late@example.test", "b2")
 	r.mailTo(r.late, "to the late one")
@@ -336,17 +344,17 @@ func (r *snapshotRun) reads(u director.User, subjects ...string) {
 }
 
 // strays are those whom the snapshot knows, and no backend, and the other way round.
-// Nothing is refused for good until the operator has said what they are.
+// Their mail waits until the operator has said what they are.
 func (r *snapshotRun) strays() {
 	t := r.t
 	t.Helper()
-	for _, u := range []director.User{r.gone, r.late} {
-		err := send(r.addr(2525), "load@example.org", []string{string(u)}, messageFor("to a stray"))
-		t.Logf("mail to %s: %v", u, err)
-		if err != nil && permanent(err) {
-			t.Errorf("mail to %s is refused for good: %v", u, err)
+	for _, u := range []director.User{r.gone, r.back, r.late} {
+		if err := send(r.addr(2525), "load@example.org", []string{string(u)}, messageFor("to a stray")); err != nil {
+			t.Errorf("mail to %s: %v", u, err)
 		}
 	}
+	waypost(t, r.dir, "", "restore", string(r.back), "--from", r.backups, "--data", r.dir)
+	r.reads(r.back, "to be backed up", "to a stray")
 	waypost(t, r.dir, "", "user", "delete", string(r.gone), "--yes", "--data", r.dir)
 	if _, err := r.admin.User(context.Background(), r.gone); !errors.Is(err, director.ErrNotFound) {
 		t.Errorf("the user who was deleted again: %v", err)
