@@ -199,6 +199,34 @@ func (d *Directory) CreateUser(ctx context.Context, u User, rec Record, acct Acc
 	return nil
 }
 
+// GiveAccount gives an account to a user who has a record and none, as a directory leaves
+// them that was made anew from the backends' fences. It gives the record. ErrExists if there is an
+// account, ErrNotFound without a record or with a tombstone.
+func (d *Directory) GiveAccount(ctx context.Context, u User, acct Account) (rec Record, err error) {
+	acct.Version = valueVersion
+	err = d.change(ctx, []string{LocationKey(u), AccountKey(u), DomainKey(u.Domain())}, func(es []Entry) ([]Op, error) {
+		if es[0].Rev == 0 || es[2].Rev == 0 {
+			return nil, ErrNotFound
+		}
+		if rec, err = DecodeRecord(es[0].Value); err != nil {
+			return nil, err
+		}
+		switch {
+		case es[1].Rev != 0 && string(es[1].Value) == string(encode(acct)):
+			return nil, nil // our own change, seen after an unknown result
+		case es[1].Rev != 0:
+			return nil, ErrExists
+		case rec.State == Deleted:
+			return nil, ErrNotFound
+		}
+		return []Op{{Key: es[1].Key, Value: encode(acct)}}, nil
+	})
+	if err != nil {
+		return Record{}, fmt.Errorf("account of user %s: %w", u, err)
+	}
+	return rec, nil
+}
+
 // DeleteUser leaves the tombstone and removes account, receipt and proofs.
 // Refused with ErrConflict while a move is on its way.
 func (d *Directory) DeleteUser(ctx context.Context, u User) (Record, error) {

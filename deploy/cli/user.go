@@ -74,7 +74,10 @@ func (a *app) userAddCmd() *cobra.Command {
 		Long: `Add a user. The password is asked for at a terminal, and else read from standard
 input, one line. The home is the active backend with the most free weighted
 room, of those with all of --tags, unless --home names one; that of a member of a sharing group (see "user
-group") is where the others live.`,
+group") is where the others live.
+
+A user without an account, as "waypost director restore" may leave one, gets it, and
+keeps the mailbox where it is.`,
 		Example: `  waypost user add dora@example.test
   waypost user add fred@example.test --group sales
   waypost user add greta@example.test --tags eu,ssd

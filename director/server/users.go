@@ -45,9 +45,15 @@ func (s *Server) createUser(ctx context.Context, req admin.CreateUser) (admin.Us
 		}
 		return admin.User{}, err
 	}
-	prev, err := s.vacancy(ctx, u)
+	prev, live, err := s.vacancy(ctx, u)
 	if err != nil {
 		return admin.User{}, err
+	}
+	if live != nil {
+		if req.Home != "" && req.Home != live.Home || req.Maildir != nil {
+			return admin.User{}, fmt.Errorf("user %s has a mailbox at %s already, and no account: leave the home and the mail out: %w", u, live.Home, director.ErrIllegal)
+		}
+		req.Home = live.Home
 	}
 	acct := director.Account{
 		Hash: req.PasswordHash, QuotaBytes: req.QuotaBytes, QuotaMessages: req.QuotaMessages,
@@ -73,10 +79,7 @@ func (s *Server) createUser(ctx context.Context, req admin.CreateUser) (admin.Us
 			return admin.User{}, err
 		}
 	}
-	rec, err := s.publish(ctx, u, prev, req.Home, acct, req.Maildir)
-	if err == nil {
-		err = s.tookOver(ctx, u, rec.Home, req.Maildir)
-	}
+	rec, err := s.enter(ctx, u, prev, live, req, acct)
 	if err != nil {
 		return admin.User{}, err
 	}
@@ -85,6 +88,22 @@ func (s *Server) createUser(ctx context.Context, req admin.CreateUser) (admin.Us
 		s.settleGroup(ctx, u, acct.Group)
 	}
 	return userView(u, rec, acct), nil
+}
+
+// enter makes the user, or gives one the account that he lacks.
+func (s *Server) enter(ctx context.Context, u director.User, prev, live *director.Record, req admin.CreateUser, acct director.Account) (director.Record, error) {
+	if live != nil {
+		rec, err := s.dir.GiveAccount(ctx, u, acct)
+		if err == nil {
+			s.log.Info("a user without an account has one again", "user", u, "record", rec.String())
+		}
+		return rec, err
+	}
+	rec, err := s.publish(ctx, u, prev, req.Home, acct, req.Maildir)
+	if err == nil {
+		err = s.tookOver(ctx, u, rec.Home, req.Maildir)
+	}
+	return rec, err
 }
 
 // checkCreate reads the user's name and checks all that needs no directory.
@@ -156,18 +175,26 @@ func normalServices(list []string) []string {
 	return out
 }
 
-// vacancy gives the tombstone of u, nil without one, or ErrExists.
-func (s *Server) vacancy(ctx context.Context, u director.User) (*director.Record, error) {
+// vacancy gives the tombstone that a new user follows, nil without one; or, as live, the record of
+// one who has come back without an account (R10: backends know homes, and nothing of accounts).
+func (s *Server) vacancy(ctx context.Context, u director.User) (prev, live *director.Record, err error) {
 	v, err := s.dir.Location(ctx, u)
 	switch {
 	case errors.Is(err, director.ErrNotFound):
-		return nil, nil
+		return nil, nil, nil
 	case err != nil:
-		return nil, err
-	case v.Value.State != director.Deleted:
-		return nil, fmt.Errorf("user %s: %w", u, director.ErrExists)
+		return nil, nil, err
+	case v.Value.State == director.Deleted:
+		return &v.Value, nil, nil
 	}
-	return &v.Value, nil
+	_, err = s.dir.Account(ctx, u)
+	switch {
+	case errors.Is(err, director.ErrNotFound):
+		return nil, &v.Value, nil
+	case err != nil:
+		return nil, nil, err
+	}
+	return nil, nil, fmt.Errorf("user %s: %w", u, director.ErrExists)
 }
 
 // hash hashes in turn; the password is in no error.

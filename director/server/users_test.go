@@ -243,6 +243,40 @@ func TestConcurrentCreate(t *testing.T) {
 	}
 }
 
+// TestAccountAgain: a user whom the fences brought back, and nobody's copy, gets an account, keeps the home, and
+// is there once.
+func TestAccountAgain(t *testing.T) {
+	w := newWorld(t)
+	w.backend("b1", 0, 10*gib)
+	w.backend("b2", 0, 20*gib)
+	w.domain("example.test")
+	was, err := w.client.CreateUser(t.Context(), admin.CreateUser{User: "ann@example.test", Home: "b1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := director.AccountKey("ann@example.test")
+	e, err := w.store.Get(t.Context(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, done, err := w.store.Commit(t.Context(), []director.Guard{{Key: key, Rev: e.Rev}}, []director.Op{{Key: key, Delete: true}}); err != nil || !done {
+		t.Fatal(done, err)
+	}
+	again := admin.CreateUser{User: "ann@example.test", PasswordHash: "{PLAIN}a"}
+	for _, bad := range []admin.CreateUser{{User: again.User, Home: "b2"}, {User: again.User, Home: "b1", Maildir: &admin.Maildir{Path: "/srv/old"}}} {
+		if _, err := w.client.CreateUser(t.Context(), bad); !errors.Is(err, director.ErrIllegal) {
+			t.Errorf("%+v: %v", bad, err)
+		}
+	}
+	now, err := w.client.CreateUser(t.Context(), again)
+	if err != nil || now.Home != was.Home || now.Epoch != was.Epoch {
+		t.Errorf("%+v, before %+v: %v", now, was, err)
+	}
+	if _, err := w.client.CreateUser(t.Context(), again); !errors.Is(err, director.ErrExists) {
+		t.Errorf("once more: %v", err)
+	}
+}
+
 // TestCreateUnknownResult loses the answer of the store, once for a
 // transaction that was done, once for one that was not.
 func TestCreateUnknownResult(t *testing.T) {
