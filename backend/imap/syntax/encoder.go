@@ -134,45 +134,55 @@ func (e *Encoder) Number(n uint64) *Encoder {
 	return e
 }
 
+// What stands in a string says how it can be written (RFC 9051, Section 4.3).
+const (
+	needsEscape = 1 << iota
+	needsLiteral
+	needsUTF8
+)
+
+// needs has that of each byte. It is not changed.
+var needs = func() (t [256]uint8) {
+	t['"'], t['\\'] = needsEscape, needsEscape
+	t[0], t['\r'], t['\n'] = needsLiteral, needsLiteral, needsLiteral
+	for c := 0x80; c < len(t); c++ {
+		t[c] = needsUTF8
+	}
+	return t
+}()
+
+// maxQuoted bounds quoted strings, in bytes; longer ones are literals.
+const maxQuoted = 4096
+
 // String writes s as a quoted string, or as a literal where it cannot be one.
 func (e *Encoder) String(s string) *Encoder {
-	escapes, plain := 0, len(s) <= 4096
-	for i := 0; i < len(s) && plain; i++ {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			escapes++
-		case c == '\r' || c == '\n' || c == 0:
-			plain = false
-		case c >= 0x80:
-			plain = e.UTF8 && utf8.ValidString(s)
-			if plain {
-				return e.quote(s)
-			}
+	all := uint8(needsLiteral)
+	if len(s) <= maxQuoted {
+		all = 0
+		for i := range len(s) {
+			all |= needs[s[i]]
 		}
 	}
-	if !plain {
+	switch {
+	case all&needsLiteral != 0, all&needsUTF8 != 0 && !(e.UTF8 && utf8.ValidString(s)):
 		return e.LiteralHeader(int64(len(s)), false).Raw(s)
+	case all&needsEscape != 0:
+		return e.quote(s)
 	}
-	if escapes == 0 {
-		return e.Byte('"').Raw(s).Byte('"')
-	}
-	return e.quote(s)
+	return e.Byte('"').Raw(s).Byte('"')
 }
 
+// quote writes s as a quoted string, which it can be.
 func (e *Encoder) quote(s string) *Encoder {
-	for i := range len(s) {
-		if c := s[i]; c == '\r' || c == '\n' || c == 0 {
-			return e.LiteralHeader(int64(len(s)), false).Raw(s)
-		}
-	}
 	e.Byte('"')
+	from := 0
 	for i := range len(s) {
-		if c := s[i]; c == '"' || c == '\\' {
-			e.Byte('\\')
+		if needs[s[i]] == needsEscape {
+			e.Raw(s[from:i]).Byte('\\')
+			from = i
 		}
-		e.Byte(s[i])
 	}
-	return e.Byte('"')
+	return e.Raw(s[from:]).Byte('"')
 }
 
 // NString is String, or NIL where ok is false.

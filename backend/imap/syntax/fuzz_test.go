@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
 	"testing"
+	"unicode/utf8"
 )
 
 // input is a client that has sent all it will.
@@ -110,5 +112,38 @@ func FuzzParser(f *testing.F) {
 			return
 		}
 		t.Fatal("the input does not end")
+	})
+}
+
+// FuzzString: what String writes is read as what it was, and is quoted where it can be (RFC 9051,
+// Section 4.3; RFC 6855, Section 3).
+func FuzzString(f *testing.F) {
+	for _, s := range []string{"", "plain", `say "it" \ now`, "two\r\nlines", "z\x00", "größe", "\xff", strings.Repeat("x", maxQuoted), strings.Repeat("x", maxQuoted+1)} {
+		f.Add(s, false)
+		f.Add(s, true)
+	}
+	f.Fuzz(func(t *testing.T, s string, utf8Enabled bool) {
+		var out bytes.Buffer
+		e := NewEncoder(&out, Buffers())
+		e.UTF8 = utf8Enabled
+		if err := e.String(s).CRLF().Flush(); err != nil {
+			t.Fatal(err)
+		}
+		ascii := !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
+		can := len(s) <= maxQuoted && !strings.ContainsAny(s, "\x00\r\n") && (ascii || utf8Enabled && utf8.ValidString(s))
+		if quoted := out.Bytes()[0] == '"'; quoted != can {
+			t.Fatalf("%q: quoted %v", s, quoted)
+		}
+		if strings.Contains(s, "\x00") {
+			return // a client may not send it
+		}
+		p := New(input{bytes.NewReader(out.Bytes())}, Limits{Command: 1 << 20, Literal: 1 << 20})
+		p.UTF8 = utf8Enabled
+		if err := p.Next(); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := p.String(); err != nil || got != s {
+			t.Fatalf("%q was read as %q: %v", s, got, err)
+		}
 	})
 }
