@@ -87,6 +87,7 @@ func TestMembersEqualAccounts(t *testing.T) {
 		wg.Wait()
 		w.fault("up")
 		w.fault("resume")
+		w.rest()
 		want := map[string][]director.User{}
 		for _, u := range w.users {
 			e, err := w.store.Get(w.ctx, director.AccountKey(u))
@@ -136,6 +137,23 @@ func checkIndex(t *rapid.T, st *state) {
 		if got := st.groups.members(g); !slices.Equal(got, users) {
 			t.Fatalf("members of %s: %v, want %v", g, got, users)
 		}
+	}
+}
+
+// rest waits until the memory has every change of an account so far: they come in the order in which
+// they were made, so it has when it knows of one more.
+func (w *world) rest() {
+	const last director.User = "last@example.test"
+	_, _, err := w.store.Commit(w.ctx, nil, []director.Op{{Key: director.AccountKey(last), Value: []byte(`{"v":1}`)}})
+	must(w.t, err)
+	for {
+		if _, version, _ := w.c.Account(last); version != 0 {
+			return
+		}
+		if w.ctx.Err() != nil {
+			w.t.Fatal("the memory never has the last account")
+		}
+		awaitChange(w.ctx, w.c)
 	}
 }
 
