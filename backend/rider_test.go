@@ -154,7 +154,7 @@ func (c *rider) run(s *frames.Stream) {
 		case errors.Is(err, frames.ErrHandOff):
 			state, unconsumed = s.HandedOff()
 		case errors.Is(err, frames.ErrLost):
-			if state, ok = s.LastCheckpoint(); !ok {
+			if state, unconsumed, ok = s.LastCheckpoint(); !ok {
 				state = nil
 			}
 		}

@@ -113,7 +113,7 @@ func (r *relay) goesOn(why error) bool {
 	if r.stream == nil || !errors.Is(why, frames.ErrLost) {
 		return false
 	}
-	_, ok := r.stream.LastCheckpoint()
+	_, _, ok := r.stream.LastCheckpoint()
 	return ok
 }
 
@@ -173,9 +173,7 @@ func (r *relay) pumpUp() {
 // take gives on what came from the client.
 func (r *relay) take(p []byte) error {
 	r.refusal = r.up(p)
-	if r.refusal == nil || errors.Is(r.refusal, frames.ErrHandOff) {
-		r.bytesIn(len(p))
-	}
+	r.bytesIn(len(p))
 	return r.refusal
 }
 

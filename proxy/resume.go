@@ -36,7 +36,7 @@ func (h *handling) carry(ctx context.Context, r *relay, why error) error {
 			slog.String("backend", string(from)), slog.Int("state_bytes", len(state)), slog.Int("unconsumed_bytes", len(unconsumed)))
 	} else {
 		how, after = "checkpoint", began
-		state, _ = r.stream.LastCheckpoint()
+		state, unconsumed, _ = r.stream.LastCheckpoint()
 	}
 	r.takeOver(unconsumed)
 	_ = h.up.conn.Close() // the backend has forgotten it

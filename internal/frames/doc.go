@@ -81,8 +81,8 @@
 //
 // CHECKPOINT tells, in advance, what HAND-OFF would, for a backend that crashes. After
 // ErrLost the proxy may go on from it, if its counters are those of the stream: all that
-// was written was consumed by then, and nothing was received since (LastCheckpoint).
-// Otherwise the client may have seen more than the state knows.
+// was written was consumed by then, or surely never left and is given back, and nothing was
+// received since (LastCheckpoint). Otherwise the client may have seen more than the state knows.
 //
 // A checkpoint goes before the bytes that lead to it, in one batch with them (Point): its
 // counter of sent bytes is ahead, and the one before serves until they are there. So an answer

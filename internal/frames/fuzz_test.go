@@ -105,9 +105,9 @@ func FuzzClient(f *testing.F) {
 				n += k
 			}
 			state, rest := s.HandedOff()
-			checkpoint, ok := s.LastCheckpoint()
-			if len(state)+len(checkpoint) > len(in) || len(rest) > written || ok && !errors.Is(end, ErrLost) {
-				t.Errorf("%v: state %q, rest %q, checkpoint %q, %v", end, state, rest, checkpoint, ok)
+			checkpoint, unsent, ok := s.LastCheckpoint()
+			if len(state)+len(checkpoint) > len(in) || len(rest)+len(unsent) > written || ok && !errors.Is(end, ErrLost) {
+				t.Errorf("%v: state %q, rest %q, checkpoint %q, unsent %q, %v", end, state, rest, checkpoint, unsent, ok)
 			}
 		}
 		c.Close()

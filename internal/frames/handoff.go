@@ -242,15 +242,16 @@ func (s *Stream) HandedOff() (state, unconsumed []byte) {
 	return s.carried.state, s.tail.bytes()
 }
 
-// LastCheckpoint is, at a proxy after ErrLost, the state to go on with. It is ok only if
-// that is provably where the session was: the backend had consumed all that was written,
-// and sent no more than was received. Points are appended to their CHECKPOINT's state.
-func (s *Stream) LastCheckpoint() (state []byte, ok bool) {
+// LastCheckpoint is, at a proxy after ErrLost, the state to go on with, and what was written
+// and surely never left, as with HandedOff. It is ok only if that is provably where the session
+// was: the backend had consumed all else that was written, and sent no more than was received.
+// Points are appended to their CHECKPOINT's state.
+func (s *Stream) LastCheckpoint() (state, unconsumed []byte, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.carried
 	if s.err == nil || c == nil || c.proven.state == nil || c.proven.at != (Counters{s.sent - s.unsent, s.received}) {
-		return nil, false
+		return nil, nil, false
 	}
-	return append(slices.Clip(c.proven.state), c.proven.tip...), true
+	return append(slices.Clip(c.proven.state), c.proven.tip...), s.tail.bytes(), true
 }

@@ -127,7 +127,7 @@ func TestHandOffRefused(t *testing.T) {
 	}
 	send(t, backend, "* OK\r\n")
 	expect(t, proxy, "* OK\r\n")
-	if _, ok := proxy.LastCheckpoint(); ok {
+	if _, _, ok := proxy.LastCheckpoint(); ok {
 		t.Error("a checkpoint of nothing")
 	}
 	if state, rest := proxy.HandedOff(); state != nil || rest != nil {
@@ -194,12 +194,12 @@ func TestCheckpoint(t *testing.T) {
 				}
 			}
 			c.then(t, proxy, backend)
-			if _, ok := proxy.LastCheckpoint(); ok {
+			if _, _, ok := proxy.LastCheckpoint(); ok {
 				t.Error("told while nothing is lost")
 			}
 			_ = r.far.Close()
 			expectEnd(t, proxy, ErrLost)
-			if got, ok := proxy.LastCheckpoint(); string(got) != c.want || ok != (c.want != "") {
+			if got, _, ok := proxy.LastCheckpoint(); string(got) != c.want || ok != (c.want != "") {
 				t.Errorf("%q, %v", got, ok)
 			}
 		})
@@ -228,7 +228,7 @@ func TestLostWithinTheState(t *testing.T) {
 		}
 		expectEnd(t, proxy, ErrLost)
 		// What was written before the hand-off came, and nobody consumed, decides.
-		if got, ok := proxy.LastCheckpoint(); ok != (len(proxy.unconsumed()) == 0) || ok && string(got) != "rest" {
+		if got, _, ok := proxy.LastCheckpoint(); ok != (len(proxy.unconsumed()) == 0) || ok && string(got) != "rest" {
 			t.Errorf("%s: checkpoint %q, %v with %d bytes written", how, got, ok, len(proxy.unconsumed()))
 		}
 	}

@@ -115,7 +115,7 @@ func TestPoint(t *testing.T) {
 			}
 			_ = r.far.Close()
 			expectEnd(t, proxy, ErrLost)
-			if got, ok := proxy.LastCheckpoint(); string(got) != c.want || ok != (c.want != "") {
+			if got, _, ok := proxy.LastCheckpoint(); string(got) != c.want || ok != (c.want != "") {
 				t.Errorf("%q, %v", got, ok)
 			}
 		})
@@ -180,7 +180,7 @@ func TestNoRoomForAPoint(t *testing.T) {
 	expect(t, proxy, "e")
 	_ = r.far.Close()
 	expectEnd(t, proxy, ErrLost)
-	if got, ok := proxy.LastCheckpoint(); string(got) != "third" || !ok {
+	if got, _, ok := proxy.LastCheckpoint(); string(got) != "third" || !ok {
 		t.Errorf("%q, %v", got, ok)
 	}
 }
@@ -195,13 +195,21 @@ func TestUnsentIsNotSent(t *testing.T) {
 	l.w.mu.Lock()
 	l.w.broken = true
 	l.w.mu.Unlock()
+	var wrote sync.WaitGroup
+	wrote.Go(func() {
+		if n, err := proxy.Write([]byte("a1 NOOP\r\n")); n != 9 || !errors.Is(err, ErrLost) {
+			t.Errorf("%d, %v", n, err)
+		}
+	})
+	until(t, "it is taken", func() bool { return len(proxy.unconsumed()) == 9 })
 	_ = r.far.Close()
-	if n, err := proxy.Write([]byte("a1 NOOP\r\n")); n != 0 || !errors.Is(err, ErrLost) {
-		t.Errorf("%d, %v", n, err)
-	}
+	wrote.Wait()
 	expectEnd(t, proxy, ErrLost)
-	if got, ok := proxy.LastCheckpoint(); string(got) != "base" || !ok {
-		t.Errorf("%q, %v", got, ok)
+	if n, err := proxy.Write([]byte("x")); n != 0 || !errors.Is(err, ErrLost) {
+		t.Errorf("once more: %d, %v", n, err)
+	}
+	if got, rest, ok := proxy.LastCheckpoint(); string(got) != "base" || string(rest) != "a1 NOOP\r\n" || !ok {
+		t.Errorf("%q, %q, %v", got, rest, ok)
 	}
 }
 
@@ -214,8 +222,35 @@ func TestLastWordsAreHeard(t *testing.T) {
 	expect(t, proxy, "* BYE\r\n")
 	_ = r.far.Close()
 	expectEnd(t, proxy, ErrLost)
-	if got, ok := proxy.LastCheckpoint(); string(got) != "base" || !ok {
+	if got, _, ok := proxy.LastCheckpoint(); string(got) != "base" || !ok {
 		t.Errorf("%q, %v", got, ok)
+	}
+}
+
+// What could not be written, because the backend had closed the connection behind a hand-off that
+// is yet to be read, is given back once.
+func TestWrittenBehindTheHandOff(t *testing.T) {
+	r := carrying(t)
+	proxy, backend := r.open()
+	l := proxy.link
+	l.w.mu.Lock()
+	l.w.broken, l.w.unsent = true, l.w.batch
+	l.w.mu.Unlock()
+	var wrote sync.WaitGroup
+	wrote.Go(func() {
+		if n, err := proxy.Write([]byte("a1 NOOP\r\n")); n != 9 || !errors.Is(err, ErrLost) {
+			t.Errorf("%d, %v", n, err)
+		}
+	})
+	until(t, "it is taken", func() bool { return len(proxy.unconsumed()) == 9 })
+	if err := backend.HandOff([]byte("state")); err != nil {
+		t.Fatal(err)
+	}
+	_ = r.far.Close()
+	expectEnd(t, proxy, ErrHandOff)
+	wrote.Wait()
+	if state, rest := proxy.HandedOff(); string(state) != "state" || string(rest) != "a1 NOOP\r\n" {
+		t.Errorf("%q, %q", state, rest)
 	}
 }
 
@@ -288,7 +323,7 @@ func TestResumedGoesOnFromItsState(t *testing.T) {
 			}
 			_ = r.far.Close()
 			expectEnd(t, s, ErrLost)
-			if got, ok := s.LastCheckpoint(); ok != (quiet && !said) || ok && string(got) != string(state) {
+			if got, _, ok := s.LastCheckpoint(); ok != (quiet && !said) || ok && string(got) != string(state) {
 				t.Errorf("quiet %t, said %t: %q, %t", quiet, said, got, ok)
 			}
 		}
@@ -311,11 +346,13 @@ func TestWrittenToADeadBackend(t *testing.T) {
 			return proxy.link.hungUp()
 		}
 	})
-	if n, err := proxy.Write([]byte("a1 NOOP\r\n")); n != 0 || !errors.Is(err, ErrLost) {
-		t.Errorf("%d, %v", n, err)
+	said := "a1 NOOP\r\n"
+	n, err := proxy.Write([]byte(said)) // it takes none when the loss has been read
+	if !errors.Is(err, ErrLost) {
+		t.Error(err)
 	}
 	expectEnd(t, proxy, ErrLost)
-	if got, ok := proxy.LastCheckpoint(); string(got) != "base" || !ok {
-		t.Errorf("%q, %v", got, ok)
+	if got, rest, ok := proxy.LastCheckpoint(); string(got) != "base" || string(rest) != said[:n] || !ok {
+		t.Errorf("%q, %q, %v", got, rest, ok)
 	}
 }

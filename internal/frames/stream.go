@@ -173,7 +173,9 @@ func (s *Stream) tellConsumed() {
 
 // Write implements net.Conn. A proxy's Write gives ErrCompress when the bytes that
 // were not written, and some before them, are deflated: see Switch. It gives ErrHandOff
-// when the backend takes no more of them: see HandedOff.
+// when the backend takes no more of them: see HandedOff. What it gives as written at a proxy was
+// taken, be there an error or not: it is consumed, or given back by HandedOff or LastCheckpoint,
+// and never to be written again.
 func (s *Stream) Write(p []byte) (int, error) {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()
@@ -184,7 +186,11 @@ func (s *Stream) Write(p []byte) (int, error) {
 			return done, err
 		}
 		hold := done+n == len(p) && s.hold.Swap(false)
-		if err := s.link.putCount(TypeData, s.id, acked, p[done:done+n], hold); err != nil {
+		err = s.link.putCount(TypeData, s.id, acked, p[done:done+n], hold)
+		if err == nil || s.link.near {
+			done += n
+		}
+		if err != nil {
 			if errors.Is(err, errUnsent) {
 				s.mu.Lock()
 				s.unsent += uint64(n)
@@ -192,7 +198,6 @@ func (s *Stream) Write(p []byte) (int, error) {
 			}
 			return done, err
 		}
-		done += n
 	}
 	return done, nil
 }

@@ -117,8 +117,8 @@ func (l *link) turn() {
 // errHungUp: the backend has closed the connection, so that nobody would read what is written.
 var errHungUp = errors.New("the backend is gone")
 
-// hungUp tells, at a proxy, whether the backend's end of the connection is closed, as it is soon
-// after the backend was killed, and before we have read so. What is not written then can be given
+// hungUp tells, at a proxy, whether an end of the connection is closed: the backend's is soon
+// after that was killed, and before we have read so. What is not written then can be given
 // to whoever goes on with a session; of what was written nobody knows whether it was read.
 func (l *link) hungUp() (gone bool) {
 	if l.raw == nil {
@@ -129,7 +129,7 @@ func (l *link) hungUp() (gone bool) {
 		n, err := unix.Poll(all[:], 0)
 		gone = err == nil && n > 0 && all[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
 	})
-	return gone && err == nil
+	return gone || err != nil // which is closed by us
 }
 
 // rawOf gives a proxy's connection as the system knows it; nil: it is none of the system's.
