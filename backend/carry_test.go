@@ -247,15 +247,7 @@ func TestHandOffIsTakenOnce(t *testing.T) {
 		if w.Status != wire.StatusOK {
 			t.Fatalf("%+v", w)
 		}
-		u := r.nodes["b1"].use(alice)
-		u.mu.Lock()
-		u.hangUp(leftClosed)
-		u.mu.Unlock()
-		r.nodes["b1"].release(u)
-		if _, err := io.Copy(io.Discard, s); !errors.Is(err, frames.ErrHandOff) {
-			t.Fatalf("%s: %v", protocol, err)
-		}
-		state, _ := s.HandedOff()
+		state := r.handedOff(s)
 		s.Close()
 		again := func(at director.Record, want wire.Status, text string) {
 			t.Helper()

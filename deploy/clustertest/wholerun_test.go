@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -151,6 +152,24 @@ func (w *wholeRun) ranInKilled(u director.User, from, to time.Time) bool {
 	})
 }
 
+// history tells where a user was and what was away, for who looks into an end without an excuse.
+func (w *wholeRun) history(u director.User) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var lines []string
+	for _, o := range append(slices.Clone(w.places[u]), w.outs...) {
+		lines = append(lines, fmt.Sprintf("%s %s %s to %s, gone %s", o.what, o.id, clock(o.from), clock(o.to), clock(o.gone)))
+	}
+	return strings.Join(lines, "; ")
+}
+
+func clock(at time.Time) string {
+	if at.IsZero() {
+		return "-"
+	}
+	return at.Format("15:04:05.000")
+}
+
 // lives notes where a user is by now, and may be soon; "" is nowhere.
 func (w *wholeRun) lives(u director.User, home, target director.BackendID) {
 	w.mu.Lock()
@@ -187,7 +206,7 @@ func (w *wholeRun) mistake(format string, a ...any) {
 	n := w.wrong
 	w.mu.Unlock()
 	if n <= 40 {
-		w.t.Errorf("%s "+format, append([]any{time.Now().Format("15:04:05.000")}, a...)...)
+		w.t.Errorf("%s "+format, append([]any{clock(time.Now())}, a...)...)
 	} else {
 		w.t.Fail()
 	}

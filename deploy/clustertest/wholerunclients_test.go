@@ -120,7 +120,7 @@ func (w *wholeRun) broken(k *wholeClient, proxy, name string, err error) {
 		what = "a command was running in a killed backend"
 	}
 	if what == "" {
-		w.mistake("I5: %s connection of %s, open for %s: %v", name, k.u.name, now.Sub(k.opened).Round(time.Millisecond), err)
+		w.mistake("I5: %s connection of %s, open for %s, asked at %s: %v (%s)", name, k.u.name, now.Sub(k.opened).Round(time.Millisecond), clock(since), err, w.history(k.u.name))
 		what = "no excuse"
 	}
 	w.mu.Lock()

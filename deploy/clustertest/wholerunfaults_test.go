@@ -40,7 +40,7 @@ func (w *wholeRun) faults(n *network, disk *extDisk) {
 		w.progress(float64(i+1) / float64(len(list)+2))
 		began := time.Now()
 		f.do()
-		w.t.Logf("%s %s: %s, %d moves are done", began.Format("15:04:05.000"), f.what, time.Since(began).Round(time.Millisecond), w.moved.Load())
+		w.t.Logf("%s %s: %s, %d moves are done", clock(began), f.what, time.Since(began).Round(time.Millisecond), w.moved.Load())
 	}
 }
 
