@@ -22,18 +22,8 @@ func TestGroupMovesTogether(t *testing.T) {
 	c.withUsers(0)
 	ctx, cancel := context.WithTimeout(t.Context(), 3*patience)
 	defer cancel()
-	ann, bob := director.User("ann@example.test"), director.User("bob@example.test")
-	for _, u := range []director.User{ann, bob} {
-		eventually(t, "user", patience, func() error {
-			_, err := c.admin.CreateUser(ctx, admin.CreateUser{User: string(u), PasswordHash: passwordHash, Group: "sales"})
-			return err
-		})
-	}
-	home := c.home(t, ann)
-	if other := c.home(t, bob); other != home {
-		t.Fatalf("bob lives on %s, ann on %s", other, home)
-	}
-	c.share(t, ann, bob)
+	ann, bob := c.group(t)
+	c.share(t, ann, bob, "lrsw")
 	before := c.seesShared(t, bob)
 
 	// Who has the folder selected notices nothing, whether he waits for news or not.
@@ -89,6 +79,23 @@ func TestGroupMovesTogether(t *testing.T) {
 	}
 }
 
+// group makes two users of one sharing group.
+func (c *testCluster) group(t *testing.T) (ann, bob director.User) {
+	t.Helper()
+	ann, bob = "ann@example.test", "bob@example.test"
+	for _, u := range []director.User{ann, bob} {
+		eventually(t, "user", patience, func() error {
+			_, err := c.admin.CreateUser(t.Context(), admin.CreateUser{User: string(u), PasswordHash: passwordHash, Group: "sales"})
+			return err
+		})
+	}
+	home := c.home(t, ann)
+	if other := c.home(t, bob); other != home {
+		t.Fatalf("bob lives on %s, ann on %s", other, home)
+	}
+	return ann, bob
+}
+
 const sharedFolder = "Other Users/ann@example.test/Shared"
 
 // letMove lets the mover pass its points until the test ends.
@@ -125,8 +132,8 @@ func (c *testCluster) home(t *testing.T, u director.User) director.BackendID {
 	return got.Home
 }
 
-// share makes the owner's folder with a message, for another to read and flag.
-func (c *testCluster) share(t *testing.T, owner, other director.User) {
+// share makes the owner's folder with a message, and gives another rights to it.
+func (c *testCluster) share(t *testing.T, owner, other director.User, rights string) {
 	t.Helper()
 	cl, err := dialIMAP(c.addr(1143), owner)
 	if err != nil {
@@ -147,7 +154,7 @@ func (c *testCluster) share(t *testing.T, owner, other director.User) {
 	if _, err := put.Wait(); err != nil {
 		t.Fatal(err)
 	}
-	if err := cl.SetACL("Shared", imap.RightsIdentifier(other), imap.RightModificationReplace, imap.RightSet("lrsw")).Wait(); err != nil {
+	if err := cl.SetACL("Shared", imap.RightsIdentifier(other), imap.RightModificationReplace, imap.RightSet(rights)).Wait(); err != nil {
 		t.Fatal(err)
 	}
 	flagged, err := dialIMAP(c.addr(1143), other)
