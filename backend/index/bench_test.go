@@ -86,6 +86,20 @@ func BenchmarkWire(b *testing.B) {
 	closed(b, x)
 }
 
+func BenchmarkSummary(b *testing.B) {
+	folder, bases := filled(b, true)
+	x := Open(vfs.OS, folder, "id")
+	b.ReportAllocs()
+	i := 0
+	for b.Loop() {
+		if _, ok := x.Summary(bases[i]); !ok {
+			b.Fatal("miss")
+		}
+		i = (i + 1) % benchMessages
+	}
+	closed(b, x)
+}
+
 func BenchmarkPut(b *testing.B) {
 	m := read(b, corpus(b, 1)[0].Body)
 	x := Open(vfs.OS, b.TempDir(), "id")

@@ -194,6 +194,10 @@ func (d *decoder) rawUint(max int) int {
 	if d.bad {
 		return 0
 	}
+	if d.pos < len(d.in) && d.in[d.pos] < 0x80 && int(d.in[d.pos]) <= max { // most are
+		d.pos++
+		return int(d.in[d.pos-1])
+	}
 	v, n := binary.Uvarint(d.in[d.pos:])
 	if n <= 0 || v > uint64(max) {
 		d.bad = true

@@ -132,8 +132,13 @@ func (x *Index) look(base string, decode func(payload []byte) error) bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	if x.ready() == nil {
+		if record := x.following(base); record != nil && decode(payloadOf(record)) == nil {
+			x.stats.Hits++
+			return true
+		}
 		if i, record := x.find(base); i >= 0 {
 			if decode(payloadOf(record)) == nil {
+				x.window.behind = x.table.place(i) + int64(padded(len(record)))
 				x.stats.Hits++
 				return true
 			}
@@ -150,8 +155,8 @@ func (x *Index) Put(base string, m *mailbox.Meta) error {
 	return x.append(base, func(dst []byte) ([]byte, error) { return x.encoder.encode(dst, m) })
 }
 
-// Forget is for a message that is gone. It writes nothing: a crash, or a Close,
-// may bring the record back, which does no harm.
+// Forget is for a message that is gone. It writes nothing: until Compact the record may be found
+// nevertheless, as after a crash, or a Close, which does no harm.
 func (x *Index) Forget(base string) {
 	x.mu.Lock()
 	defer x.mu.Unlock()

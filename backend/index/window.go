@@ -24,6 +24,31 @@ type window struct {
 	run int
 	// checked is the place of the last record in buf whose checksum was compared.
 	checked int64
+	// behind is the place behind the record that was looked for last; 0: not known.
+	behind int64
+}
+
+// following gives the record behind the one that was looked for last if it is in the window and
+// of this base name; else nil. Who reads a folder asks in the order of the records, mostly, and
+// is spared the table. That the record is one that another has replaced is no matter: both are
+// of the same bytes.
+func (x *Index) following(base string) []byte {
+	w := &x.window
+	at := w.behind
+	off := at - w.from
+	if at == 0 || off < 0 || off+int64(recordHead+len(base)) > int64(len(w.buf)) {
+		return nil
+	}
+	head := w.buf[off:]
+	if int(head[9]) != len(base) || string(head[recordHead:recordHead+len(base)]) != base {
+		return nil
+	}
+	record, err := x.record(at)
+	if err != nil || string(keyOf(record)) != base {
+		return nil
+	}
+	w.behind = at + int64(padded(len(record)))
+	return record
 }
 
 // record gives the valid message record at a place, until the next read; errRecord
