@@ -61,13 +61,13 @@ func decodeMeta(in []byte) (*mailbox.Meta, error) {
 }
 
 // decodeWire reads of a payload only what it begins with.
-func decodeWire(in []byte) (mime.Wire, error) {
+func decodeWire(in []byte, t *passing) (mime.Wire, error) {
 	d := decoder{in: in}
 	envelope, text := d.wire()
 	if d.bad {
 		return mime.Wire{}, errPayload
 	}
-	all := string(text)
+	all := t.clone(text)
 	return mime.Wire{Envelope: all[:envelope], Structure: all[envelope:]}, nil
 }
 
@@ -187,6 +187,17 @@ func (d *decoder) field() (place, form int, text []byte) {
 		d.bad = true
 	}
 	return place, form, text
+}
+
+// skip reads fields as field does, of which most have a key and a length of one byte each.
+func (d *decoder) skip(count int) {
+	for ; count > 0 && !d.bad; count-- {
+		if in := d.in[d.pos:]; len(in) > 2 && in[0] < 0x80 && int(in[0]) < len(keptNames)<<2 && in[0]&3 < fieldCut && in[1] > 0 && in[1] < 0x80 && int(in[1]) <= len(in)-2 {
+			d.pos += 2 + int(in[1])
+			continue
+		}
+		d.field()
+	}
 }
 
 // rawUint reads from in a number up to max.

@@ -81,10 +81,11 @@ func (x *Index) Get(base string) (m *mailbox.Meta, ok bool) {
 }
 
 // Wire gives the ready-made ENVELOPE and BODYSTRUCTURE of the message with that base
-// name, which costs much less than Get; false: nothing is known.
+// name, which costs much less than Get; false: nothing is known. They are to be used soon: who
+// keeps one keeps those of other messages with it.
 func (x *Index) Wire(base string) (w mime.Wire, ok bool) {
 	ok = x.look(base, func(payload []byte) (err error) {
-		w, err = decodeWire(payload)
+		w, err = decodeWire(payload, &x.window.soon)
 		return err
 	})
 	return w, ok
@@ -107,10 +108,11 @@ func (x *Index) Fields(base string, set Names, each func(*mime.Field)) (ok bool)
 	return x.look(base, func(payload []byte) error { return decodeFields(payload, set, each) })
 }
 
-// Summary gives a Meta's Summary without the rest of it; false: nothing is known.
+// Summary gives a Meta's Summary without the rest of it, to be used soon, as with Wire; false:
+// nothing is known.
 func (x *Index) Summary(base string) (s mailbox.Summary, ok bool) {
 	ok = x.look(base, func(payload []byte) (err error) {
-		s, err = decodeSummary(payload, true)
+		s, err = decodeSummary(payload, true, &x.window.soon)
 		return err
 	})
 	return s, ok
@@ -119,7 +121,7 @@ func (x *Index) Summary(base string) (s mailbox.Summary, ok bool) {
 // Arrived is Summary's; false: nothing is known.
 func (x *Index) Arrived(base string) (t time.Time, ok bool) {
 	ok = x.look(base, func(payload []byte) error {
-		s, err := decodeSummary(payload, false)
+		s, err := decodeSummary(payload, false, nil)
 		t = s.Arrived
 		return err
 	})

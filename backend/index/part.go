@@ -47,13 +47,11 @@ func unfolded(s string, b []byte) string {
 }
 
 // decodeSummary reads of a payload only what stands between the fields and the parts.
-func decodeSummary(in []byte, preview bool) (s mailbox.Summary, err error) {
+func decodeSummary(in []byte, preview bool, t *passing) (s mailbox.Summary, err error) {
 	d := decoder{in: in}
 	d.wire()
 	_, count := d.rawUint(maxPayload), d.rawUint(2*maxFields)
-	for range count {
-		d.field()
-	}
+	d.skip(count)
 	if d.bad {
 		return s, errPayload
 	}
@@ -71,7 +69,8 @@ func decodeSummary(in []byte, preview bool) (s mailbox.Summary, err error) {
 			}
 			return m.Summary(), nil
 		}
-		s.Preview = strings.Clone(d.string())
+		text := d.string()
+		s.Preview = t.clone(unsafe.Slice(unsafe.StringData(text), len(text)))
 	}
 	if d.bad {
 		return mailbox.Summary{}, errPayload

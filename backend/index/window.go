@@ -3,6 +3,7 @@ package index
 import (
 	"errors"
 	"io"
+	"unsafe"
 )
 
 const (
@@ -26,6 +27,28 @@ type window struct {
 	checked int64
 	// behind is the place behind the record that was looked for last; 0: not known.
 	behind int64
+	soon   passing
+}
+
+// passing makes strings in pieces of memory that several share: for those that are used soon, and
+// forgotten together. The zero value is ready.
+type passing struct{ last []byte }
+
+// passingBytes is such a piece, and what one string that is kept keeps at most beside itself.
+const passingBytes = 16 << 10
+
+func (t *passing) clone(b []byte) string {
+	switch {
+	case len(b) == 0:
+		return ""
+	case len(b) > passingBytes/8:
+		return string(b)
+	case len(b) > cap(t.last)-len(t.last):
+		t.last = make([]byte, 0, passingBytes)
+	}
+	n := len(t.last)
+	t.last = append(t.last, b...)
+	return unsafe.String(&t.last[n], len(b)) // nobody writes there again
 }
 
 // following gives the record behind the one that was looked for last if it is in the window and
