@@ -169,6 +169,26 @@ func (v *visit) profileRead(ctx context.Context, state State, t task) error {
 	return wait()
 }
 
+// quiet waits until the server does next to nothing: what a start brings with it, as journals that
+// are made ready, is not the operation's. What uses a fiftieth of a processor all the time is at rest, and
+// nobody is waited for longer than 30 pauses.
+func (v *visit) quiet(ctx context.Context) error {
+	for range 30 {
+		before, err := v.srv.Access.CPU()
+		if err != nil {
+			return err
+		}
+		if err := bench.Settle(ctx, v.suite.pause()); err != nil {
+			return err
+		}
+		after, err := v.srv.Access.CPU()
+		if err != nil || after-before < v.suite.pause()/50 {
+			return err
+		}
+	}
+	return nil
+}
+
 // resting measures what the server uses while nothing happens.
 func (v *visit) resting(ctx context.Context) error {
 	if err := bench.Settle(ctx, v.srv.Settle); err != nil {

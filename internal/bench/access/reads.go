@@ -106,6 +106,10 @@ func (v *visit) reads(ctx context.Context) []task {
 
 // readFirst is a mailbox that the server never saw.
 func (v *visit) readFirst(ctx context.Context) error {
+	v.say("waiting until it is at rest", false)
+	if err := v.quiet(ctx); err != nil {
+		return err
+	}
 	for _, t := range v.reads(ctx) {
 		t.times, t.before = 1, nil
 		var err error
@@ -184,7 +188,7 @@ func (v *visit) restart(ctx context.Context) (State, error) {
 		err = v.login(ctx)
 	}
 	if err == nil {
-		err = bench.Settle(ctx, v.suite.pause()) // what a start brings with it is not the operation's
+		err = v.quiet(ctx)
 	}
 	return state, err
 }

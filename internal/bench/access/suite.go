@@ -32,8 +32,8 @@ type Suite struct {
 	Rounds int
 	// Duration is about how long what can be repeated is.
 	Duration time.Duration
-	// Pause is how long a server is left alone after it was started again, and, several times as
-	// long, before its memory is looked at and to find out what it uses at rest; 0 is a second.
+	// Pause is how long a server must have been at rest after it was started, and is left alone, several
+	// times as long, before its memory is looked at and to find out what it uses at rest; 0 is a second.
 	Pause time.Duration
 	// Forget makes the system forget what it has read from disks, and tells whether it
 	// could. Nil: it is not tried.
