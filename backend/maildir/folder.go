@@ -400,7 +400,7 @@ func (f *folder) number() error {
 }
 
 func (f *folder) numberFresh() error {
-	slices.SortFunc(f.fresh, func(a, b unnumbered) int { return name.Compare(refBase(a.ref), refBase(b.ref)) })
+	name.Sort(f.fresh, func(m unnumbered) string { return refBase(m.ref) })
 	// Commits before this one may number messages, too.
 	if err := f.a.settle(); err != nil {
 		return err

@@ -1,7 +1,6 @@
 package maildir
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -268,10 +267,10 @@ func (s *setup) files(parts ...string) []string {
 		list = append(list, file)
 		return nil
 	}))
-	slices.SortFunc(list, func(a, b string) int {
-		x, _ := name.Parse(a)
-		y, _ := name.Parse(b)
-		return cmp.Or(name.Compare(x.Base, y.Base), strings.Compare(a, b))
+	slices.Sort(list)
+	name.Sort(list, func(file string) string {
+		n, _ := name.Parse(file)
+		return n.Base
 	})
 	return list
 }

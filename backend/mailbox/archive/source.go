@@ -1,13 +1,11 @@
 package archive
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"path/filepath"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -174,9 +172,7 @@ func (m *maildir) scan(known func(string) *entry) ([]found, error) {
 		}
 		all = append(all, x)
 	}
-	slices.SortFunc(all, func(a, b found) int {
-		return cmp.Or(name.Compare(a.key, b.key), strings.Compare(a.key, b.key))
-	})
+	name.Sort(all, func(x found) string { return x.key })
 	return all, nil
 }
 

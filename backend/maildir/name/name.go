@@ -101,12 +101,34 @@ func Letters(letters string) string {
 	return string(slices.Compact(b))
 }
 
-// Compare orders bases by the time in their unique part, then by name: the
-// order in which new messages get their UIDs.
-func Compare(a, b string) int {
-	aSec, aMicro := arrived(a)
-	bSec, bMicro := arrived(b)
-	return cmp.Or(cmp.Compare(aSec, bSec), cmp.Compare(aMicro, bMicro), strings.Compare(a, b))
+// Sort brings what has bases into the order in which new messages get their UIDs: by the time in
+// the unique parts, then by name. What has one base stays in its order.
+func Sort[T any](list []T, base func(T) string) {
+	places := make([]place, len(list))
+	for i, x := range list {
+		places[i] = placeOf(base(x), i)
+	}
+	slices.SortFunc(places, place.compare)
+	was := slices.Clone(list)
+	for i, p := range places {
+		list[i] = was[p.was]
+	}
+}
+
+// place is a base's in that order; was is where it was before.
+type place struct {
+	base       string
+	sec, micro int64
+	was        int
+}
+
+func placeOf(base string, was int) place {
+	sec, micro := arrived(base)
+	return place{base, sec, micro, was}
+}
+
+func (p place) compare(q place) int {
+	return cmp.Or(cmp.Compare(p.sec, q.sec), cmp.Compare(p.micro, q.micro), strings.Compare(p.base, q.base), cmp.Compare(p.was, q.was))
 }
 
 // arrived reads "<seconds>.M<microseconds>"; names of other makes sort first
@@ -140,7 +162,7 @@ func leadingNumber(s string) (n int64, rest string) {
 
 // Generator makes unique parts of the form Dovecot uses,
 // "<seconds>.M<microseconds>P<process>Q<count>.<host>". Those of one Generator
-// ascend in Compare's order as long as the clock does. The count starts
+// ascend in Sort's order as long as the clock does. The count starts
 // at a random number, so that a clock set back, or a process number that comes
 // again, does not repeat a name.
 type Generator struct {
