@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"waypost/backend/maildir/state"
+	"waypost/backend/maildir/uidlist"
 )
 
 // BenchmarkCold measures the first SELECT of a folder that nobody has in memory: "adopted" by
@@ -34,6 +35,7 @@ func BenchmarkCold(b *testing.B) {
 				before func()
 				walk   bool
 			}{
+				{"new", func() { s.without(b, viewName, state.FileName, uidlist.FileName) }, false},
 				{"adopted", func() { s.without(b, viewName, state.FileName) }, false},
 				{"read", func() { s.without(b, viewName) }, false},
 				{"view", func() {}, false},
@@ -42,7 +44,7 @@ func BenchmarkCold(b *testing.B) {
 				}, false},
 				{"walk", func() {}, true},
 			} {
-				if changed && c.name == "adopted" {
+				if changed && (c.name == "adopted" || c.name == "new") {
 					continue
 				}
 				b.Run(fmt.Sprintf("%d/%s/%s", n, kind, c.name), func(b *testing.B) {

@@ -400,7 +400,7 @@ func (f *folder) number() error {
 }
 
 func (f *folder) numberFresh() error {
-	name.Sort(f.fresh, func(m unnumbered) string { return refBase(m.ref) })
+	f.sortFresh()
 	// Commits before this one may number messages, too.
 	if err := f.a.settle(); err != nil {
 		return err
@@ -409,21 +409,36 @@ func (f *folder) numberFresh() error {
 	if err != nil {
 		return err
 	}
-	ops := make([]op, len(f.fresh))
-	for i, m := range f.fresh {
-		ops[i] = op{kind: opNumber, dir: f.rel, base: refBase(m.ref), fields: m.fields, uid: uint32(first) + uint32(i)}
-	}
 	dates := make([]int64, len(f.fresh))
-	for i, m := range f.fresh {
-		dates[i] = f.saved(m)
+	for i := range f.fresh {
+		dates[i] = f.saved(&f.fresh[i])
 	}
 	saves := f.saveOps(first, dates)
+	ops := make([]op, len(f.fresh), len(f.fresh)+len(saves))
+	for i := range ops {
+		m, o := &f.fresh[i], &ops[i]
+		o.kind, o.dir, o.base, o.fields, o.uid = opNumber, f.rel, refBase(m.ref), m.fields, uint32(first)+uint32(i)
+	}
 	f.numbering = true
 	queued, err := f.commitNow(f.bookkeeping(), len(ops), &commit{
-		ops: slices.Concat(ops, saves), apply: func() error { return f.numbered(ops, saves) },
+		ops: append(ops, saves...), apply: func() error { return f.numbered(ops, saves) },
 	})
 	f.numbering = f.numbering && queued
 	return err
+}
+
+// sortFresh brings the fresh messages into the order in which they get UIDs, and their names into
+// memory in that order.
+func (f *folder) sortFresh() {
+	name.Sort(f.fresh, func(m unnumbered) string { return refBase(m.ref) })
+	refs := make([]string, len(f.fresh))
+	for i := range refs {
+		refs[i] = f.fresh[i].ref
+	}
+	together(refs)
+	for i, ref := range refs {
+		f.fresh[i].ref = ref
+	}
 }
 
 // lastUID leaves room to notice in time that the UIDs are used up.
@@ -450,39 +465,65 @@ func (f *folder) numbered(ops, saves []op) error {
 		return err
 	}
 	f.numbering = false
-	waiting := make(map[string]unnumbered, len(f.fresh))
-	for _, m := range f.fresh {
-		waiting[refBase(m.ref)] = m
-	}
 	e := f.msgs.Edit()
-	for _, o := range ops {
-		m, there := waiting[o.base]
-		if !there {
+	var later []unnumbered // no op is about these
+	fresh := f.findFresh(ops)
+	for i := range ops {
+		o, m := &ops[i], fresh(i)
+		if m == nil || m.ref == "" {
 			f.list.Forget(o.base)
 			continue
 		}
-		delete(waiting, o.base)
-		f.add(e, f.message(mailbox.UID(o.uid), m, changed), m.fields, m.recent)
+		f.add(e, f.message(mailbox.UID(o.uid), *m, changed), m.fields, m.recent)
+		m.ref = "" // it is taken
 	}
 	f.msgs = e.Done()
-	f.fresh = slices.DeleteFunc(f.fresh, func(m unnumbered) bool { _, still := waiting[refBase(m.ref)]; return !still })
+	for _, m := range f.fresh {
+		if m.ref != "" {
+			later = append(later, m)
+		}
+	}
+	f.fresh = later
 	f.stateArrived(changed, ops, saves, nil)
 	f.newVersion()
 	return nil
 }
 
+// findFresh gives the fresh message of each of ops, nil if there is none any more. They were made
+// from one list in one order, which seldom has changed meanwhile.
+func (f *folder) findFresh(ops []op) func(i int) *unnumbered {
+	at := func(i int) *unnumbered { return &f.fresh[i] }
+	same := len(f.fresh) >= len(ops)
+	for i := 0; same && i < len(ops); i++ {
+		same = refBase(f.fresh[i].ref) == ops[i].base
+	}
+	if same {
+		return at
+	}
+	places := make(map[string]int, len(f.fresh))
+	for i := range f.fresh {
+		places[refBase(f.fresh[i].ref)] = i
+	}
+	return func(i int) *unnumbered {
+		if place, is := places[ops[i].base]; is {
+			return at(place)
+		}
+		return nil
+	}
+}
+
 // enlist appends the UIDs that ops promise to the list.
 func (f *folder) enlist(ops []op) error {
 	entries := make([]uidlist.Entry, len(ops))
-	for i, o := range ops {
-		entries[i] = o.entry()
+	for i := range ops {
+		entries[i] = ops[i].entry()
 	}
 	if err := f.settle(f.list.Add(entries, f.live)); err != nil {
 		return err
 	}
-	for i, o := range ops {
-		if entries[i].UID != o.uid {
-			return f.a.doubt(fmt.Errorf("folder %q: UID %d was promised and %d given", f.name, o.uid, entries[i].UID))
+	for i := range ops {
+		if entries[i].UID != ops[i].uid {
+			return f.a.doubt(fmt.Errorf("folder %q: UID %d was promised and %d given", f.name, ops[i].uid, entries[i].UID))
 		}
 	}
 	f.promised -= uint32(len(ops))

@@ -152,7 +152,7 @@ func saveRecord(o op) state.Record {
 
 // saved is when a new message came into the folder: one that was delivered here
 // says so by its name. Others are seen here for the first time.
-func (f *folder) saved(m unnumbered) int64 {
+func (f *folder) saved(m *unnumbered) int64 {
 	now := f.a.o.Now()
 	if at, ours := name.Made(refBase(m.ref)); ours && (m.delivered || refIsNew(m.ref)) && !at.After(now) {
 		return at.Unix()

@@ -2,6 +2,8 @@ package maildir
 
 import (
 	"errors"
+	"slices"
+	"strings"
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/name"
@@ -92,6 +94,7 @@ func (f *folder) listFor(entries []uidlist.Entry) (refs []string, fresh []found,
 // take takes the messages of entries that have files into the memory, which has none.
 func (f *folder) take(entries []uidlist.Entry, refs []string, recent map[string]bool) {
 	all := make([]mailbox.Message, 0, len(entries))
+	together(refs)
 	for i, e := range entries {
 		ref := refs[i]
 		if ref == "" {
@@ -113,4 +116,25 @@ func (f *folder) take(entries []uidlist.Entry, refs []string, recent map[string]
 		}
 	}
 	f.msgs = mailbox.NewMessages(all)
+}
+
+// together puts strings that are used in their order into memory in that order, some hundred in one
+// piece: one that is kept keeps these.
+func together(list []string) {
+	var b strings.Builder
+	for some := range slices.Chunk(list, 256) {
+		size := 0
+		for _, s := range some {
+			size += len(s)
+		}
+		b.Reset()
+		b.Grow(size)
+		for _, s := range some {
+			b.WriteString(s)
+		}
+		text := b.String()
+		for i, s := range some {
+			some[i], text = text[:len(s)], text[len(s):]
+		}
+	}
 }

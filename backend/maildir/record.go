@@ -72,7 +72,7 @@ type bodyRef struct {
 	size int64
 }
 
-func (o op) entry() uidlist.Entry { return uidlist.Entry{UID: o.uid, Fields: o.fields, Base: o.base} }
+func (o *op) entry() uidlist.Entry { return uidlist.Entry{UID: o.uid, Fields: o.fields, Base: o.base} }
 
 // recordVersion begins each record. A byte follows that says whether the step
 // goes on in the user's next record.
