@@ -41,6 +41,7 @@ func (f *folder) loadFiles(entries []uidlist.Entry, recent map[string]bool) (pla
 		}
 	}
 	f.take(entries, refs, recent)
+	f.fresh = slices.Grow(f.fresh, len(fresh))
 	for _, x := range fresh {
 		m := f.newMessage(x, uidlist.Entry{})
 		m.recent = m.recent || recent[x.Base]
