@@ -190,7 +190,10 @@ func TestUnsentIsNotSent(t *testing.T) {
 	r := carrying(t)
 	proxy, backend := r.open()
 	backend.pointAnd(t, "base", "", "hello")
-	expect(t, proxy, "hello")
+	send(t, proxy, "a0 NOOP\r\n")
+	expect(t, backend, "a0 NOOP\r\n")
+	backend.pointAnd(t, "", "+one", "a0 OK\r\n")
+	expect(t, proxy, "helloa0 OK\r\n")
 	l := proxy.link
 	l.w.mu.Lock()
 	l.w.broken = true
@@ -208,7 +211,7 @@ func TestUnsentIsNotSent(t *testing.T) {
 	if n, err := proxy.Write([]byte("x")); n != 0 || !errors.Is(err, ErrLost) {
 		t.Errorf("once more: %d, %v", n, err)
 	}
-	if got, rest, ok := proxy.LastCheckpoint(); string(got) != "base" || string(rest) != "a1 NOOP\r\n" || !ok {
+	if got, rest, ok := proxy.LastCheckpoint(); string(got) != "base+one" || string(rest) != "a1 NOOP\r\n" || !ok {
 		t.Errorf("%q, %q, %v", got, rest, ok)
 	}
 }
