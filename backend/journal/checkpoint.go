@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -299,7 +300,8 @@ func (j *Journal) passed(target LSN, from position) (run []func()) {
 	defer j.mu.Unlock()
 	j.checkpoint = target
 	for len(j.used) > 0 && j.used[0].seq < from.seq {
-		j.spare = append(j.spare, j.used[0])
+		// The last spare one is to be the next: it may have the next number already.
+		j.spare = slices.Insert(j.spare, 0, j.used[0])
 		j.used = append(j.used[:0], j.used[1:]...)
 	}
 	for j.batches.len() > 0 && j.batches.at(0).number < from.number {

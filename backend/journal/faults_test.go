@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -165,4 +166,51 @@ func TestFaults(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestRecycledNotSynced: a segment has got its new name, and the folder could not be
+// synced. Another that becomes spare meanwhile does not take the name away.
+func TestRecycledNotSynced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		fsys := newFS(t, 1)
+		j := mustStart(t, options(fsys))
+		fill := func(i int) *Ticket { // a whole segment
+			synctest.Wait()
+			return mustAppend(t, j, "ann", payload(i, 15000))
+		}
+		fill(1).Applied()
+		fill(2).Applied()
+		if err := j.Checkpoint(); err != nil { // the first is spare
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		var renamed, failed atomic.Bool
+		fsys.Fail(func(op crashfs.Op) error {
+			if op.Kind == crashfs.Rename && strings.HasSuffix(op.Name, segmentSuffix) {
+				renamed.Store(true)
+			}
+			if op.Kind == crashfs.SyncDir && renamed.Load() && !failed.Swap(true) {
+				return unix.EMFILE
+			}
+			return nil
+		})
+		fill(3).Applied()
+		fill(4).Applied()
+		synctest.Wait()
+		if !failed.Load() {
+			t.Fatal("nothing was recycled")
+		}
+		if err := j.Checkpoint(); err != nil { // others are spare, too
+			t.Fatal(err)
+		}
+		var want []string
+		for i := range 4 {
+			fill(5 + i)
+			want = append(want, string(payload(5+i, 15000)))
+		}
+		after := fsys.Kill()
+		_ = j.fail(errors.New("killed"))
+		_ = j.Close()
+		wantDatas(t, replayAll(t, mustOpen(t, options(after))), want...)
+	})
 }

@@ -157,12 +157,12 @@ type Journal struct {
 	used      []*segment
 	active    *segment // nil: the committer takes the next ready one
 	ready     []*segment
-	spare     []*segment
-	seq       uint64 // of the next segment to be made ready
-	starving  bool   // the committer waits for a segment
-	noSegment error  // why the last one could not be made ready
-	retry     bool   // it may be tried again
-	waiting   int    // in Admit
+	spare     []*segment // to be used again, the last first
+	seq       uint64     // of the next segment to be made ready
+	starving  bool       // the committer waits for a segment
+	noSegment error      // why the last one could not be made ready
+	retry     bool       // it may be tried again
+	waiting   int        // in Admit
 
 	// what checkpoints need to know
 	checkpoint LSN

@@ -81,6 +81,7 @@ func (j *Journal) prepare() error {
 	j.noSegment = err
 	if err != nil {
 		if reused {
+			// It comes next again: another that got its name now would take it away.
 			j.spare = append(j.spare, s)
 		}
 		j.wakeAdmit()
