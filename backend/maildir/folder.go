@@ -284,8 +284,7 @@ func (f *folder) load() error {
 	}
 	delete(f.a.unsure, f.path(uidlist.FileName))
 	f.list = list
-	header := list.Header()
-	if f.state, err = state.Load(f.a.fs, stateOf(f.path(), header), f.a.o.Now(), false); err != nil {
+	if err = f.loadState(); err != nil {
 		return err
 	}
 	f.empty()
@@ -312,6 +311,21 @@ func (f *folder) isLoaded() {
 	f.loaded = true
 	f.newVersion()
 	f.known = true
+}
+
+// loadState reads the state. One that was begun, or mended, with an error may be seen
+// here and not outlast a crash; then nothing may be told that it has given out.
+func (f *folder) loadState() (err error) {
+	path := f.path(state.FileName)
+	if f.a.unsure[path] {
+		if err := f.a.syncUnsure(); err != nil {
+			return err
+		}
+	}
+	if f.state, err = state.Load(f.a.fs, stateOf(f.path(), f.list.Header()), f.a.o.Now(), false); err != nil {
+		f.a.unsure[path] = true
+	}
+	return err
 }
 
 // stateOf says which folder's state it is.

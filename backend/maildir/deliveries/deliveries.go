@@ -332,10 +332,12 @@ func (l *Log) rewrite(now time.Time, more []Entry) error {
 		}
 		return errors.Join(err, bw.Flush())
 	})
+	l.Close()
 	if err != nil {
+		// The new file may have the name by now; what is appended to the old one is lost.
+		l.damaged = true
 		return fmt.Errorf("rewrite log of keys: %w", err)
 	}
-	l.Close()
 	next.pending = l.pending
 	for _, e := range next.pending {
 		next.learn(e)

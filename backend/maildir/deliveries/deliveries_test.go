@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -180,6 +181,50 @@ func TestShrunkFileIsNotGuessedAt(t *testing.T) {
 	}
 	if err := l.Append(Entry{day0, "b"}); !errors.Is(err, ErrDoubtful) {
 		t.Fatal(err)
+	}
+}
+
+// TestRewriteNotSynced: the file was replaced, and its folder could not be synced. What is
+// appended then goes into the file that has the name.
+func TestRewriteNotSynced(t *testing.T) {
+	fsys := crashfs.New(1)
+	l, err := Open(fsys, "/log", Keep, day0)
+	for i := range 2*compactAfter + 2 {
+		if err == nil {
+			err = l.Append(Entry{day0.Add(time.Duration(i) * time.Second), fmt.Sprint("id", i)})
+		}
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := false
+	fsys.Fail(func(op crashfs.Op) error {
+		if op.Kind == crashfs.SyncDir && !failed {
+			failed = true
+			return syscall.EMFILE
+		}
+		return nil
+	})
+	late := Entry{l.newest.Add(Keep), "late"}
+	for { // until enough are over
+		if err := l.appendAt(late, late.At); err != nil {
+			break
+		}
+		late.At = late.At.Add(leap)
+	}
+	for _, key := range []string{"first", "second"} {
+		if err := l.appendAt(Entry{late.At, key}, late.At); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again, err := Open(fsys, "/log", Keep, late.At)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []string{"first", "second"} {
+		if _, ok, err := again.Find(key); !ok || err != nil {
+			t.Errorf("%s is forgotten: %v", key, err)
+		}
 	}
 }
 
