@@ -15,7 +15,9 @@
 // passes only records whose change was in the files (Ticket.Applied) before the
 // files were made durable. Records may be replayed that a checkpoint was about to
 // pass, and those whose Wait had not returned. LSNs are never given twice, not even
-// those of records that a crash has lost.
+// those of records that a crash has lost. Nothing is visited that a crash could take
+// away meanwhile: Open makes durable what it finds, and does not believe what the kernel
+// shows of a batch whose flush failed.
 //
 // All methods of a started journal are safe for concurrent use.
 //

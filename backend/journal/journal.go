@@ -233,14 +233,14 @@ func (j *Journal) open() error {
 		m.from.seq = j.read.segments[0].seq
 	}
 	j.id, j.checkpoint, j.read.durable = m.id, m.checkpoint, m.last
+	if err := j.read.settle(); err != nil {
+		return err
+	}
 	end := m.from
 	if len(j.read.segments) > 0 || m.from.number > 0 && m.last >= m.from.number {
 		if end, err = j.read.scan(m.from); err != nil {
 			return err
 		}
-	}
-	if err := j.read.sync(); err != nil {
-		return err
 	}
 	j.seq = max(found.highest, m.from.seq) + 1
 	j.number, j.next = max(end.number, m.last+1), max(end.first, m.checkpoint+1)

@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"golang.org/x/sys/unix"
+
 	"waypost/internal/vfs/crashfs"
 )
 
@@ -517,5 +519,40 @@ func TestReplayedIsDurable(t *testing.T) {
 			t.Fatalf("seed %d: %d records were replayed, %d are left", seed, len(found), len(again))
 		}
 		abandon(after, j)
+	}
+}
+
+// TestFailedFlushIsNotReplayed: what a flush that failed has given up can still be read by
+// the next process, and a crash would take it away in the middle of its replay.
+func TestFailedFlushIsNotReplayed(t *testing.T) {
+	lost := 0
+	for seed := range uint64(20) {
+		disk := newFS(t, seed)
+		j := mustStart(t, options(disk))
+		mustAppend(t, j, "a", []byte("first"))
+		until(t, "segments are ready", func() bool { return j.Stats().Ready == readyAhead })
+		disk.Fail(func(op crashfs.Op) error {
+			if op.Kind == crashfs.Datasync {
+				return unix.EIO
+			}
+			return nil
+		})
+		if err := j.Append("a", 1, nil, []byte("second")).Wait(); !errors.Is(err, ErrFailed) {
+			t.Fatal(err)
+		}
+		killed := disk.Kill()
+		abandon(disk, j)
+		j = mustOpen(t, options(killed))
+		found := replayAll(t, j)
+		after := crash(killed, j, seed)
+		j = mustOpen(t, options(after))
+		wantDatas(t, replayAll(t, j), datas(found)...)
+		if len(found) == 1 {
+			lost++
+		}
+		abandon(after, j)
+	}
+	if lost == 0 {
+		t.Error("no flush has given anything up")
 	}
 }

@@ -253,32 +253,34 @@ func (r *reader) damage(at, later position, found bool) error {
 	return damaged(r.fileAt(at), at.off, why)
 }
 
-// sync makes durable what was read. The process that wrote it may have been killed before it
-// did: a power cut during the replay would then leave files of which no record tells any more,
-// and whose contents are not what it says.
-func (r *reader) sync() error {
-	var last *segment
-	for _, b := range r.batches {
-		if b.seg == last {
-			continue
-		}
-		last = b.seg
-		if err := last.file.Datasync(); err != nil {
-			return fmt.Errorf("journal: flush %s: %w", last.path, err)
+// settle makes durable what is there to be read, and shows nothing else. The process
+// that wrote it may have been killed before it did, or after the disk had failed: a
+// power cut during the replay would then leave files of which no record tells any
+// more, and whose contents are not what it says.
+func (r *reader) settle() error {
+	for _, s := range r.segments {
+		if err := errors.Join(s.file.Datasync(), s.file.DropCache()); err != nil {
+			return fmt.Errorf("journal: flush %s: %w", s.path, err)
 		}
 	}
 	return nil
 }
 
 // Replay visits all records that no checkpoint has passed, in the order of their
-// LSNs. An error of visit ends it and is returned, wrapped; Replay may then be
-// called again, from the beginning.
+// LSNs. If there are any, the files are made durable as they are first: what can be
+// seen of them after vfs.DropCache is then what a crash would leave. An error of visit
+// ends it and is returned, wrapped; Replay may then be called again, from the beginning.
 func (j *Journal) Replay(visit func(Record) error) error {
 	j.mu.Lock()
 	ok := j.state == opened || j.state == replayed
 	j.mu.Unlock()
 	if !ok {
 		return fmt.Errorf("journal: replay: %w", ErrOrder)
+	}
+	if len(j.read.batches) > 0 {
+		if err := j.flushFiles(); err != nil {
+			return err
+		}
 	}
 	r := reader{salvage: j.o.Salvage}
 	for _, b := range j.read.batches {

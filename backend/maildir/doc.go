@@ -89,7 +89,9 @@
 // A call that returned nil is durable. Replay, before anything serves, folds the
 // records into what must be so in the end, and brings that about, whatever of it
 // the disk has: it never makes again what a later record removed, moved or
-// renamed, nor a tree that is gone. It may be cut off and done again. Messages
+// renamed, nor a tree that is gone. It may be cut off and done again. It reads what
+// the disk has, not what a kernel still shows of a flush that failed (vfs.DropCache),
+// for which the process before may have ended. Messages
 // that it touches get new mod-sequences, and the quota is counted anew. Each
 // record is of one step, which is done wholly or not at all; but
 //

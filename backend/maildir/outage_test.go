@@ -132,8 +132,10 @@ func (w *world) suffer(steps []worldStep, rng *rand.Rand) (rest []worldStep, str
 			}
 		}
 	}
-	// With what it dropped the file system is gone for this process.
-	if w.journal.Err() != nil || x.o.dropped && x.o.struck.Load() || rng.IntN(4) == 0 {
+	// With what it dropped the file system is gone for this process. So are names that
+	// could be changed neither wholly nor back.
+	doubts := x.o.readOnly && slices.ContainsFunc(w.users, func(u *worldUser) bool { return u.account.Broken() })
+	if w.journal.Err() != nil || x.o.dropped && x.o.struck.Load() || doubts || rng.IntN(4) == 0 {
 		err = x.restart()
 	} else if err = x.goOn(); err != nil && w.journal.Err() != nil {
 		err = x.restart() // it has failed since, beside
@@ -321,11 +323,12 @@ func (x *trouble) end() {
 // restart: the backend ends, and may be started again too early.
 func (x *trouble) restart() error {
 	w := x.w
-	w.disk.Fail(nil)
 	disk := w.disk.Kill()
 	if x.rng.IntN(2) == 0 {
 		disk = w.disk.Crash(x.rng)
 	}
+	// Not earlier: for this process the disk does not come back, not for a moment.
+	w.disk.Fail(nil)
 	w.letGo()
 	before := *w
 	*w = *w.onDisk(disk)
@@ -338,8 +341,8 @@ func (x *trouble) restart() error {
 			return fmt.Errorf("boot too early: %w", err)
 		}
 	}
-	x.o.over.Store(true)
 	w.disk = w.disk.Kill()
+	x.o.over.Store(true)
 	return w.recover(&before, x.pending, x.rng, 0)
 }
 
@@ -361,7 +364,7 @@ func TestOutagesAnywhere(t *testing.T) {
 			}
 		}
 		if err == nil {
-			err = w.takesMail()
+			err = w.takesMail(rng)
 		}
 		w.disk.Fail(nil)
 		w.disk.Kill()
@@ -374,17 +377,29 @@ func TestOutagesAnywhere(t *testing.T) {
 }
 
 // takesMail: soon after everybody is served as ever.
-func (w *world) takesMail() error {
+func (w *world) takesMail(rng *rand.Rand) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
+	x := &trouble{w: w, o: &outage{}, rng: rng, pending: under{}}
 	for deadline := time.Now().Add(10 * time.Second); ; <-tick.C {
-		_, err := w.do(worldStep{what: "both"})
+		err := x.do(worldStep{what: "both"})
 		if err == nil {
 			break
 		}
 		if time.Now().After(deadline) {
 			return fmt.Errorf("no mail is taken: %w", err)
 		}
+		if w.journal.Err() == nil {
+			continue
+		}
+		if !errors.Is(err, syscall.EROFS) {
+			return err
+		}
+		// It has failed in the last outage, and said so only now.
+		if err := x.restart(); err != nil {
+			return err
+		}
+		x.pending = under{}
 	}
 	for _, u := range w.users {
 		if err := w.check(u, true, u.model); err != nil {

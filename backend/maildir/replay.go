@@ -317,6 +317,9 @@ func (t *treeReplay) source(b bodyRef) (io.ReadCloser, error) {
 // mod-sequence, over all that were given out.
 func (t *treeReplay) numbers(d *dirFold) error {
 	dir := t.dir(d.rel)
+	if err := t.asOnDisk(filepath.Join(dir, uidlist.FileName), filepath.Join(dir, state.FileName)); err != nil {
+		return err
+	}
 	list, have, err := uidlist.Load(t.FS, dir)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, uidlist.ErrCorrupt):
@@ -366,6 +369,18 @@ func (t *treeReplay) numbers(d *dirFold) error {
 	return s.Ensure(slices.Concat(records, d.annotations(s, modseq, last))...)
 }
 
+// asOnDisk has these files read as the disk has them. A flush that failed, for which
+// the process before ended, may have left of them more to be seen; to find there what
+// the journal has, and leave it at that, would be to lose it.
+func (t *treeReplay) asOnDisk(paths ...string) error {
+	for _, path := range paths {
+		if err := vfs.DropCache(t.FS, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // userFiles brings about what is the user's and no folder's. The quota is
 // counted anew when the mailbox is opened.
 func (t *treeReplay) userFiles(f *userFold) error {
@@ -373,8 +388,12 @@ func (t *treeReplay) userFiles(f *userFold) error {
 	if err != nil && !isGone(err) {
 		return err
 	}
+	deliveriesPath, memoriesPath := filepath.Join(t.root, deliveriesName), filepath.Join(t.root, memoriesName)
+	if err := t.asOnDisk(deliveriesPath, memoriesPath); err != nil {
+		return err
+	}
 	if len(f.delivered) > 0 {
-		log, err := deliveries.Open(t.FS, filepath.Join(t.root, deliveriesName), deliveries.Keep, t.Now())
+		log, err := deliveries.Open(t.FS, deliveriesPath, deliveries.Keep, t.Now())
 		if err == nil {
 			err = log.Ensure(f.delivered)
 		}
@@ -383,7 +402,7 @@ func (t *treeReplay) userFiles(f *userFold) error {
 		}
 	}
 	if len(f.memories) > 0 {
-		memory, err := deliveries.OpenMemory(t.FS, filepath.Join(t.root, memoriesName), t.Now())
+		memory, err := deliveries.OpenMemory(t.FS, memoriesPath, t.Now())
 		if err == nil {
 			err = memory.Ensure(f.memories)
 		}

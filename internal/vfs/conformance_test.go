@@ -227,7 +227,7 @@ func TestContents(t *testing.T) {
 		w.must(f.Truncate(11))
 		say(f.Read(buf))
 		w.must(f.Truncate(13))
-		w.must(errors.Join(f.Sync(), f.Datasync()))
+		w.must(errors.Join(f.Sync(), f.Datasync(), f.DropCache()))
 		info, err := f.Stat()
 		w.must(err)
 		say(int(info.Size()), f.Truncate(-1))

@@ -178,6 +178,10 @@ func withOpen(name string, flag int, do func(*os.File) error) error {
 
 func (f *osFile) Datasync() error { return control(f.File, "fdatasync", unix.Fdatasync) }
 
+func (f *osFile) DropCache() error { return control(f.File, "fadvise", dropCache) }
+
+func dropCache(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) }
+
 func (f *osFile) SetModTime(t time.Time) error { return control(f.File, "utimensat", futimens(t)) }
 
 // futimens sets the modification time of an open file. With no path utimensat(2)

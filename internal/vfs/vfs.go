@@ -76,6 +76,10 @@ type File interface {
 	// again: the kernel may have dropped what it could not write.
 	Sync() error
 	Datasync() error
+	// DropCache has the file's next readers ask the disk, for all that is synced: of
+	// what a failed sync gave up a kernel may show the new bytes from its memory, to
+	// any process, until it needs that memory. (posix_fadvise: a request.)
+	DropCache() error
 	SetModTime(t time.Time) error
 	// Chmod sets the permissions, exactly, whatever the umask.
 	Chmod(perm fs.FileMode) error

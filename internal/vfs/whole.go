@@ -47,6 +47,18 @@ func readAll(f File) ([]byte, error) {
 	}
 }
 
+// DropCache is File.DropCache of the file at name, if there is one.
+func DropCache(fsys FS, name string) error {
+	f, err := fsys.OpenFile(name, os.O_RDONLY, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.DropCache(), f.Close())
+}
+
 // ReplaceFile replaces the file at name by data, or creates it, durably and
 // atomically: once it has returned nil a crash leaves the new file, and after an
 // error, or in between, the old one or the new one, whole. The file gets exactly

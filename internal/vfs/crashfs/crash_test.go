@@ -275,7 +275,8 @@ func TestAttributesCrash(t *testing.T) {
 	}
 }
 
-// TestFailedSync: what a failed sync dropped no second one brings to the disk.
+// TestFailedSync: what a failed sync dropped no second one brings to the disk. It can
+// be read until the cache is dropped.
 func TestFailedSync(t *testing.T) {
 	failed := errors.New("bad sector")
 	seen := map[string]bool{}
@@ -298,7 +299,13 @@ func TestFailedSync(t *testing.T) {
 		if got := tree(t, f); got != "f=x" {
 			t.Fatalf("before the crash: %q", got)
 		}
-		seen[tree(t, f.Crash(rand.New(rand.NewPCG(1, 1))))] = true
+		after := tree(t, f.Crash(rand.New(rand.NewPCG(1, 1))))
+		seen[after] = true
+		next := f.Kill()
+		must(t, vfs.DropCache(next, "/f"))
+		if got := tree(t, next); got != after {
+			t.Fatalf("%q can be read, the disk has %q", got, after)
+		}
 	}
 	if !seen["f="] || !seen["f=x"] {
 		t.Errorf("saw %v", seen)

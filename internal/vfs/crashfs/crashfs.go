@@ -94,9 +94,9 @@ func newFS(rng *rand.Rand) *FS {
 // Fail has before called ahead of every operation, also from several goroutines at
 // once; if it returns an error the operation is not done and fails with that error,
 // wrapped. A Close is done even so. When a Sync or Datasync fails, some of the
-// unsynced contents are dropped for good, as a kernel does: a second Sync succeeds,
-// and a crash loses them. before may call Crash or Kill: the operation then finds
-// the file system down. Nil takes the hook away.
+// unsynced contents are dropped for good, as a kernel does: they can be read until
+// DropCache, a second Sync succeeds, and a crash loses them. before may call Crash
+// or Kill: the operation then finds the file system down. Nil takes the hook away.
 func (f *FS) Fail(before func(op Op) error) {
 	if before == nil {
 		f.hook.Store(nil)

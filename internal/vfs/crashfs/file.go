@@ -244,6 +244,13 @@ func (h *file) Truncate(size int64) error {
 func (h *file) Sync() error     { return h.sync(Sync, h.fs.syncInode) }
 func (h *file) Datasync() error { return h.sync(Datasync, h.fs.datasync) }
 
+func (h *file) DropCache() error {
+	return h.do(DropCache, func() error {
+		h.node.dropCache()
+		return nil
+	})
+}
+
 func (h *file) sync(kind Kind, flush func(*inode)) error {
 	if err := h.fs.begin(kind, h.name); err != nil {
 		h.fs.drop(h.node)

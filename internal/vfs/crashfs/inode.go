@@ -60,6 +60,14 @@ func (n *inode) settleContents(luck odds) {
 	n.writes = nil
 }
 
+// dropCache shows what the disk has, and what is still to go there.
+func (n *inode) dropCache() {
+	n.vol = n.dur.share()
+	for _, w := range n.writes {
+		w.apply(&n.vol)
+	}
+}
+
 func (n *inode) settleAttr(luck odds) {
 	if luck.survives() {
 		n.durAttr.mode = n.attr.mode

@@ -24,6 +24,7 @@ const (
 	Truncate   Kind = "truncate"
 	Sync       Kind = "sync"
 	Datasync   Kind = "fdatasync"
+	DropCache  Kind = "fadvise"
 	Chmod      Kind = "chmod"
 	LinkTo     Kind = "linkto"
 	Lock       Kind = "flock"
@@ -42,7 +43,7 @@ type Op struct {
 // power before any other finds the same disk as before the next that does.
 func (o Op) Changes() bool {
 	switch o.Kind {
-	case Lstat, ReadDir, Read, Seek, Close, Stat, Lock, Unlock:
+	case Lstat, ReadDir, Read, Seek, Close, Stat, Lock, Unlock, DropCache:
 		return false
 	}
 	return true
