@@ -363,6 +363,11 @@ func (j *Journal) usedBytes() int64 {
 	return n
 }
 
+// Fail ends the journal as a flush that failed does (ErrFailed), and so the backend, whose next
+// start replays. It is for who has journaled what cannot be brought into the files by this
+// process any more.
+func (j *Journal) Fail(why error) { _ = j.fail(why) }
+
 // fail ends the journal: what was written is not known.
 func (j *Journal) fail(why error) error {
 	j.mu.Lock()
