@@ -84,7 +84,11 @@ func (r *relay) run(ctx context.Context) error {
 	defer r.stop(nil)
 	// cut interrupts both pumps. Whoever sets a deadline looks at ctx after it,
 	// so that none is set over these and missed.
-	unhook := context.AfterFunc(r.ctx, r.cut)
+	cut := make(chan struct{})
+	unhook := context.AfterFunc(r.ctx, func() {
+		defer close(cut)
+		r.cut()
+	})
 	up := make(chan struct{})
 	go func() {
 		defer close(up)
@@ -100,6 +104,7 @@ func (r *relay) run(ctx context.Context) error {
 	<-up
 	r.toBackend, r.toClient = nil, nil
 	if !unhook() {
+		<-cut
 		return context.Cause(r.ctx)
 	}
 	return why

@@ -247,11 +247,24 @@ func (s *Stream) HandedOff() (state, unconsumed []byte) {
 // was: the backend had consumed all else that was written, and sent no more than was received.
 // Points are appended to their CHECKPOINT's state.
 func (s *Stream) LastCheckpoint() (state, unconsumed []byte, ok bool) {
+	if !s.isLost() {
+		return nil, nil, false
+	}
+	// A Write under way, which ends now, has yet to say whether its bytes left.
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	c := s.carried
-	if s.err == nil || c == nil || c.proven.state == nil || c.proven.at != (Counters{s.sent - s.unsent, s.received}) {
+	if c == nil || c.proven.state == nil || c.proven.at != (Counters{s.sent - s.unsent, s.received}) {
 		return nil, nil, false
 	}
 	return append(slices.Clip(c.proven.state), c.proven.tip...), s.tail.bytes(), true
+}
+
+// isLost tells whether the connection is lost.
+func (s *Stream) isLost() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err != nil
 }

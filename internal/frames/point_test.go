@@ -216,6 +216,35 @@ func TestUnsentIsNotSent(t *testing.T) {
 	}
 }
 
+// The connection is lost, and a Write under way has not yet heard that its bytes never left:
+// who asks what to go on with waits for it.
+func TestLastCheckpointWaitsForTheWriter(t *testing.T) {
+	r := carrying(t)
+	proxy, backend := r.open()
+	backend.pointAnd(t, "base", "", "hello")
+	expect(t, proxy, "hello")
+	w := &proxy.link.w
+	w.mu.Lock()
+	w.busy = true // somebody else, for ever
+	w.mu.Unlock()
+	var wrote sync.WaitGroup
+	wrote.Go(func() { _, _ = proxy.Write([]byte("a1 NOOP\r\n")) })
+	until(t, "it is taken", func() bool { return len(proxy.unconsumed()) == 9 })
+	w.mu.Lock() // nobody is told of the end
+	_ = r.far.Close()
+	expectEnd(t, proxy, ErrLost)
+	asks := make(chan struct{})
+	go func() {
+		<-asks
+		w.mu.Unlock()
+	}()
+	close(asks)
+	if got, rest, ok := proxy.LastCheckpoint(); string(got) != "base" || string(rest) != "a1 NOOP\r\n" || !ok {
+		t.Errorf("%q, %q, %v", got, rest, ok)
+	}
+	wrote.Wait()
+}
+
 // A proxy that can write no more still reads what the backend has said.
 func TestLastWordsAreHeard(t *testing.T) {
 	r := carrying(t)

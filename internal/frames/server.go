@@ -53,7 +53,8 @@ type server struct {
 }
 
 // lastWords is how long a proxy may take to close a connection that is drained. What it
-// had sent before it heard of that is answered until then, so that it can go elsewhere.
+// had sent before it heard of that is answered until then, so that it can go elsewhere. So
+// long a proxy reads, too, from a backend to which it cannot write any more.
 const lastWords = 2 * time.Second
 
 // drain ends the connection with its last session when it must.

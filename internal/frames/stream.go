@@ -175,7 +175,7 @@ func (s *Stream) tellConsumed() {
 // were not written, and some before them, are deflated: see Switch. It gives ErrHandOff
 // when the backend takes no more of them: see HandedOff. What it gives as written at a proxy was
 // taken, be there an error or not: it is consumed, or given back by HandedOff or LastCheckpoint,
-// and never to be written again.
+// or lost with a session that cannot go on, and never to be written again.
 func (s *Stream) Write(p []byte) (int, error) {
 	s.wmu.Lock()
 	defer s.wmu.Unlock()

@@ -114,8 +114,8 @@ func (l *link) turn() {
 	}
 }
 
-// errHungUp: the backend has closed the connection, so that nobody would read what is written.
-var errHungUp = errors.New("the backend is gone")
+// errHungUp: one side has closed the connection, so that nobody would read what is written.
+var errHungUp = errors.New("the connection has an end that is closed")
 
 // hungUp tells, at a proxy, whether an end of the connection is closed: the backend's is soon
 // after that was killed, and before we have read so. What is not written then can be given
