@@ -446,10 +446,6 @@ func (b *Server) usage(ctx context.Context, _ cluster.Peer, req control.UserRequ
 // sending is PathSending. What another member of the user's group sends may be for a folder of the
 // user's.
 func (b *Server) sending(_ context.Context, _ cluster.Peer, req control.UserRequest) (r control.SendingReply, _ error) {
-	for _, u := range append(members{b}.Others(req.User), req.User) {
-		n, most := b.imap.Sending(u)
-		r.Sessions += n
-		r.Bytes = max(r.Bytes, most)
-	}
+	r.Sessions, r.Bytes = b.imap.Sending(append(members{b}.Others(req.User), req.User)...)
 	return r, nil
 }

@@ -12,7 +12,7 @@ const (
 	// sent, from now on; it may be changed while a pass runs.
 	PathPace = "/v1/pace"
 	// PathSending (UserRequest → SendingReply): at the source, before the user is marked busy:
-	// who would lose his session by the freeze.
+	// who could lose a session by the freeze.
 	PathSending = "/v1/sending"
 	// PathVerify (VerifyRequest → stream of CheckLine, the last but one with
 	// Verified): at the home: whether all that a move brought is there still.
@@ -65,9 +65,9 @@ type PaceReply struct {
 	BytesPerSecond int64 `json:"bytes_per_second"`
 }
 
-// SendingReply counts the sessions of a user, and nobody else's, whose command under way could
-// neither end after a freeze nor be carried to the target: so much of its literal has come that it
-// is not kept any more.
+// SendingReply counts the sessions of a user, and of the other members of a sharing group, whose
+// command under way, if it is for a folder of the user's, could neither end after a freeze nor be
+// carried to the target: so much of its literal has come that it is not kept any more.
 type SendingReply struct {
 	Sessions int `json:"sessions"`
 	// Bytes is the most that one of them has still to send of its literal; 0 where that is not known.

@@ -95,15 +95,19 @@ func (w *watches) await(moved <-chan struct{}, m *move, finish time.Duration, st
 	}
 }
 
-// Sending counts the sessions of a user whose command under way can neither end once the mailbox
+// Sending counts the sessions of users whose command under way can neither end once the mailbox
 // is fenced nor be carried elsewhere, and gives the most of what is left of the literals that
 // their clients are in the middle of, in bytes: what a command may have besides is not known.
-func (s *Server) Sending(user director.User) (sessions int, most int64) {
+func (s *Server) Sending(users ...director.User) (sessions int, most int64) {
+	asked := make(map[director.User]bool, len(users))
+	for _, u := range users {
+		asked[u] = true
+	}
 	w := &s.watches
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for ss := range w.live {
-		if ss.data.Box == nil || ss.data.Box.User() != user || !ss.c.lost.Load() {
+		if ss.data.Box == nil || !asked[ss.data.Box.User()] || !ss.c.lost.Load() {
 			continue
 		}
 		sessions++

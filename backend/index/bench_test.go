@@ -58,44 +58,31 @@ func BenchmarkGet(b *testing.B) {
 	folder, bases := filled(b, true)
 	for name, step := range map[string]int{"forwards": 1, "backwards": benchMessages - 1, "scattered": 7919} {
 		b.Run(name, func(b *testing.B) {
-			x := Open(vfs.OS, folder, "id")
-			b.ReportAllocs()
-			i := 0
-			for b.Loop() {
-				if _, ok := x.Get(bases[i]); !ok {
-					b.Fatal("miss")
-				}
-				i = (i + step) % benchMessages
-			}
-			closed(b, x)
+			inTurn(b, folder, bases, step, func(x *Index, base string) bool { _, ok := x.Get(base); return ok })
 		})
 	}
 }
 
 func BenchmarkWire(b *testing.B) {
 	folder, bases := filled(b, true)
-	x := Open(vfs.OS, folder, "id")
-	b.ReportAllocs()
-	i := 0
-	for b.Loop() {
-		if _, ok := x.Wire(bases[i]); !ok {
-			b.Fatal("miss")
-		}
-		i = (i + 1) % benchMessages
-	}
-	closed(b, x)
+	inTurn(b, folder, bases, 1, func(x *Index, base string) bool { _, ok := x.Wire(base); return ok })
 }
 
 func BenchmarkSummary(b *testing.B) {
 	folder, bases := filled(b, true)
+	inTurn(b, folder, bases, 1, func(x *Index, base string) bool { _, ok := x.Summary(base); return ok })
+}
+
+// inTurn asks for every step-th message, round and round.
+func inTurn(b *testing.B, folder string, bases []string, step int, ask func(x *Index, base string) bool) {
 	x := Open(vfs.OS, folder, "id")
 	b.ReportAllocs()
 	i := 0
 	for b.Loop() {
-		if _, ok := x.Summary(bases[i]); !ok {
+		if !ask(x, bases[i]) {
 			b.Fatal("miss")
 		}
-		i = (i + 1) % benchMessages
+		i = (i + step) % benchMessages
 	}
 	closed(b, x)
 }

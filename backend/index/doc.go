@@ -18,7 +18,8 @@
 // An Index is for the one process that has the folder open, and safe for
 // concurrent use in it. In memory it holds 8 bytes a message in a table that is
 // at most seven eighths and at least, when it has just grown, some 44 hundredths
-// full: 9 to 18 bytes a message; and a window of 16 KiB.
+// full: 9 to 18 bytes a message; and, until Rest, a window of 16 KiB, of 64 where a whole
+// folder is read, and 16 KiB of texts.
 //
 // # The ready-made texts
 //

@@ -54,7 +54,7 @@ type Stats struct {
 	Messages, Dead int
 	// Bytes is the file's size.
 	Bytes int64
-	// Hits and Misses count Get's answers, TooLarge what Put left out.
+	// Hits and Misses count what was asked for and known, or not, TooLarge what Put left out.
 	Hits, Misses, TooLarge int64
 	// Reason says why the file, or a part of it, was not used when it was opened;
 	// empty if all was well, or there was none. For a log.
@@ -112,7 +112,7 @@ func (x *Index) Fields(base string, set Names, each func(*mime.Field)) (ok bool)
 // nothing is known.
 func (x *Index) Summary(base string) (s mailbox.Summary, ok bool) {
 	ok = x.look(base, func(payload []byte) (err error) {
-		s, err = decodeSummary(payload, true, &x.window.soon)
+		s, err = decodeSummary(payload, &x.window.soon)
 		return err
 	})
 	return s, ok
@@ -121,7 +121,7 @@ func (x *Index) Summary(base string) (s mailbox.Summary, ok bool) {
 // Arrived is Summary's; false: nothing is known.
 func (x *Index) Arrived(base string) (t time.Time, ok bool) {
 	ok = x.look(base, func(payload []byte) error {
-		s, err := decodeSummary(payload, false, nil)
+		s, err := decodeSummary(payload, nil)
 		t = s.Arrived
 		return err
 	})

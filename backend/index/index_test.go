@@ -14,6 +14,40 @@ import (
 	"waypost/internal/vfs/crashfs"
 )
 
+// TestTextsStay: what Wire and Summary give shares memory, and nobody writes there again.
+func TestTextsStay(t *testing.T) {
+	x := Open(newFS(t), dir, "id")
+	const n = 300 // more than a piece holds
+	for i := range n {
+		put(t, x, i)
+	}
+	type texts struct{ envelope, structure, preview string }
+	var all []texts
+	for i := range n {
+		w, known := x.Wire(base(i))
+		s, too := x.Summary(base(i))
+		if !known || !too {
+			t.Fatal("miss ", i)
+		}
+		all = append(all, texts{w.Envelope, w.Structure, s.Preview})
+		if i == n/2 {
+			x.Rest()
+		}
+	}
+	bytes := 0
+	for i, got := range all {
+		m := madeMeta(t, i)
+		if want := (texts{m.Root.Wire.Envelope, m.Root.Wire.Structure, m.Preview}); got != want {
+			t.Fatalf("message %d: %q, want %q", i, got, want)
+		}
+		bytes += len(got.envelope) + len(got.structure) + len(got.preview)
+	}
+	if bytes < 2*passingBytes {
+		t.Errorf("%d bytes are not more than a piece", bytes)
+	}
+	closed(t, x)
+}
+
 func TestPutGet(t *testing.T) {
 	fsys := newFS(t)
 	x := Open(fsys, dir, "id")

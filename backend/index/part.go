@@ -46,8 +46,9 @@ func unfolded(s string, b []byte) string {
 	return trim(s)
 }
 
-// decodeSummary reads of a payload only what stands between the fields and the parts.
-func decodeSummary(in []byte, preview bool, t *passing) (s mailbox.Summary, err error) {
+// decodeSummary reads of a payload only what stands between the fields and the parts; the
+// preview, into t, unless that is nil.
+func decodeSummary(in []byte, t *passing) (s mailbox.Summary, err error) {
 	d := decoder{in: in}
 	d.wire()
 	_, count := d.rawUint(maxPayload), d.rawUint(2*maxFields)
@@ -60,7 +61,7 @@ func decodeSummary(in []byte, preview bool, t *passing) (s mailbox.Summary, err 
 	d = decoder{all: unsafe.String(unsafe.SliceData(rest), len(rest))}
 	s.Arrived = d.time()
 	s.Attachment = d.uint(1) == 1
-	if preview && !d.bad {
+	if t != nil && !d.bad {
 		if d.pos < len(d.all) && d.all[d.pos]&3 == stringRepeated {
 			// It repeats what stands in the header, mostly.
 			m, err := decodeMeta(in)

@@ -25,7 +25,7 @@ type window struct {
 	run int
 	// checked is the place of the last record in buf whose checksum was compared.
 	checked int64
-	// behind is the place behind the record that was looked for last; 0: not known.
+	// behind is the place behind the record that was found last; 0: not known.
 	behind int64
 	soon   passing
 }
@@ -51,7 +51,7 @@ func (t *passing) clone(b []byte) string {
 	return unsafe.String(&t.last[n], len(b)) // nobody writes there again
 }
 
-// following gives the record behind the one that was looked for last if it is in the window and
+// following gives the record behind the one that was found last if it is in the window and
 // of this base name; else nil. Who reads a folder asks in the order of the records, mostly, and
 // is spared the table. That the record is one that another has replaced is no matter: both are
 // of the same bytes.
@@ -67,7 +67,7 @@ func (x *Index) following(base string) []byte {
 		return nil
 	}
 	record, err := x.record(at)
-	if err != nil || string(keyOf(record)) != base {
+	if err != nil {
 		return nil
 	}
 	w.behind = at + int64(padded(len(record)))

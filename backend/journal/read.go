@@ -267,7 +267,7 @@ func (r *reader) settle() error {
 }
 
 // Replay visits all records that no checkpoint has passed, in the order of their
-// LSNs. If there are any, the files are made durable as they are first: what can be
+// LSNs. If there is anything to be read, the files are made durable as they are first: what can be
 // seen of them after vfs.DropCache is then what a crash would leave. An error of visit
 // ends it and is returned, wrapped; Replay may then be called again, from the beginning.
 func (j *Journal) Replay(visit func(Record) error) error {

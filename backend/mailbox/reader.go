@@ -24,7 +24,8 @@ type Indexed interface {
 // hundred: that the fence has left shows at once only by Box.Done. What it gives
 // of a message that is expunged meanwhile is as before, or ErrNoMessage.
 type Reader interface {
-	// Wire is Meta's Root.Wire.
+	// Wire is Meta's Root.Wire. It is to be used soon: who keeps it may keep those of some
+	// messages more, 16 KiB at most.
 	Wire(uid UID) (mime.Wire, error)
 	// Header gives the fields of a set as BODY[HEADER.FIELDS (...)] has them, with the
 	// empty line. known is false when the index cannot tell: a field was too much.
@@ -33,7 +34,7 @@ type Reader interface {
 	// included; Raw may be missing. The Field and its strings are valid during the call only, and each
 	// must not call the Reader or its Folder.
 	Fields(uid UID, set FieldSet, each func(*mime.Field)) error
-	// Summary is Meta without structure and fields.
+	// Summary is Meta without structure and fields; the Preview is to be used soon, as Wire.
 	Summary(uid UID) (Summary, error)
 	// Arrived is the internal date: the index's, which may lack that somebody has
 	// changed the file's date by hand, else Folder.InternalDate's.

@@ -18,7 +18,7 @@ import (
 // its view, as after a stop or an idle time; "mail" the same with a message that came since;
 // "walk" with its view, and every message looked at, as FETCH 1:* (FLAGS) does. Folders
 // "changed" have a mod-sequence and a save date for each message, as those have that came
-// by us. cpu-us is the process's time for opening the mailbox and one Snapshot; what closing takes,
+// by us. "new" has neither a uidlist nor a state. cpu-us is the process's time for opening the mailbox and one Snapshot; what closing takes,
 // the writing of the view included, is in close-us.
 func BenchmarkCold(b *testing.B) {
 	for _, n := range []int{1000, 10_000, 100_000} {

@@ -110,13 +110,16 @@ func (w *wholeRun) connected() {
 // broken judges the end of a connection.
 func (w *wholeRun) broken(k *wholeClient, proxy, name string, err error) {
 	now := time.Now()
-	since := time.Unix(0, k.since.Load())
+	var since time.Time // of the command that runs, if any
+	if at := k.since.Load(); at != 0 {
+		since = time.Unix(0, at)
+	}
 	what := ""
 	switch {
 	case errors.Is(err, errWrong):
 	case w.during(killedProxy, proxy, k.opened, now):
 		what = "its proxy was killed"
-	case k.since.Load() != 0 && w.ranInKilled(k.u.name, since, now):
+	case !since.IsZero() && w.ranInKilled(k.u.name, since, now):
 		what = "a command was running in a killed backend"
 	}
 	if what == "" {

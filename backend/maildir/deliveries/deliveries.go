@@ -78,7 +78,8 @@ type Log struct {
 	// which are over.
 	lines, fresh int
 	newest       time.Time // of all lines
-	// damaged: something in the file does not count.
+	// damaged: something in the file does not count, or it is not known which file has
+	// the name. It is rewritten before anything is appended.
 	damaged bool
 	// f is the file, open for appending since the first time.
 	f vfs.File

@@ -1,6 +1,7 @@
 package name
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -72,10 +73,25 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%q: %+v became %+v", file, n, again)
 		}
 		Sizes(n.Base)
-		if placeOf(n.Base, 0).compare(placeOf(n.Base, 0)) != 0 {
-			t.Fatal("not equal to itself")
-		}
+		arrived(n.Base)
 	})
+}
+
+func TestSort(t *testing.T) {
+	type file struct {
+		base string
+		was  int
+	}
+	want := []file{
+		{"other-make", 6}, // it tells no time
+		{"9.a", 4}, {"10.M0P1Q1.h", 7}, {"10.M5P1Q2.h", 1}, {"10.M5P1Q2.h", 3}, {"10.M5P2Q1.h", 0}, {"10.M10P1Q1.h", 5}, {"11.x", 2},
+	}
+	got := slices.Clone(want)
+	slices.SortFunc(got, func(a, b file) int { return a.was - b.was })
+	Sort(got, func(f file) string { return f.base })
+	if !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
 }
 
 func TestGenerated(t *testing.T) {
