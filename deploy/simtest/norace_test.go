@@ -4,7 +4,7 @@ package simtest
 
 // How many schedules the tests run by themselves.
 const (
-	defaultSeeds = 4 * enoughSeeds
+	defaultSeeds = 3 * enoughSeeds // .ci/run adds 3,000
 	sameSeeds    = 100
 	sessionSeeds = enoughSessions
 )
