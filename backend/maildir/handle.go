@@ -137,6 +137,7 @@ func (f *folder) collect() {
 			continue
 		}
 		f.a.keptName(f.rel, refBase(ref), m.Size)
+		f.a.o.Journal.Renamed(string(f.a.o.User), f.path(ref))
 		now := *m
 		now.Ref, moved = ref, true
 		e.Set(now)
