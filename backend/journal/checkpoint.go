@@ -207,9 +207,11 @@ func (j *Journal) moves(target LSN) bool {
 }
 
 // flushFiles makes the files durable. An error that the disk may have given for
-// earlier writes fails the journal: the next flush would succeed without them.
+// earlier writes fails the journal: the next flush would succeed without them. Others
+// flush, too (a pull, a neighbour on the disk) and may be told of writes of ours that
+// were lost; who has had the folder open since before is told all the same.
 func (j *Journal) flushFiles() error {
-	err := j.o.FS.SyncAll(j.o.Sync)
+	err := j.disk.SyncAll()
 	if err == nil {
 		return nil
 	}
