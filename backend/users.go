@@ -30,7 +30,9 @@ type user struct {
 	// fence change, never over the network.
 	mu    sync.Mutex
 	fence fence.Fence
-	acct  *maildir.Account
+	// unsure: the last change of the fence failed, and its file may say so all the same.
+	unsure bool
+	acct   *maildir.Account
 	// script is the active Sieve script, once read; it goes with acct.
 	script *scripts.Active
 	// left is closed when the fence leaves the epoch it serves, the mailbox is closed, or the
@@ -122,7 +124,7 @@ func (b *Server) release(u *user) {
 	if err := victim.closeAccount(); err != nil {
 		b.log.Error("close mailbox", "user", victim.name, "error", err)
 	}
-	keep := victim.acct != nil || victim.alarm != ""
+	keep := victim.acct != nil || victim.alarm != "" || victim.unsure
 	victim.mu.Unlock()
 	t.mu.Lock()
 	switch {
@@ -138,11 +140,28 @@ func (b *Server) release(u *user) {
 func (u *user) Enter(epoch director.Epoch) (leave func(), err error) {
 	u.mu.Lock()
 	if u.fence.State == fence.Serving && u.fence.Epoch == epoch && u.alarm == "" {
+		if err := u.sure(); err != nil {
+			u.mu.Unlock()
+			return nil, err
+		}
 		u.mend()
 		return u.mu.Unlock, nil
 	}
 	defer u.mu.Unlock()
 	return nil, u.refusal(epoch)
+}
+
+// sure writes the fence again if a change of it has failed: what is taken in under an epoch
+// that its file does not have would not be replayed (R2). Called under mu.
+func (u *user) sure() error {
+	if !u.unsure {
+		return nil
+	}
+	if err := u.b.fences.Put(u.name, u.fence); err != nil {
+		return fmt.Errorf("user %s: %w: %w", u.name, mailbox.ErrRefused, err)
+	}
+	u.unsure = false
+	return nil
 }
 
 // mend closes a mailbox under which a sync has failed: nobody knows what is on
@@ -187,8 +206,10 @@ func (u *user) setFence(f fence.Fence) error {
 // putFence is setFence when the tree is durable already.
 func (u *user) putFence(f fence.Fence) error {
 	if err := u.b.fences.Put(u.name, f); err != nil {
+		u.unsure = true
 		return err
 	}
+	u.unsure = false
 	u.b.log.Info("fence changed", "user", u.name, "from", u.fence.String(), "to", f.String())
 	was := u.fence.State
 	if was == fence.Serving {
