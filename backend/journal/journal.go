@@ -120,7 +120,7 @@ type Journal struct {
 	read    reader // what Open found; dropped by Start
 	batch   int    // bytes a batch may have, header included
 	failed  chan struct{}
-	disk    vfs.File // Options.Sync, open since before the first write: see flushFiles
+	disk    vfs.File    // Options.Sync, open since before the first write: see flushFiles
 	closing atomic.Bool // Applied and Pin's release tell Close
 	clean   bool        // the process before closed it
 
