@@ -11,22 +11,13 @@ import (
 
 // chain holds the tickets of one user that no checkpoint has passed and that have
 // touched anything, in their order.
-type chain struct {
-	first, last *Ticket
-	renamed     []renamed
-}
-
-// renamed is a file that had another name when the records up to lsn touched it.
-type renamed struct {
-	lsn  LSN
-	path string
-}
+type chain struct{ first, last *Ticket }
 
 // chain appends a ticket to its user's. It has mu held.
 func (j *Journal) chain(t *Ticket) {
 	c := j.users[t.user]
 	if c == nil {
-		j.users[t.user] = &chain{first: t, last: t}
+		j.users[t.user] = &chain{t, t}
 		return
 	}
 	c.last.next = t
@@ -42,22 +33,6 @@ func (j *Journal) unchain(t *Ticket) {
 	c.first = t.next
 	if c.first == nil {
 		delete(j.users, t.user)
-		return
-	}
-	passed := 0
-	for passed < len(c.renamed) && c.renamed[passed].lsn <= t.lsn {
-		passed++
-	}
-	c.renamed = c.renamed[passed:]
-}
-
-// Renamed says that a file which records of a user may have touched is at path from now
-// on, and that no record tells of it: Flush syncs it there.
-func (j *Journal) Renamed(user, path string) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if c := j.users[user]; c != nil { // else a checkpoint has passed all of them
-		c.renamed = append(c.renamed, renamed{c.last.lsn, path})
 	}
 }
 
@@ -65,8 +40,8 @@ func (j *Journal) Renamed(user, path string) {
 // touched, path by path, so that none of them is needed any more: they may still be
 // replayed after a crash. The caller holds the user's lock, and all of the
 // records are applied. A path that does not exist is none of its business: it was
-// removed, or renamed, and its successor is touched, too, or Renamed. After an error
-// nothing is known; if a flush itself failed so has the journal.
+// renamed or removed, and its successor is touched, too. After an error nothing is
+// known; if a flush itself failed so has the journal.
 func (j *Journal) Flush(user string) error {
 	if err := j.Err(); err != nil {
 		return err
@@ -115,19 +90,13 @@ func (j *Journal) touched(user string) []string {
 	}
 	var paths []string
 	seen := map[string]bool{}
-	add := func(p string) {
-		if !seen[p] {
-			seen[p] = true
-			paths = append(paths, p)
-		}
-	}
 	for t := c.first; t != nil; t = t.next {
 		for _, p := range t.touched {
-			add(p)
+			if !seen[p] {
+				seen[p] = true
+				paths = append(paths, p)
+			}
 		}
-	}
-	for _, r := range c.renamed {
-		add(r.path)
 	}
 	return paths
 }

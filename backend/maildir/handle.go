@@ -137,7 +137,6 @@ func (f *folder) collect() {
 			continue
 		}
 		f.a.keptName(f.rel, refBase(ref), m.Size)
-		f.a.o.Journal.Renamed(string(f.a.o.User), f.path(ref))
 		now := *m
 		now.Ref, moved = ref, true
 		e.Set(now)

@@ -8,8 +8,6 @@ import (
 	"syscall"
 	"testing"
 
-	"waypost/backend/mailbox"
-	"waypost/internal/vfs"
 	"waypost/internal/vfs/crashfs"
 )
 
@@ -81,30 +79,5 @@ func TestReplayAfterFailedFlush(t *testing.T) {
 		w.letGo()
 		must(t, next.recover(w, under{}, rand.New(rand.NewPCG(seed, 8)), 0))
 		crashes(t, next)
-	}
-}
-
-// TestCollectedIsFlushed: a message that was delivered and went from new to cur, of which no
-// record tells, is on the disk before the fence changes. No record of this epoch is replayed then.
-func TestCollectedIsFlushed(t *testing.T) {
-	for seed := range uint64(20) {
-		w, err := newWorld(seed, slog.New(slog.DiscardHandler), worldUsers...)
-		must(t, err)
-		u := w.users[0]
-		must(t, w.check(u, true, u.model))
-		must(t, w.journal.Checkpoint())
-		_, err = w.do(worldStep{what: "both"})
-		must(t, err)
-		h, err := u.box.Folder(mailbox.Inbox)
-		must(t, err)
-		snap, err := h.Snapshot()
-		must(t, err)
-		same(t, "messages in cur", refIsNew(snap.Messages.At(0).Ref), false)
-		must(t, u.account.Flushed())
-		disk := w.disk.Crash(rand.New(rand.NewPCG(seed, 9)))
-		w.letGo()
-		data, err := vfs.ReadFile(disk, treePath(u, maildirName, snap.Messages.At(0).Ref))
-		must(t, err)
-		same(t, "bytes", string(data), w.content(1))
 	}
 }
