@@ -45,7 +45,8 @@ type Ticket struct {
 	lsn     LSN
 	user    string
 	touched []string
-	next    *Ticket // of the same user
+	next    *Ticket // of the same user, as prev
+	prev    *Ticket
 	applied atomic.Bool
 }
 

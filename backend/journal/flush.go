@@ -20,7 +20,7 @@ func (j *Journal) chain(t *Ticket) {
 		j.users[t.user] = &chain{t, t}
 		return
 	}
-	c.last.next = t
+	c.last.next, t.prev = t, c.last
 	c.last = t
 }
 
@@ -33,6 +33,8 @@ func (j *Journal) unchain(t *Ticket) {
 	c.first = t.next
 	if c.first == nil {
 		delete(j.users, t.user)
+	} else {
+		c.first.prev = nil
 	}
 }
 
@@ -40,7 +42,7 @@ func (j *Journal) unchain(t *Ticket) {
 // touched, path by path, so that none of them is needed any more: they may still be
 // replayed after a crash. The caller holds the user's lock, and all of the
 // records are applied. A path that does not exist is none of its business: it was
-// renamed or removed, and its successor is touched, too. After an error nothing is
+// removed, or renamed, and its successor is touched, too, or Renamed tells of it. After an error nothing is
 // known; if a flush itself failed so has the journal.
 func (j *Journal) Flush(user string) error {
 	if err := j.Err(); err != nil {

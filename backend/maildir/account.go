@@ -149,6 +149,9 @@ type Account struct {
 	// without the lock.
 	uncertain error
 	broken    atomic.Bool
+	// lost: the disk may have given up what a sync was to make durable. The next sync
+	// would succeed without it.
+	lost bool
 	// unsure are files that were replaced with an error, or may have been: the new
 	// contents may be seen, and may not last.
 	unsure map[string]bool
@@ -234,25 +237,12 @@ func (a *Account) Flushed() error {
 	return nil
 }
 
-// flush brings everything into the files.
-func (a *Account) flush() error {
-	// What is put off is durable, whatever becomes of the rest.
-	if err := errors.Join(a.catchUp(), a.settle(), a.catchUp()); err != nil {
-		return err
-	}
-	if err := a.writable(); err != nil {
-		return err
-	}
-	// The next Account of this user knows nothing of these.
-	if err := errors.Join(a.syncCollected(), a.syncLinked(), a.syncUnsure()); err != nil {
-		return err
-	}
-	return a.exactUsage()
-}
-
 // Close ends the poller and a recount and makes all handles fail. A second call does nothing.
 // An Account that has journaled what it could not bring into the files yet
-// stays open, and says so by an error.
+// stays open, and says so by an error. One that has doubts, too, goes, and fails the
+// journal: the next Account would not know what is to be done still, but a replay does.
+// Where the doubts are about this user's files alone (ownFault), no other user is to
+// suffer for that: it stays open, takes no writes, and the next Close tries again.
 func (a *Account) Close() error {
 	a.mu.Lock()
 	if a.closed {
@@ -260,9 +250,12 @@ func (a *Account) Close() error {
 		return nil
 	}
 	err := a.flush()
-	if err != nil && a.uncertain == nil {
+	if err != nil && (a.uncertain == nil || a.keepsMore() && ownFault(a.uncertain)) {
 		a.mu.Unlock()
 		return fmt.Errorf("close mailbox %s: %w", a.o.Root, err)
+	}
+	if a.keepsMore() {
+		a.o.Journal.Fail(fmt.Errorf("mailbox %s: closed with what is not in its files: %w", a.o.Root, err))
 	}
 	a.closed = true
 	if a.o.Cache != nil {
@@ -293,6 +286,11 @@ func (a *Account) Closed() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return a.closed
+}
+
+// forgettable: nobody needs what is known of the folders, not even what is not written yet.
+func (a *Account) forgettable() bool {
+	return a.boxes == 0 && len(a.commits) == 0 && len(a.unwritten) == 0
 }
 
 // forgetFolders drops what is known of the folders and wakes who waits.
@@ -328,6 +326,7 @@ func (a *Account) doubtSync(err error) error {
 	if noDescriptor(err) {
 		return err
 	}
+	a.lost = a.lost || !ownFault(err)
 	return a.doubt(err)
 }
 
@@ -403,7 +402,7 @@ func (b *box) shut() (cached bool) {
 		return false
 	}
 	b.closed = true
-	if a.boxes--; a.boxes == 0 && len(a.commits) == 0 {
+	if a.boxes--; a.forgettable() {
 		cached = a.unused()
 	}
 	return cached

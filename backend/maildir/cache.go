@@ -71,7 +71,7 @@ func (c *Cache) evict() {
 		a := c.remove(c.idle.Front())
 		c.mu.Unlock()
 		a.mu.Lock()
-		if a.boxes == 0 && len(a.commits) == 0 && !a.closed {
+		if a.forgettable() && !a.closed {
 			for _, f := range a.folders {
 				f.confirm()
 			}

@@ -74,6 +74,9 @@ func (a *Account) log(epoch director.Epoch, ops []op, touched []string) *record 
 	return r
 }
 
+// renamed says that files of messages have other paths now, and no record says so.
+func (a *Account) renamed(paths map[string]string) { a.o.Journal.Renamed(string(a.o.User), paths) }
+
 // push queues a commit.
 func (a *Account) push(c *commit) {
 	a.commits = append(a.commits, c)
@@ -145,13 +148,7 @@ func (a *Account) apply(c *commit) error {
 		}
 		c.apply = nil
 	}
-	for f := range a.unwritten {
-		if err := f.state.Apply(); err != nil {
-			return err
-		}
-		delete(a.unwritten, f)
-	}
-	return nil
+	return a.writeStates()
 }
 
 // unstick tries again what could not be brought into the files.

@@ -33,6 +33,17 @@ func noDescriptor(err error) bool {
 	return errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENFILE)
 }
 
+// ownFault: something may not be touched, or others have removed it. That is one user's
+// alone, comes before anything is flushed, and may be mended by an operator.
+func ownFault(err error) bool {
+	for _, own := range []error{unix.EACCES, unix.EPERM, unix.ENOENT, unix.ENOTDIR} {
+		if errors.Is(err, own) {
+			return true
+		}
+	}
+	return false
+}
+
 // replace is vfs.ReplaceFile that remembers a failure.
 func (a *Account) replace(path string, data []byte) error {
 	a.unsure[path] = true

@@ -92,7 +92,11 @@
 // renamed, nor a tree that is gone. It may be cut off and done again. It reads what
 // the disk has, not what a kernel still shows of a flush that failed (vfs.DropCache),
 // for which the process before may have ended. Messages
-// that it touches get new mod-sequences, and the quota is counted anew. Each
+// that it touches get new mod-sequences, and the quota is counted anew.
+// Nothing is replayed of an epoch that is over: Flushed, or Close and journal.Flush, sync
+// all that the records have touched, under the names it has by then as far as this process
+// gave or saw them. What another program renamed where nobody has looked since, the next
+// checkpoint makes durable. Each
 // record is of one step, which is done wholly or not at all; but
 //
 //   - flags and expunges that were under way may be half done, each message whole
@@ -107,8 +111,11 @@
 // returns what it did remove; flags may stay changed where a failing disk did not
 // let them be set back; a subscription may be changed if its sync failed; a
 // delivery or a rename of INBOX may have made its folder. When the journal or the
-// sync of a folder fails the Account takes no more writes (ErrUncertain): the
-// backend is to be started again, and replays.
+// sync of a folder fails the Account takes no more writes (ErrUncertain). Closed, it
+// fails the journal if there is anything that only it knew or that the disk may have
+// given up: the backend ends, and replays when it is started again. Where the error is
+// about this user's files alone (they may not be touched, or others have removed them)
+// it stays open and readable, and each further Close tries again.
 //
 // # Foreign changes
 //

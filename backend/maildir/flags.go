@@ -337,6 +337,7 @@ func (r *renames) commit(modseq uint64) *commit {
 // would take the flags back that it knows.
 func (r *renames) undo(modseq uint64) {
 	var left []renamed
+	back := map[string]string{}
 	for _, d := range slices.Backward(r.done) {
 		if d.is == d.was {
 			continue
@@ -346,8 +347,11 @@ func (r *renames) undo(modseq uint64) {
 			if !isGone(err) {
 				left = append(left, d)
 			}
+			continue
 		}
+		back[r.f.path(d.is)] = r.f.path(d.was) // a scan in between has seen it there
 	}
+	r.f.a.renamed(back)
 	if r.done = left; len(left) > 0 {
 		r.commit(modseq)
 	}

@@ -237,6 +237,9 @@ func (f *folder) read() error {
 	if f.stale || f.outdated() {
 		return f.rescan(nil, nil)
 	}
+	if f.untold {
+		return f.syncForeign()
+	}
 	return nil
 }
 
@@ -317,6 +320,10 @@ func (f *folder) isLoaded() {
 // here and not outlast a crash; then nothing may be told that it has given out.
 func (f *folder) loadState() (err error) {
 	path := f.path(state.FileName)
+	if err := f.writeState(); err != nil {
+		return err
+	}
+	f.doubtState()
 	if f.a.unsure[path] {
 		if err := f.a.syncUnsure(); err != nil {
 			return err
@@ -359,6 +366,7 @@ func (f *folder) recentBases() map[string]bool {
 // close gives back what the folder holds of the disk, and wakes who waits.
 func (f *folder) close() {
 	f.saveView()
+	f.doubtState()
 	if f.meta != nil {
 		err := f.compactIndex()
 		if err = errors.Join(err, f.meta.Close()); err != nil {

@@ -148,8 +148,8 @@ func (a *Account) makeFolder(folder, use string) (rel string, err error) {
 	}
 	a.notedFolder(rel)
 	if err := a.fs.SyncDir(a.maildir); err != nil {
+		a.unsure[a.dir(rel)] = true // taken back, a crash may bring it back, empty
 		if noDescriptor(err) && a.fs.Rename(a.dir(rel), hidden) == nil {
-			a.unsure[a.dir(rel)] = true // a crash may bring it back, empty
 			a.relocated(rel, filepath.Base(hidden))
 			return "", errors.Join(err, a.fs.RemoveAll(hidden))
 		}
@@ -250,6 +250,7 @@ func (a *Account) deleteFolder(folder string) (hidden string, err error) {
 		f.close()
 		f.newVersion()
 		delete(a.folders, rel)
+		delete(a.unwritten, f)
 	}
 	a.forgetUse(rel)
 	a.feed.Listing()
@@ -262,7 +263,7 @@ func (a *Account) flushNames() error {
 	if err := a.settle(); err != nil {
 		return err
 	}
-	if err := errors.Join(a.syncCollected(), a.syncLinked(), a.syncUnsure()); err != nil {
+	if err := a.syncRest(); err != nil {
 		return err
 	}
 	if err := a.o.Journal.Flush(string(a.o.User)); err != nil {
@@ -365,6 +366,7 @@ func (a *Account) renameDirectories(steps []renameStep) error {
 		if noDescriptor(err) {
 			return errors.Join(err, a.renameBack(steps, len(steps)))
 		}
+		a.unsure[a.dir(steps[0].to)] = true
 		return a.doubt(err)
 	}
 	return nil
@@ -372,6 +374,7 @@ func (a *Account) renameDirectories(steps []renameStep) error {
 
 // renameBack takes back the first done of steps, and what the journal says of all.
 func (a *Account) renameBack(steps []renameStep, done int) error {
+	a.unsure[a.dir(steps[0].to)] = true // a crash may leave what is taken back
 	var ops []op
 	for i, s := range slices.Backward(steps) {
 		ops = append(ops, op{kind: opRenameDir, fromDir: s.to, dir: s.from})

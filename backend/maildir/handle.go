@@ -117,13 +117,13 @@ func (h *handle) current() error {
 	return nil
 }
 
-// collect moves messages from new to cur. It is not synced: after a crash they
-// are in one of the two. What cannot be moved stays. Those in new are recent.
+// collect moves messages from new to cur. That is not synced: after a crash they
+// are in one of the two. What is in them a Flush syncs where they are now. What cannot be moved stays. Those in new are recent.
 func (f *folder) collect() {
 	if len(f.recent) == 0 {
 		return
 	}
-	moved := false
+	moved := map[string]string{}
 	e := f.msgs.Edit()
 	for _, uid := range f.recent {
 		m := f.msgs.Get(uid)
@@ -137,30 +137,18 @@ func (f *folder) collect() {
 			continue
 		}
 		f.a.keptName(f.rel, refBase(ref), m.Size)
+		moved[f.path(m.Ref)] = f.path(ref)
 		now := *m
-		now.Ref, moved = ref, true
+		now.Ref = ref
 		e.Set(now)
 	}
-	if moved {
+	if len(moved) > 0 {
 		f.msgs = e.Done()
+		f.a.renamed(moved)
 		f.a.unsynced[f.rel] = true
 		f.restamp()
 		f.viewed = 0
 	}
-}
-
-// syncCollected makes durable what collect has done.
-func (a *Account) syncCollected() error {
-	for rel := range a.unsynced {
-		for _, sub := range []string{"cur", "new"} {
-			// A folder that was renamed or deleted meanwhile: that was synced.
-			if err := a.fs.SyncDir(a.dir(rel) + "/" + sub); err != nil && !isGone(err) {
-				return a.doubtSync(err)
-			}
-		}
-		delete(a.unsynced, rel)
-	}
-	return nil
 }
 
 // Status is mailbox.Folder's. New messages get UIDs, and stay in new.

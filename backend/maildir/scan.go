@@ -234,6 +234,7 @@ func (f *folder) separate(files map[string]found, extra found) error {
 	if err := f.a.fs.Rename(old, f.pathOf(extra)); err != nil {
 		return err
 	}
+	f.a.renamed(map[string]string{old: f.pathOf(extra)})
 	files[extra.Base] = extra
 	return nil
 }
@@ -277,11 +278,20 @@ func (f *folder) apply(files map[string]found, known map[string]uidlist.Entry, r
 	}
 	foreign = foreign || f.untold
 	changed = foreign
+	moved := map[string]string{}
 	f.fresh = slices.DeleteFunc(f.fresh, func(m unnumbered) bool {
 		x, is := files[refBase(m.ref)]
+		if !is {
+			return true
+		}
+		if ref := refOf(x.isNew, x.file); ref != m.ref {
+			moved[f.path(m.ref)] = f.path(ref)
+			return true // it comes anew, below
+		}
 		delete(files, refBase(m.ref))
-		return !is || refOf(x.isNew, x.file) != m.ref
+		return false
 	})
+	f.a.renamed(moved)
 	var numbered []uidlist.Entry
 	there := map[uint32]unnumbered{}
 	for base, x := range files {
@@ -312,16 +322,6 @@ func (f *folder) apply(files map[string]found, known map[string]uidlist.Entry, r
 	return changed, nil
 }
 
-// syncForeign makes durable what the state was told of the doings of others: the journal knows nothing of it.
-func (f *folder) syncForeign() error {
-	f.untold = true
-	if err := f.state.Sync(); err != nil {
-		return f.a.doubtSync(err)
-	}
-	f.untold = false
-	return nil
-}
-
 // follow finds the messages of the memory in files again, and takes them out of
 // there; those that are gone leave the memory.
 func (f *folder) follow(files map[string]found) (changed bool, err error) {
@@ -331,6 +331,7 @@ func (f *folder) follow(files map[string]found) (changed bool, err error) {
 	}
 	e := f.msgs.Edit()
 	var gone []mailbox.UID
+	moved := map[string]string{}
 	for _, m := range f.msgs.All() {
 		base := refBase(m.Ref)
 		x, is := files[base]
@@ -350,10 +351,12 @@ func (f *folder) follow(files map[string]found) (changed bool, err error) {
 			now.ModSeq = modseq
 			f.stateChanged(modseq, []op{{uid: uint32(m.UID)}})
 		}
+		moved[f.path(m.Ref)] = f.path(ref)
 		f.replace(e, m, now)
-		changed = true
 	}
 	f.msgs = e.Done()
+	changed = len(moved) > 0
+	f.a.renamed(moved)
 	if len(gone) > 0 {
 		f.stateExpunged(modseq, gone)
 		f.a.recount = true

@@ -65,6 +65,9 @@ const (
 // ErrVersion: a file of a later version. It is left alone.
 var ErrVersion = errors.New("state of a folder has an unknown version")
 
+// ErrLost: the disk has dropped lines of the file that may be relied on.
+var ErrLost = errors.New("lines of a folder's state are lost")
+
 // ErrUsedUp: there is no higher mod-sequence.
 var ErrUsedUp = errors.New("mod-sequences used up")
 
@@ -196,7 +199,7 @@ func (s *State) raise() error {
 	if s.damaged {
 		return s.rewrite()
 	}
-	return s.append(appendNumbers(nil, kindHighest, s.highest), false)
+	return s.append(appendNumbers(nil, kindHighest, s.highest))
 }
 
 // Distrust says that records may be lost: each message has from now on a
@@ -235,7 +238,8 @@ func (s *State) reserve(modSeq uint64) error {
 	}
 	old := s.ceiling
 	s.ceiling = modSeq + ceilingStep
-	err := s.append(appendNumbers(nil, kindCeiling, s.ceiling), true)
+	// A new file: a flush that fails must not take lines with it that others rely on.
+	err := s.rewrite()
 	if err != nil {
 		s.ceiling = old
 	}
@@ -250,7 +254,7 @@ func (s *State) Apply(records ...Record) error {
 	if err != nil || len(fresh) == 0 && !s.damaged {
 		return err
 	}
-	return s.append(fresh, false)
+	return s.append(fresh)
 }
 
 // Ensure sees to it, after a crash, that records, which the journal knows, are in
@@ -288,16 +292,13 @@ func (s *State) mergeAll(records []Record) (fresh []byte, err error) {
 
 // append adds lines to the file, or writes it anew, from what is in memory, where
 // it is damaged or has grown long.
-func (s *State) append(lines []byte, sync bool) error {
+func (s *State) append(lines []byte) error {
 	if s.damaged || s.size+int64(len(lines)) > 2*s.compact+slack {
 		return s.rewrite()
 	}
 	f, err := s.fsys.OpenFile(s.path, os.O_WRONLY, 0)
 	if err == nil {
 		_, err = f.WriteAt(lines, s.size)
-		if err == nil && sync {
-			err = f.Datasync()
-		}
 		err = errors.Join(err, f.Close())
 	}
 	if err != nil {
@@ -324,14 +325,25 @@ func (s *State) rewrite() error {
 	return nil
 }
 
-// Sync makes durable what was applied.
+// Intact tells whether the file is known to hold all that was applied, and to have its
+// name for good. Otherwise the next call that writes makes it anew.
+func (s *State) Intact() bool { return !s.damaged }
+
+// Sync makes durable what was applied. A flush that fails may drop lines that were
+// written; then the file is written anew. ErrLost: that failed, too.
 func (s *State) Sync() error {
-	f, err := s.fsys.OpenFile(s.path, os.O_RDONLY, 0)
-	if err == nil {
-		err = errors.Join(f.Datasync(), f.Close())
+	if s.damaged {
+		return s.rewrite()
 	}
+	f, err := s.fsys.OpenFile(s.path, os.O_RDONLY, 0)
 	if err != nil {
 		return fmt.Errorf("sync state of folder: %w", err)
+	}
+	defer f.Close()
+	if err := f.Datasync(); err != nil {
+		if again := s.rewrite(); again != nil {
+			return fmt.Errorf("sync state of folder: %w: %w, %w", ErrLost, err, again)
+		}
 	}
 	return nil
 }
