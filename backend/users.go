@@ -165,7 +165,9 @@ func (u *user) sure() error {
 }
 
 // mend closes a mailbox under which a sync has failed: nobody knows what is on
-// the disk, and the next opening reads it anew. Called under mu.
+// the disk, and the next opening reads it anew. If it knew what nobody else does, that
+// has failed the journal, and this process ends. One that stays open, since the fault is
+// its user's own, is still read, and refuses writes. Called under mu.
 func (u *user) mend() {
 	if u.acct == nil || !u.acct.Broken() {
 		return

@@ -34,7 +34,7 @@ const (
 var ErrClosed = mailbox.ErrClosed
 
 // ErrUncertain: a sync failed, so that it is not known what a crash would leave.
-// The Account takes no more writes; the next start of the backend replays the journal.
+// The Account takes no more writes; it is to be closed.
 var ErrUncertain = errors.New("what is on the disk is not known")
 
 // Guard is the user's lock and fence.
@@ -341,7 +341,7 @@ func (a *Account) doubt(err error) error {
 }
 
 // Broken reports whether a sync has failed: the Account takes no more writes,
-// and whoever opened it closes it; the backend's next start replays the journal.
+// and whoever opened it closes it (see Close).
 func (a *Account) Broken() bool { return a.broken.Load() }
 
 // nextVersion gives a number no folder has had yet.
