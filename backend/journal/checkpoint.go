@@ -207,11 +207,9 @@ func (j *Journal) moves(target LSN) bool {
 }
 
 // flushFiles makes the files durable. An error that the disk may have given for
-// earlier writes fails the journal: the next flush would succeed without them. Others
-// flush, too (a pull, a neighbour on the disk) and may be told of writes of ours that
-// were lost; who has had the folder open since before is told all the same.
+// earlier writes fails the journal: the next flush would succeed without them.
 func (j *Journal) flushFiles() error {
-	err := j.disk.SyncAll()
+	err := j.o.FS.SyncAll(j.o.Sync)
 	if err == nil {
 		return nil
 	}

@@ -2,7 +2,6 @@ package journal
 
 import (
 	"errors"
-	"os"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -214,45 +213,4 @@ func TestRecycledNotSynced(t *testing.T) {
 		_ = j.Close()
 		wantDatas(t, replayAll(t, mustOpen(t, options(after))), want...)
 	})
-}
-
-// TestLossToldToAnother: writes of ours were lost, and somebody else who flushed the disk was told.
-// A checkpoint hears of it, too, and passes nothing.
-func TestLossToldToAnother(t *testing.T) {
-	for seed := range uint64(10) {
-		fsys := newFS(t, seed)
-		j := mustStart(t, options(fsys))
-		ticket := mustAppend(t, j, "ann", []byte("mail"))
-		path := mailDir + "/m"
-		if err := writeMail(fsys, path, []byte("mail")); err != nil {
-			t.Fatal(err)
-		}
-		ticket.Applied()
-		until(t, "segments are ready", func() bool { return j.Stats().Ready == readyAhead })
-		fsys.Fail(func(op crashfs.Op) error {
-			if op.Name == path && op.Kind == crashfs.Sync {
-				return unix.EIO
-			}
-			return nil
-		})
-		f, err := fsys.OpenFile(path, os.O_RDONLY, 0)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := f.Sync(); !errors.Is(err, unix.EIO) {
-			t.Fatal(err)
-		}
-		fsys.Fail(nil)
-		if err := errors.Join(f.Close(), fsys.SyncAll(dataDir)); err != nil {
-			t.Fatal(err)
-		}
-		if err := j.Checkpoint(); !errors.Is(err, ErrFailed) {
-			t.Fatal("a checkpoint passed what is lost: ", err)
-		}
-		killed := fsys.Kill()
-		_ = j.Close()
-		again := mustOpen(t, options(killed))
-		wantDatas(t, replayAll(t, again), "mail")
-		abandon(killed, again)
-	}
 }

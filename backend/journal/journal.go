@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -120,7 +119,6 @@ type Journal struct {
 	read    reader // what Open found; dropped by Start
 	batch   int    // bytes a batch may have, header included
 	failed  chan struct{}
-	disk    vfs.File    // Options.Sync, open since before the first write: see flushFiles
 	closing atomic.Bool // Applied and Pin's release tell Close
 	clean   bool        // the process before closed it
 
@@ -212,12 +210,8 @@ func Open(o Options) (*Journal, error) {
 	if err := vfs.MkdirAll(o.FS, o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
-	var err error
-	if j.disk, err = o.FS.OpenFile(o.Sync, os.O_RDONLY, 0); err != nil {
-		return nil, fmt.Errorf("journal: %w", err)
-	}
 	if err := j.open(); err != nil {
-		return nil, errors.Join(err, j.letGo(j.read.segments))
+		return nil, errors.Join(err, closeSegments(j.read.segments))
 	}
 	return j, nil
 }
@@ -328,11 +322,6 @@ func (j *Journal) openOne(path string, seq uint64, m *master) error {
 	}
 	j.read.segments = append(j.read.segments, s)
 	return nil
-}
-
-// letGo closes what is open.
-func (j *Journal) letGo(segments ...[]*segment) error {
-	return errors.Join(closeSegments(segments...), j.disk.Close())
 }
 
 func closeSegments(lists ...[]*segment) error {

@@ -55,8 +55,7 @@ type FS interface {
 	// SyncDir makes the names in a folder durable.
 	SyncDir(name string) error
 	// SyncAll makes durable all there is in the file system that holds name
-	// (syncfs). It can take seconds beside a bulk copy. Of writes that were lost before
-	// the call, and of which somebody has been told, it does not tell: see File.SyncAll.
+	// (syncfs). It can take seconds beside a bulk copy.
 	SyncAll(name string) error
 }
 
@@ -77,9 +76,6 @@ type File interface {
 	// again: the kernel may have dropped what it could not write.
 	Sync() error
 	Datasync() error
-	// SyncAll is FS.SyncAll of the file system that holds the file. It tells of every
-	// write to it that was lost since the file was opened, once, whoever else was told.
-	SyncAll() error
 	// DropCache has the file's next readers ask the disk, for all that is synced: of
 	// what a failed sync gave up a kernel may show the new bytes from its memory, to
 	// any process, until it needs that memory. (posix_fadvise: a request.)

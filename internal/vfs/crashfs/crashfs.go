@@ -71,7 +71,6 @@ type FS struct {
 	dirty    map[*inode]struct{} // contents or attributes not on the disk
 	lastIno  uint64
 	lastSeq  uint64
-	losses   int // failed syncs that have dropped something
 }
 
 var _ vfs.FS = (*FS)(nil)
@@ -96,8 +95,7 @@ func newFS(rng *rand.Rand) *FS {
 // once; if it returns an error the operation is not done and fails with that error,
 // wrapped. A Close is done even so. When a Sync or Datasync fails, some of the
 // unsynced contents are dropped for good, as a kernel does: they can be read until
-// DropCache, a second Sync succeeds, and a crash loses them; File.SyncAll tells of it
-// once, FS.SyncAll never: somebody else was told. before may call Crash
+// DropCache, a second Sync succeeds, and a crash loses them. before may call Crash
 // or Kill: the operation then finds the file system down. Nil takes the hook away.
 func (f *FS) Fail(before func(op Op) error) {
 	if before == nil {
@@ -193,9 +191,6 @@ func (f *FS) drop(n *inode) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if !f.down {
-		if len(n.writes) > 0 {
-			f.losses++
-		}
 		n.settleContents(drawOdds(f.rng))
 	}
 }

@@ -23,7 +23,6 @@ type file struct {
 
 	off    int64
 	closed bool
-	losses int // those of FS that were before it was opened, or told
 }
 
 // OpenFile implements vfs.FS. Of the flags it knows those of package os and
@@ -32,7 +31,6 @@ func (f *FS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error)
 	h := &file{fs: f, name: name, flag: flag}
 	err := f.do(Open, name, func() (err error) {
 		h.node, err = f.open(name, flag, perm)
-		h.losses = f.losses
 		return err
 	})
 	if err != nil {
@@ -87,7 +85,6 @@ func (f *FS) Nameless(dir string) (vfs.File, error) {
 		}
 		h.node = f.newInode(0o600)
 		h.node.linkable = true
-		h.losses = f.losses
 		return nil
 	})
 	if err != nil {
@@ -246,17 +243,6 @@ func (h *file) Truncate(size int64) error {
 
 func (h *file) Sync() error     { return h.sync(Sync, h.fs.syncInode) }
 func (h *file) Datasync() error { return h.sync(Datasync, h.fs.datasync) }
-
-func (h *file) SyncAll() error {
-	return h.do(SyncAll, func() error {
-		h.fs.syncAll()
-		if lost := h.fs.losses; lost > h.losses {
-			h.losses = lost
-			return syscall.EIO
-		}
-		return nil
-	})
-}
 
 func (h *file) DropCache() error {
 	return h.do(DropCache, func() error {

@@ -341,20 +341,16 @@ func (f *FS) SyncAll(name string) error {
 		if _, err := f.find(name); err != nil {
 			return err
 		}
-		f.syncAll()
+		for _, c := range f.pending {
+			c.apply()
+			for _, s := range c.sets {
+				s.dir.changes--
+			}
+		}
+		f.pending = nil
+		for n := range f.dirty {
+			f.syncInode(n)
+		}
 		return nil
 	})
-}
-
-func (f *FS) syncAll() {
-	for _, c := range f.pending {
-		c.apply()
-		for _, s := range c.sets {
-			s.dir.changes--
-		}
-	}
-	f.pending = nil
-	for n := range f.dirty {
-		f.syncInode(n)
-	}
 }
