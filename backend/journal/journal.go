@@ -37,8 +37,8 @@ var (
 	ErrNotFound = errors.New("no such record")
 	// ErrOrder: Replay, Start and Append were not called in this order.
 	ErrOrder = errors.New("called out of order")
-	// ErrUnapplied: Close found records whose Applied was never called, or pins
-	// never released. They are durable and will be replayed.
+	// ErrUnapplied: Close, or Flush of a user, found records whose Applied was not
+	// called, or Close pins never released. They will be replayed, for their epoch.
 	ErrUnapplied = errors.New("records are left that nobody said were applied")
 )
 
