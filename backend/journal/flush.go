@@ -7,6 +7,7 @@ import (
 	"os"
 
 	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
 )
 
 // chain holds the tickets of one user that no checkpoint has passed, in their order.
@@ -91,6 +92,18 @@ func (j *Journal) flushPath(user, path string) error {
 		return fmt.Errorf("journal: %w", err)
 	}
 	return j.fail(err)
+}
+
+// harmless tells errors that come before anything is flushed from those that may
+// report lost writes. Linux reports lost writes not only as EIO but also as ENOSPC
+// and EDQUOT, once.
+func harmless(err error) bool {
+	for _, e := range []error{unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.EPERM, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EINTR} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
 }
 
 // muchToFlush is how many paths are worth a checkpoint.
