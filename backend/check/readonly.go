@@ -48,6 +48,7 @@ func (readOnlyFile) WriteAt([]byte, int64) (int, error) { return 0, errReadOnly 
 func (readOnlyFile) Truncate(int64) error               { return errReadOnly }
 func (readOnlyFile) Sync() error                        { return errReadOnly }
 func (readOnlyFile) Datasync() error                    { return errReadOnly }
+func (readOnlyFile) SyncAll() error                     { return errReadOnly }
 func (readOnlyFile) SetModTime(time.Time) error         { return errReadOnly }
 func (readOnlyFile) Chmod(fs.FileMode) error            { return errReadOnly }
 func (readOnlyFile) LinkTo(string) error                { return errReadOnly }

@@ -201,7 +201,7 @@ func (j *Journal) reserve(t *Ticket, n int) []byte {
 	j.next++
 	j.queued += n
 	j.tickets.push(t)
-	if t.user != "" && len(t.touched) > 0 {
+	if t.user != "" {
 		j.chain(t)
 	}
 	return b.buf[from : from+n : from+n]

@@ -206,30 +206,15 @@ func (j *Journal) moves(target LSN) bool {
 	return target > j.checkpoint || j.starving && len(j.used) > 0 && j.from(target).seq > j.used[0].seq
 }
 
-// flushFiles makes the files durable. An error that the disk may have given for
-// earlier writes fails the journal: the next flush would succeed without them.
+// flushFiles makes the files durable. It hears of every write that was lost since Open,
+// also if somebody else has been told before: the sync of a file, a move, a neighbour on
+// the file system. Any error fails the journal, whatever it says: it may be about earlier
+// writes, and the next flush would succeed without them.
 func (j *Journal) flushFiles() error {
-	err := j.o.FS.SyncAll(j.o.Sync)
-	if err == nil {
-		return nil
+	if err := j.files.SyncAll(); err != nil {
+		return j.fail(fmt.Errorf("flush of the files in %s: %w", j.o.Sync, err))
 	}
-	err = fmt.Errorf("flush of the files in %s: %w", j.o.Sync, err)
-	if harmless(err) {
-		return fmt.Errorf("journal: %w", err)
-	}
-	return j.fail(err)
-}
-
-// harmless tells errors that come before anything is flushed from those that may
-// report lost writes. Linux reports lost writes not only as EIO but also as ENOSPC
-// and EDQUOT, once.
-func harmless(err error) bool {
-	for _, e := range []error{unix.ENOENT, unix.ENOTDIR, unix.EACCES, unix.EPERM, unix.EMFILE, unix.ENFILE, unix.ENOMEM, unix.EINTR} {
-		if errors.Is(err, e) {
-			return true
-		}
-	}
-	return false
+	return nil
 }
 
 // pass moves the checkpoint to target; ckpt is held and the files are durable.

@@ -19,6 +19,11 @@
 // away meanwhile: Open makes durable what it finds, and does not believe what the kernel
 // shows of a batch whose flush failed.
 //
+// The files are made durable by one flush of their file system, on a descriptor that is
+// open for as long as the journal is. The kernel tells that one of every write that was
+// lost meanwhile, a later one only of what nobody was told of. If a write was lost, be
+// it of a file that is none of the journal's business, the journal fails.
+//
 // All methods of a started journal are safe for concurrent use.
 //
 // # How a change goes

@@ -111,9 +111,13 @@ func TestFaults(t *testing.T) {
 		{"write of a batch", func(op crashfs.Op) bool { return op.Kind == crashfs.Write && inSegment(op) }, unix.EIO, append1, true},
 		{"no space for a batch", func(op crashfs.Op) bool { return op.Kind == crashfs.Write && inSegment(op) }, unix.ENOSPC, append1, true},
 		{"flush of a batch", func(op crashfs.Op) bool { return op.Kind == crashfs.Datasync && inSegment(op) }, unix.EIO, append1, true},
-		{"flush of the files", func(op crashfs.Op) bool { return op.Kind == crashfs.SyncAll }, unix.EIO, (*Journal).Checkpoint, true},
-		{"lost writes for want of space", func(op crashfs.Op) bool { return op.Kind == crashfs.SyncAll }, unix.ENOSPC, (*Journal).Checkpoint, true},
-		{"too many files", func(op crashfs.Op) bool { return op.Kind == crashfs.SyncAll }, unix.EMFILE, (*Journal).Checkpoint, false},
+		{"flush of the files", func(op crashfs.Op) bool { return op.Kind == crashfs.FileSyncAll }, unix.EIO, (*Journal).Checkpoint, true},
+		{"lost writes for want of space", func(op crashfs.Op) bool { return op.Kind == crashfs.FileSyncAll }, unix.ENOSPC, (*Journal).Checkpoint, true},
+		// The flush opens nothing, so that whatever it says may be about lost writes.
+		{"flush for want of memory", func(op crashfs.Op) bool { return op.Kind == crashfs.FileSyncAll }, unix.ENOMEM, (*Journal).Checkpoint, true},
+		{"too many files", func(op crashfs.Op) bool {
+			return op.Kind == crashfs.Open || op.Kind == crashfs.Nameless || op.Kind == crashfs.SyncDir || op.Kind == crashfs.SyncAll
+		}, unix.EMFILE, (*Journal).Checkpoint, false},
 		{"no space for the checkpoint", func(op crashfs.Op) bool {
 			return op.Kind == crashfs.Write && strings.Contains(op.Name, ".waypost-tmp-")
 		}, unix.ENOSPC, (*Journal).Checkpoint, false},

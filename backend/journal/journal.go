@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"waypost/internal/vfs"
 )
@@ -37,8 +39,8 @@ var (
 	ErrNotFound = errors.New("no such record")
 	// ErrOrder: Replay, Start and Append were not called in this order.
 	ErrOrder = errors.New("called out of order")
-	// ErrUnapplied: Close found records whose Applied was never called, or pins
-	// never released. They are durable and will be replayed.
+	// ErrUnapplied: Close, or Flush of a user, found records whose Applied was not
+	// called, or Close pins never released. They will be replayed, for their epoch.
 	ErrUnapplied = errors.New("records are left that nobody said were applied")
 )
 
@@ -54,7 +56,7 @@ type Options struct {
 	MaxSegments int
 	// Interval is the time between checkpoints; default 5 s.
 	Interval time.Duration
-	// Sync is a path in the file system that checkpoints make durable as a whole:
+	// Sync is a folder in the file system that checkpoints make durable as a whole:
 	// that of the data folder.
 	Sync string
 	// Salvage makes Open skip what is not legible; see Losses. The checkpoint file
@@ -121,6 +123,9 @@ type Journal struct {
 	failed  chan struct{}
 	closing atomic.Bool // Applied and Pin's release tell Close
 	clean   bool        // the process before closed it
+	// files is Options.Sync, open from Open to Close: whoever opens it later may not be
+	// told of writes that were lost before. See flushFiles.
+	files vfs.File
 
 	committer, preparer, checkpointer sync.WaitGroup
 	kick                              chan struct{} // asks for a checkpoint; holds one
@@ -191,9 +196,10 @@ type Stats struct {
 }
 
 // Open reads what is there and takes no appends yet. It changes nothing but makes
-// the folder if it is missing. What does not check out at the end of the log was
-// never acknowledged and is cut off; damage anywhere else is ErrCorrupt, unless
-// Options.Salvage is set. Other errors are ErrForeign, ErrVersion, and the disk's.
+// the folder if it is missing; Options.Sync must be there. What does not check out at
+// the end of the log was never acknowledged and is cut off; damage anywhere else is
+// ErrCorrupt, unless Options.Salvage is set. Other errors are ErrForeign, ErrVersion,
+// and the disk's.
 func Open(o Options) (*Journal, error) {
 	o = o.withDefaults()
 	j := &Journal{
@@ -210,8 +216,13 @@ func Open(o Options) (*Journal, error) {
 	if err := vfs.MkdirAll(o.FS, o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("journal: %w", err)
 	}
+	files, err := o.FS.OpenFile(o.Sync, os.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("journal: file system of the files: %w", err)
+	}
+	j.files = files
 	if err := j.open(); err != nil {
-		return nil, errors.Join(err, closeSegments(j.read.segments))
+		return nil, errors.Join(err, j.letGo(j.read.segments))
 	}
 	return j, nil
 }
@@ -322,6 +333,13 @@ func (j *Journal) openOne(path string, seq uint64, m *master) error {
 	}
 	j.read.segments = append(j.read.segments, s)
 	return nil
+}
+
+// letGo closes all that the journal has open, once no checkpoint is under way.
+func (j *Journal) letGo(lists ...[]*segment) error {
+	j.ckpt.Lock()
+	defer j.ckpt.Unlock()
+	return errors.Join(closeSegments(lists...), j.files.Close())
 }
 
 func closeSegments(lists ...[]*segment) error {

@@ -132,7 +132,7 @@ func (j *Journal) Close() error {
 	j.mu.Unlock()
 	if was != started {
 		j.end()
-		return errors.Join(j.Err(), closeSegments(j.read.segments, j.spare))
+		return errors.Join(j.Err(), j.letGo(j.read.segments, j.spare))
 	}
 	j.committer.Wait()
 	j.prepareCheckpoint()
@@ -141,7 +141,7 @@ func (j *Journal) Close() error {
 	j.checkpointer.Wait()
 	err := j.lastCheckpoint()
 	j.end()
-	return errors.Join(err, closeSegments(j.used, j.ready, j.spare))
+	return errors.Join(err, j.letGo(j.used, j.ready, j.spare))
 }
 
 // end lets the preparer go.

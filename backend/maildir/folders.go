@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"waypost/backend/journal"
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/subscriptions"
 	"waypost/backend/maildir/uidlist"
@@ -266,7 +267,8 @@ func (a *Account) flushNames() error {
 	if err := a.syncRest(); err != nil {
 		return err
 	}
-	if err := a.o.Journal.Flush(string(a.o.User)); err != nil {
+	// What is put off is unapplied, and may stay so: its lines name no message.
+	if err := a.o.Journal.Flush(string(a.o.User)); err != nil && !errors.Is(err, journal.ErrUnapplied) {
 		return a.doubtSync(err)
 	}
 	return nil

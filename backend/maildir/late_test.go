@@ -1,11 +1,15 @@
 package maildir
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+
+	"waypost/backend/journal"
 )
 
 // written is how many deliveries are in the log of ids.
@@ -87,6 +91,67 @@ func TestLateFails(t *testing.T) {
 	same(t, "all passed in the end", s.passed(), true)
 	same(t, "ids", s.written(), 3)
 	same(t, "messages", len(s.files("new")), 3)
+}
+
+// TestFoldersBesideLate: folders are renamed and deleted though ids cannot be written, but the
+// user is not handed on.
+func TestFoldersBesideLate(t *testing.T) {
+	s := newSetup(t, nil)
+	must(t, s.b.CreateFolder("A", ""))
+	s.deliver("early", text(1), "A")
+	same(t, "all passed", s.passed(), true)
+	log := filepath.Join(s.root, deliveriesName)
+	whole, err := os.ReadFile(log)
+	must(t, err)
+	s.deliver("put off", text(2), "A")
+	must(t, s.b.RenameFolder("A", "B"))
+	must(t, os.Truncate(log, 0))
+	must(t, s.b.RenameFolder("B", "C"))
+	must(t, s.b.DeleteFolder("C"))
+	if err := s.a.Flushed(); err == nil || s.a.Broken() {
+		t.Errorf("flushed, and the id is in the journal alone: %v, %v", err, s.a.Broken())
+	}
+	must(t, os.WriteFile(log, whole, 0o600))
+	must(t, s.a.Flushed())
+	same(t, "ids", s.written(), 2)
+}
+
+// TestUnappliedIsNotHandedOn: an Account was closed for its doubts and left what it had
+// journaled to the next replay. Until then the user is not handed on, by nobody: the records
+// would be of an epoch that is over.
+func TestUnappliedIsNotHandedOn(t *testing.T) {
+	s := newSetup(t, nil)
+	s.deliver("early", text(1), "")
+	same(t, "all passed", s.passed(), true)
+	log := filepath.Join(s.root, deliveriesName)
+	whole, err := os.ReadFile(log)
+	must(t, err)
+	must(t, os.Truncate(log, 0))
+	s.deliver("late", text(2), "")
+	s.a.mu.Lock()
+	_ = s.a.doubt(syscall.EIO)
+	s.a.mu.Unlock()
+	if err := s.a.Close(); err == nil || !s.a.Closed() {
+		t.Fatal(err)
+	}
+	must(t, os.WriteFile(log, whole, 0o600))
+	if err := s.journal.Flush(testUser); !errors.Is(err, journal.ErrUnapplied) {
+		t.Errorf("handed on while it is closed: %v", err)
+	}
+	s.open()
+	if err := s.a.Flushed(); !errors.Is(err, journal.ErrUnapplied) {
+		t.Errorf("handed on: %v", err)
+	}
+	must(t, s.a.Close())
+	s.journal.Fail(errors.New("killed")) // or Close would wait for it
+	if err := s.journal.Close(); !errors.Is(err, journal.ErrFailed) {
+		t.Fatal(err)
+	}
+	s.boot()
+	s.open()
+	must(t, s.a.Flushed())
+	same(t, "ids", s.written(), 2)
+	same(t, "messages", len(s.files("new")), 2)
 }
 
 // TestCheckpointWaitsForNobody: an operation that holds the mailbox, and may wait

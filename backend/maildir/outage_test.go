@@ -68,7 +68,7 @@ func (o *outage) refuses(op crashfs.Op) bool {
 	switch op.Kind {
 	case crashfs.Open:
 		return false
-	case crashfs.Write, crashfs.Truncate, crashfs.Sync, crashfs.Datasync, crashfs.SyncDir, crashfs.SyncAll:
+	case crashfs.Write, crashfs.Truncate, crashfs.Sync, crashfs.Datasync, crashfs.SyncDir, crashfs.SyncAll, crashfs.FileSyncAll:
 		return o.dropped
 	}
 	return op.Changes()

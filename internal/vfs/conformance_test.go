@@ -227,7 +227,7 @@ func TestContents(t *testing.T) {
 		w.must(f.Truncate(11))
 		say(f.Read(buf))
 		w.must(f.Truncate(13))
-		w.must(errors.Join(f.Sync(), f.Datasync(), f.DropCache()))
+		w.must(errors.Join(f.Sync(), f.Datasync(), f.SyncAll(), f.DropCache()))
 		info, err := f.Stat()
 		w.must(err)
 		say(int(info.Size()), f.Truncate(-1))
@@ -235,6 +235,7 @@ func TestContents(t *testing.T) {
 		say(0, f.Close())
 		say(f.Write([]byte("x")))
 		say(0, f.Datasync())
+		say(0, f.SyncAll())
 		say(0, f.Lock(true))
 		say(0, f.LinkTo(w.path("closed")))
 		a := w.open("f", os.O_APPEND|os.O_WRONLY)
@@ -247,9 +248,9 @@ func TestContents(t *testing.T) {
 		w.must(r.Close())
 		d := w.open("", os.O_RDONLY)
 		say(d.Read(buf))
-		w.must(errors.Join(d.Sync(), d.Close()))
+		w.must(errors.Join(d.Sync(), d.SyncAll(), d.Close()))
 		want := "10 <nil>\n2 <nil>\n4 <nil>\n\"9\\x00\\x00a\"\n2 EOF\n0 error\n4 <nil>\n\"\\x00\\x00ab\"\n12 <nil>\n0 error\n0 <nil>\n0 EOF\n" +
-			"13 error\n" + strings.Repeat("0 file already closed\n", 5) + "3 <nil>\n0 error\n0 error\n0 error\n0 error\n"
+			"13 error\n" + strings.Repeat("0 file already closed\n", 6) + "3 <nil>\n0 error\n0 error\n0 error\n0 error\n"
 		if w.log.String() != want {
 			w.t.Errorf("got\n%swant\n%s", w.log.String(), want)
 		}
@@ -277,7 +278,7 @@ func TestNameless(t *testing.T) {
 		if err := f.LinkTo(w.path("two")); !errors.Is(err, fs.ErrExist) {
 			w.t.Errorf("link over: %v", err)
 		}
-		w.must(f.Close())
+		w.must(errors.Join(f.SyncAll(), f.Close()))
 		w.wantTree("one=body*2 two=body*2")
 		named := w.open("one", os.O_RDWR)
 		w.must(named.LinkTo(w.path("three")))

@@ -128,6 +128,7 @@ func (f *nameless) Chmod(perm fs.FileMode) error {
 
 func (f *nameless) Sync() error     { return f.call("sync", unix.Fsync) }
 func (f *nameless) Datasync() error { return f.call("fdatasync", unix.Fdatasync) }
+func (f *nameless) SyncAll() error  { return f.call("syncfs", unix.Syncfs) }
 
 func (f *nameless) DropCache() error { return f.call("fadvise", dropCache) }
 

@@ -178,6 +178,8 @@ func withOpen(name string, flag int, do func(*os.File) error) error {
 
 func (f *osFile) Datasync() error { return control(f.File, "fdatasync", unix.Fdatasync) }
 
+func (f *osFile) SyncAll() error { return control(f.File, "syncfs", unix.Syncfs) }
+
 func (f *osFile) DropCache() error { return control(f.File, "fadvise", dropCache) }
 
 func dropCache(fd int) error { return unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED) }

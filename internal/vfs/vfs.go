@@ -6,9 +6,9 @@
 //
 // # What survives a crash
 //
-// The contents of a file survive up to its last Sync or Datasync (or SyncAll);
+// The contents of a file survive up to its last Sync or Datasync (or a SyncAll);
 // what was written since may survive wholly, partly, or as zeros. A name (made,
-// changed or removed) survives a SyncDir of its folder, or SyncAll; without
+// changed or removed) survives a SyncDir of its folder, or a SyncAll; without
 // either it may or may not be there, each name for itself, but a Rename is never
 // half done: the new name refers to the old file or to the new one.
 //
@@ -55,7 +55,9 @@ type FS interface {
 	// SyncDir makes the names in a folder durable.
 	SyncDir(name string) error
 	// SyncAll makes durable all there is in the file system that holds name
-	// (syncfs). It can take seconds beside a bulk copy.
+	// (syncfs). It can take seconds beside a bulk copy. It may miss that writes from
+	// before were lost: the kernel tells that to whoever asks first, and of the others
+	// only to those who had a file open already (File.SyncAll).
 	SyncAll(name string) error
 }
 
@@ -76,6 +78,10 @@ type File interface {
 	// again: the kernel may have dropped what it could not write.
 	Sync() error
 	Datasync() error
+	// SyncAll makes durable all there is in the file system that holds this open file
+	// or folder, and fails if writes to any file of it were lost since this one was
+	// opened, whoever else has been told (syncfs(2), Linux 5.8): once for each loss.
+	SyncAll() error
 	// DropCache has the file's next readers ask the disk, for all that is synced: of
 	// what a failed sync gave up a kernel may show the new bytes from its memory, to
 	// any process, until it needs that memory. (posix_fadvise: a request.)

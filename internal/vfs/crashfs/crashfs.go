@@ -71,6 +71,7 @@ type FS struct {
 	dirty    map[*inode]struct{} // contents or attributes not on the disk
 	lastIno  uint64
 	lastSeq  uint64
+	lost     losses
 }
 
 var _ vfs.FS = (*FS)(nil)
@@ -95,8 +96,10 @@ func newFS(rng *rand.Rand) *FS {
 // once; if it returns an error the operation is not done and fails with that error,
 // wrapped. A Close is done even so. When a Sync or Datasync fails, some of the
 // unsynced contents are dropped for good, as a kernel does: they can be read until
-// DropCache, a second Sync succeeds, and a crash loses them. before may call Crash
-// or Kill: the operation then finds the file system down. Nil takes the hook away.
+// DropCache, a second Sync succeeds, and a crash loses them. The next SyncAll of each
+// file that was open by then fails with the same error; that of FS does not. before may
+// call Crash or Kill: the operation then finds the file system down. Nil takes the hook
+// away.
 func (f *FS) Fail(before func(op Op) error) {
 	if before == nil {
 		f.hook.Store(nil)
@@ -186,13 +189,17 @@ func (f *FS) datasync(n *inode) {
 }
 
 // drop is what a failed sync does: of the unsynced contents some reach the disk,
-// and the rest never will.
-func (f *FS) drop(n *inode) {
+// and the rest never will. vfs.File.SyncAll tells others of it.
+func (f *FS) drop(n *inode, why error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.down {
-		n.settleContents(drawOdds(f.rng))
+	if f.down {
+		return
 	}
+	if len(n.writes) > 0 {
+		f.lost.add(why)
+	}
+	n.settleContents(drawOdds(f.rng))
 }
 
 // inOrder gives the dirty inodes in an order that does not depend on the map's.

@@ -23,6 +23,7 @@ type file struct {
 
 	off    int64
 	closed bool
+	heard  uint64 // of FS.lost
 }
 
 // OpenFile implements vfs.FS. Of the flags it knows those of package os and
@@ -31,6 +32,7 @@ func (f *FS) OpenFile(name string, flag int, perm fs.FileMode) (vfs.File, error)
 	h := &file{fs: f, name: name, flag: flag}
 	err := f.do(Open, name, func() (err error) {
 		h.node, err = f.open(name, flag, perm)
+		h.heard = f.lost.n
 		return err
 	})
 	if err != nil {
@@ -85,6 +87,7 @@ func (f *FS) Nameless(dir string) (vfs.File, error) {
 		}
 		h.node = f.newInode(0o600)
 		h.node.linkable = true
+		h.heard = f.lost.n
 		return nil
 	})
 	if err != nil {
@@ -253,7 +256,7 @@ func (h *file) DropCache() error {
 
 func (h *file) sync(kind Kind, flush func(*inode)) error {
 	if err := h.fs.begin(kind, h.name); err != nil {
-		h.fs.drop(h.node)
+		h.fs.drop(h.node, err)
 		return &fs.PathError{Op: string(kind), Path: h.name, Err: err}
 	}
 	err := h.fs.locked(func() error {

@@ -334,23 +334,3 @@ func (f *FS) SyncDir(name string) error {
 		return err
 	})
 }
-
-// SyncAll implements vfs.FS.
-func (f *FS) SyncAll(name string) error {
-	return f.do(SyncAll, name, func() error {
-		if _, err := f.find(name); err != nil {
-			return err
-		}
-		for _, c := range f.pending {
-			c.apply()
-			for _, s := range c.sets {
-				s.dir.changes--
-			}
-		}
-		f.pending = nil
-		for n := range f.dirty {
-			f.syncInode(n)
-		}
-		return nil
-	})
-}
