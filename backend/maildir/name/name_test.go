@@ -73,7 +73,9 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("%q: %+v became %+v", file, n, again)
 		}
 		Sizes(n.Base)
-		arrived(n.Base)
+		if sec, micro := arrived(n.Base); sec < 0 || micro < 0 {
+			t.Fatalf("%q: %d, %d", file, sec, micro)
+		}
 	})
 }
 
