@@ -316,30 +316,6 @@ func (f *folder) isLoaded() {
 	f.known = true
 }
 
-// loadState reads the state. One that was begun, or mended, with an error may be seen
-// here and not outlast a crash; then nothing may be told that it has given out.
-func (f *folder) loadState() (err error) {
-	path := f.path(state.FileName)
-	if err := f.writeState(); err != nil {
-		return err
-	}
-	f.doubtState()
-	if f.a.unsure[path] {
-		if err := f.a.syncUnsure(); err != nil {
-			return err
-		}
-	}
-	if f.state, err = state.Load(f.a.fs, stateOf(f.path(), f.list.Header()), f.a.o.Now(), false); err != nil {
-		f.a.unsure[path] = true
-	}
-	return err
-}
-
-// stateOf says which folder's state it is.
-func stateOf(dir string, h uidlist.Header) state.Folder {
-	return state.Folder{Dir: dir, GUID: h.GUID, Validity: h.Validity, Next: h.Next}
-}
-
 // empty drops the messages from the memory.
 func (f *folder) empty() {
 	f.msgs, f.fresh, f.recent = mailbox.Messages{}, nil, nil

@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"waypost/backend/maildir/state"
+	"waypost/backend/maildir/uidlist"
 )
 
 // What an Account has to make durable beside the journal, before another comes or the
@@ -84,6 +85,30 @@ func (f *folder) syncForeign() error {
 	}
 	f.untold = false
 	return nil
+}
+
+// loadState reads the state. One that was begun, or mended, with an error may be seen
+// here and not outlast a crash; then nothing may be told that it has given out.
+func (f *folder) loadState() (err error) {
+	path := f.path(state.FileName)
+	if err := f.writeState(); err != nil {
+		return err
+	}
+	f.doubtState()
+	if f.a.unsure[path] {
+		if err := f.a.syncUnsure(); err != nil {
+			return err
+		}
+	}
+	if f.state, err = state.Load(f.a.fs, stateOf(f.path(), f.list.Header()), f.a.o.Now(), false); err != nil {
+		f.a.unsure[path] = true
+	}
+	return err
+}
+
+// stateOf says which folder's state it is.
+func stateOf(dir string, h uidlist.Header) state.Folder {
+	return state.Folder{Dir: dir, GUID: h.GUID, Validity: h.Validity, Next: h.Next}
 }
 
 // doubtState says of a state that is about to be forgotten that a crash may leave an
