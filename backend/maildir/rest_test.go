@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -402,10 +403,12 @@ func TestFolderInDoubt(t *testing.T) {
 			w, u := calmWorld(t, 1)
 			must(t, u.box.CreateFolder("A", ""))
 			must(t, u.account.Flushed())
-			named := false
+			var named atomic.Bool // the journal uses the disk, too
 			hit(w, syscall.EIO, func(op crashfs.Op) bool {
-				named = named || op.Kind == crashfs.Rename && op.Name == treePath(u, maildirName, ".B")
-				return named && op.Kind == crashfs.SyncDir
+				if op.Kind == crashfs.Rename && op.Name == treePath(u, maildirName, ".B") {
+					named.Store(true)
+				}
+				return named.Load() && op.Kind == crashfs.SyncDir && op.Name == treePath(u, maildirName)
 			})
 			if err := do(u.box); !errors.Is(err, ErrUncertain) {
 				t.Fatal(err)
