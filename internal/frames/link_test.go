@@ -230,3 +230,38 @@ func TestViolations(t *testing.T) {
 		})
 	}
 }
+
+// What was written is told as written, though the other side, which has read it, closes the
+// connection before its writer wakes: a hand-off that has come is one.
+func TestWrittenThenClosed(t *testing.T) {
+	r := carrying(t)
+	proxy, backend := r.open()
+	l := backend.link
+	w := &l.w
+	w.mu.Lock()
+	w.busy = true // the test writes
+	w.mu.Unlock()
+	told := make(chan error, 1)
+	go func() { told <- l.sendCount(TypeData, backend.id, 0, []byte("hello")) }()
+	var batch []byte
+	until(t, "it waits for its batch", func() bool {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		batch = w.out
+		return len(batch) > 0
+	})
+	w.mu.Lock()
+	w.out = nil
+	w.batch++
+	if err := l.flush(batch); err != nil {
+		t.Error(err)
+	}
+	expect(t, proxy, "hello")
+	w.busy, w.written, w.broken = false, w.batch-1, true
+	w.changed.Broadcast()
+	w.mu.Unlock()
+	l.fail(io.EOF)
+	if err := <-told; err != nil {
+		t.Error(err)
+	}
+}

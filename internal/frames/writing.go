@@ -25,9 +25,10 @@ type writing struct {
 	out     []byte     // the batch that is collected
 	spare   []byte     // for the next one
 	batch   uint64     // the number of out
-	written uint64     // of the last batch that was written
+	written uint64     // of the last batch that was written, or could not be
 	busy    bool       // somebody writes
 	broken  bool       // nobody does any more
+	failed  uint64     // of the batch that could not be written; 0: none
 	unsent  uint64     // if broken: from this batch on nothing has left; 0: not known
 	by      time.Time  // the deadline of writes; who writes has it
 }
@@ -64,10 +65,12 @@ func (l *link) put(t Type, stream uint32, head, body []byte, hold bool) error {
 	for !hold && w.written < mine && !w.broken {
 		l.turn()
 	}
-	broken, left := w.broken, w.batch > mine && (w.unsent == 0 || mine < w.unsent)
+	// The other side may have read it, and closed the connection, before this one wakes.
+	done := hold && !w.broken || w.written >= mine && (w.failed == 0 || mine < w.failed)
+	left := w.batch > mine && (w.unsent == 0 || mine < w.unsent)
 	w.mu.Unlock()
 	switch {
-	case !broken:
+	case done:
 		return nil
 	case !left:
 		return errors.Join(errUnsent, l.lost())
@@ -105,7 +108,7 @@ func (l *link) turn() {
 	w.busy, w.written, w.spare = false, n, batch
 	w.changed.Broadcast()
 	if err != nil {
-		if w.broken = true; over {
+		if w.broken, w.failed = true, n; over {
 			w.unsent = n
 		}
 		w.mu.Unlock()
