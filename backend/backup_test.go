@@ -335,6 +335,38 @@ func TestRestoreMissing(t *testing.T) {
 	r.inbox("b1", rec.Epoch).after(t, seen)
 }
 
+// TestSealOfARestoreBrokenOff: between the rename and the fence. What is staging then may be
+// another's by now: it is not sealed unseen, and all is put anew.
+func TestSealOfARestoreBrokenOff(t *testing.T) {
+	r := newRig(t, "b1")
+	rec := r.create("b1")
+	r.deliverN("b1", rec.Epoch, 0, 3)
+	a := r.archive()
+	r.take(a, "b1")
+	b := r.nodes["b1"]
+	b.stop()
+	r.must(os.RemoveAll(b.disk.live(alice)))
+	r.must(os.Remove(b.disk.in("fences", alice)))
+	r.start(b.cfg)
+	b = r.nodes["b1"]
+	g := r.bring(a, "b1")
+	fences := filepath.Dir(b.disk.in("fences", alice))
+	r.must(os.RemoveAll(fences))
+	r.must(os.WriteFile(fences, nil, 0o600)) // no fence can be written
+	if reply, err := g.Seal(context.Background(), r.client("b1")); err == nil {
+		t.Fatalf("sealed as %+v without a fence", reply)
+	}
+	r.must(os.Remove(fences))
+	r.must(os.RemoveAll(b.disk.staging(alice)))
+	_, err := g.Seal(context.Background(), r.client("b1"))
+	r.must(err)
+	_, err = call[control.FenceReply](r, r.admin, "b1", control.PathLook, control.LookRequest{User: alice})
+	r.must(err)
+	if n := r.count("b1", rec.Epoch); n != 3 {
+		t.Errorf("%d messages were restored", n)
+	}
+}
+
 // TestExchange: a user who is served gets the backup's messages back, and keeps
 // what came since, unless that is not wanted; the old tree is in the trash.
 func TestExchange(t *testing.T) {

@@ -66,6 +66,9 @@ func openDisk(root string) (disk, *durable.DirLock, error) {
 	if err == nil && strings.TrimSpace(string(v)) != layoutVersion {
 		err = fmt.Errorf("written by another version (layout %s, this waypost reads %s): run the version that wrote it", strings.TrimSpace(string(v)), layoutVersion)
 	}
+	if err == nil && !fresh {
+		err = d.settle()
+	}
 	if err == nil || fresh {
 		err = d.furnish()
 	}
@@ -76,6 +79,17 @@ func openDisk(root string) (disk, *durable.DirLock, error) {
 		return fail(errors.Join(err, lock.Unlock()))
 	}
 	return d, lock, nil
+}
+
+// settle makes last what a process that was killed here had done and not flushed: whoever
+// finds a folder that it made, or a tree where it renamed it to, takes that to be durable.
+func (d disk) settle() error {
+	if vfs.OS.SyncAll(d.root) == nil {
+		return nil
+	}
+	// The kernel tells whoever asks first of writes that were lost. Who made those was told
+	// already, or told nobody that they last; and replay reads what the disk has of them.
+	return vfs.OS.SyncAll(d.root)
 }
 
 // furnish makes the folders that are missing.

@@ -19,6 +19,7 @@ import (
 	"waypost/director"
 	"waypost/internal/cluster"
 	"waypost/internal/durable"
+	"waypost/internal/vfs"
 )
 
 // Restoring a user at the home that serves it: the director holds the user busy
@@ -98,7 +99,7 @@ func (u *user) exchange(ctx context.Context, req control.RestoreExchangeRequest)
 		err = refuse(control.CodeBad, "the file system of %s cannot exchange two folders: move the user away, delete it, and restore it", disk.root)
 	}
 	if err == nil {
-		err = errors.Join(durable.SyncDir(filepath.Dir(live)), durable.SyncDir(filepath.Dir(tree)))
+		err = vfs.SyncRenamed(vfs.OS, tree, live)
 	}
 	if err != nil {
 		return did, errors.Join(err, disk.settleExchange(u.name))
@@ -136,6 +137,10 @@ func (d disk) settleExchange(u director.User) error {
 	case st.Ino == s.Ino:
 		return durable.Remove(d.restoreSwap(u)) // nothing was exchanged
 	default:
+		// Who exchanged them may not have come to make that last.
+		if err := vfs.SyncRenamed(vfs.OS, d.restoringTree(u), d.live(u)); err != nil {
+			return err
+		}
 		trash := d.trash(u, s.Epoch)
 		if err := durable.MkdirAll(trash, 0o700); err != nil {
 			return err

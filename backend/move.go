@@ -553,5 +553,9 @@ func (u *user) sealAt(f fence.Fence, req control.SealRequest) error {
 	if u.fence != f {
 		return refuse(control.CodeFence, "fence became %s meanwhile", u.fence)
 	}
+	// What staging began with (seed) was renamed to it by who may not have come to make that last.
+	if err := durable.SyncDir(filepath.Dir(u.b.disk.staging(u.name))); err != nil {
+		return err
+	}
 	return u.setFence(fence.Fence{State: fence.Sealed, Epoch: req.Epoch, Digest: req.Digest})
 }

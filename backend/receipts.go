@@ -298,13 +298,13 @@ func notEnd(err error) error {
 // keepReceipt writes the receipt of staging that is sealed, or being sealed, with the digest
 // of req, once. Called under tree.
 func (u *user) keepReceipt(staged *manifest.Tracker, req control.SealRequest) error {
-	d, epoch := u.b.disk, req.Epoch
-	if h, _, err := readReceiptFile(d.receipt(u.name, epoch)); err == nil && h.Target == req.Digest {
-		return nil
+	file := u.b.disk.receipt(u.name, req.Epoch)
+	if h, _, err := readReceiptFile(file); err == nil && h.Target == req.Digest {
+		return durable.SyncDir(filepath.Dir(file)) // who wrote it may not have come to that
 	}
 	h, lines := u.receiptFor(staged, req)
 	h.Source = req.Digest
-	if err := h.write(d.receipt(u.name, epoch), lines); err != nil {
+	if err := h.write(file, lines); err != nil {
 		return err
 	}
 	u.b.receipts.forget(u.name)

@@ -158,8 +158,17 @@ func (u *user) sealRestored(ctx context.Context, req control.RestoreSealRequest,
 	if u.fence != f {
 		return now, refuse(control.CodeFence, "fence became %s meanwhile", u.fence)
 	}
+	there, err := exists(disk.restoringTree(u.name))
+	if err == nil && !there {
+		// An earlier call that was broken off made it staging. Others may have made use of that
+		// since: a move goes on from what it finds there.
+		err = os.RemoveAll(disk.restoring(u.name))
+		return now, errors.Join(refuse(control.CodeDiffers, "sealing what was put was broken off: it is to be put again, from the beginning"), err)
+	}
 	// Without a fence, or with one that is incoming, staging is nobody's.
-	err := os.RemoveAll(disk.staging(u.name))
+	if err == nil {
+		err = os.RemoveAll(disk.staging(u.name))
+	}
 	if err == nil {
 		err = claim(disk.restoringTree(u.name), disk.staging(u.name))
 	}

@@ -38,10 +38,8 @@ func (t Trees) Adopt() error {
 		return fmt.Errorf("adopt: both %s and %s are there: one of them was put there by hand", t.Staging, t.Live)
 	case !staged && !live:
 		return fmt.Errorf("adopt: neither %s nor %s is there", t.Staging, t.Live)
-	case staged:
-		return Claim(t.FS, t.Staging, t.Live)
 	}
-	return nil
+	return Claim(t.FS, t.Staging, t.Live)
 }
 
 // Drop removes what a move or a creation left. Sealed staging that is not
@@ -93,14 +91,21 @@ func Exists(fsys vfs.FS, path string) (bool, error) {
 	return err == nil, err
 }
 
-// Claim renames from to to, durably; nothing happens when from is gone already.
+// Claim renames from to to, durably. When from is gone, an earlier call may have renamed it
+// and not have come to make that last: this one does.
 func Claim(fsys vfs.FS, from, to string) error {
 	ok, err := Exists(fsys, from)
-	if err != nil || !ok {
+	if err != nil {
 		return err
 	}
-	if err := vfs.MkdirAll(fsys, filepath.Dir(to), 0o700); err != nil {
+	if ok {
+		if err := vfs.MkdirAll(fsys, filepath.Dir(to), 0o700); err != nil {
+			return err
+		}
+		return vfs.Rename(fsys, from, to)
+	}
+	if ok, err = Exists(fsys, to); err != nil || !ok {
 		return err
 	}
-	return vfs.Rename(fsys, from, to)
+	return vfs.SyncRenamed(fsys, from, to)
 }

@@ -166,6 +166,12 @@ func Rename(fsys FS, from, to string) error {
 	if err := fsys.Rename(from, to); err != nil {
 		return err
 	}
+	return SyncRenamed(fsys, from, to)
+}
+
+// SyncRenamed is what Rename does behind the rename: for whoever finds that done, by a
+// process that died or a call that failed. The folder that was left may be gone since.
+func SyncRenamed(fsys FS, from, to string) error {
 	left, entered := filepath.Dir(from), filepath.Dir(to)
 	// The new name first: a crash between the two syncs may then show both
 	// names, and never neither.
@@ -175,7 +181,10 @@ func Rename(fsys FS, from, to string) error {
 	if left == entered {
 		return nil
 	}
-	return fsys.SyncDir(left)
+	if err := fsys.SyncDir(left); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // Remove removes a file or an empty folder and syncs the folder it was in.
@@ -188,7 +197,8 @@ func Remove(fsys FS, name string) error {
 }
 
 // MkdirAll makes the folder name with whatever parents are missing, and syncs every
-// folder that got a new entry. It is no error if name is a folder already; such a
+// folder that got a new entry; one whose entry could not be synced is removed, so that the
+// next call makes it again. It is no error if name is a folder already; such a
 // folder is taken to be durable, so whoever continues after a process that died
 // while making it syncs its parent.
 func MkdirAll(fsys FS, name string, perm fs.FileMode) error {
@@ -210,10 +220,15 @@ func MkdirAll(fsys FS, name string, perm fs.FileMode) error {
 	}
 	// Another process may make the same folder meanwhile; the sync below is
 	// needed even so, since that process may not have reached its own.
-	if err := fsys.Mkdir(name, perm); err != nil && !errors.Is(err, fs.ErrExist) {
-		return fmt.Errorf("make folder: %w", err)
+	made := fsys.Mkdir(name, perm)
+	if made != nil && !errors.Is(made, fs.ErrExist) {
+		return fmt.Errorf("make folder: %w", made)
 	}
-	return fsys.SyncDir(parent)
+	err = fsys.SyncDir(parent)
+	if err != nil && made == nil {
+		_ = fsys.Remove(name) // not empty: whoever fills it has synced it
+	}
+	return err
 }
 
 // isFolder follows a symbolic link, which an operator may have put in the place of

@@ -486,3 +486,26 @@ func BenchmarkCrash(b *testing.B) {
 		f.Crash(rand.New(rand.NewPCG(uint64(i), 0)))
 	}
 }
+
+// TestMkdirAllAfterAFault: a folder whose name could not be synced is not taken for durable by
+// the next call.
+func TestMkdirAllAfterAFault(t *testing.T) {
+	for seed := range uint64(8) {
+		f := New(seed)
+		f.Fail(func(op Op) error {
+			if op == (Op{SyncDir, "/a"}) {
+				return syscall.EMFILE
+			}
+			return nil
+		})
+		if err := vfs.MkdirAll(f, "/a/b", 0o700); !errors.Is(err, syscall.EMFILE) {
+			t.Fatal(err)
+		}
+		f.Fail(nil)
+		must(t, vfs.MkdirAll(f, "/a/b", 0o700))
+		f = f.Crash(rand.New(rand.NewPCG(seed, 1)))
+		if _, err := f.Lstat("/a/b"); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

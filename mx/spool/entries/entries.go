@@ -75,6 +75,9 @@ func Open(dir string, memoryBytes int, log *slog.Logger) (*Store, error) {
 			return nil, err
 		}
 	}
+	if err := durable.SyncDir(dir); err != nil { // a process that was killed may have made them
+		return nil, err
+	}
 	lock, err := durable.Lock(dir)
 	if err != nil {
 		return nil, err
