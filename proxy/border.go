@@ -38,10 +38,21 @@ func (b *border) see(p []byte) {
 			b.keep(p)
 			return
 		}
-		b.keep(p[:end])
-		b.endLine()
+		if b.inLine || !dull(p[:end]) {
+			b.keep(p[:end])
+			b.endLine()
+		}
 		p = p[end+1:]
 	}
+}
+
+// dull reports a whole line that neither can announce a literal nor be a BYE, as nearly all are.
+func dull(line []byte) bool {
+	n := len(line)
+	if n > 0 && line[n-1] == '\r' {
+		n--
+	}
+	return (n == 0 || line[n-1] != '}') && (n < len(byeHead) || line[2]|0x20 != 'b')
 }
 
 // keep remembers the beginning and the end of the line.

@@ -1,6 +1,7 @@
 package imap
 
 import (
+	"math"
 	"slices"
 	"strings"
 
@@ -25,14 +26,22 @@ func systemFlags() [5]systemFlag {
 	}
 }
 
+// systemNames are the names of each set of system flags. They are not changed.
+var systemNames = func() (names [math.MaxUint8 + 1][]string) {
+	for set := range names {
+		for _, s := range systemFlags() {
+			if mailbox.System(set)&s.bit != 0 {
+				names[set] = append(names[set], s.name)
+			}
+		}
+	}
+	return names
+}()
+
 // wireFlags appends flags as they are written to out. Keywords that IMAP has no form for are
 // left out; they can only come from other software.
 func wireFlags(out []string, f mailbox.Flags, recent bool) []string {
-	for _, s := range systemFlags() {
-		if f.Has(s.bit) {
-			out = append(out, s.name)
-		}
-	}
+	out = append(out, systemNames[f.System]...)
 	for _, k := range f.Keywords {
 		if validKeyword(k) {
 			out = append(out, k)

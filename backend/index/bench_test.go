@@ -65,12 +65,14 @@ func BenchmarkGet(b *testing.B) {
 
 func BenchmarkWire(b *testing.B) {
 	folder, bases := filled(b, true)
-	inTurn(b, folder, bases, 1, func(x *Index, base string) bool { _, ok := x.Wire(base); return ok })
+	var room Room
+	inTurn(b, folder, bases, 1, func(x *Index, base string) bool { _, ok := x.Wire(base, &room); return ok })
 }
 
 func BenchmarkSummary(b *testing.B) {
 	folder, bases := filled(b, true)
-	inTurn(b, folder, bases, 1, func(x *Index, base string) bool { _, ok := x.Summary(base); return ok })
+	var room Room
+	inTurn(b, folder, bases, 1, func(x *Index, base string) bool { _, ok := x.Summary(base, &room); return ok })
 }
 
 // inTurn asks for every step-th message, round and round.

@@ -61,13 +61,13 @@ func decodeMeta(in []byte) (*mailbox.Meta, error) {
 }
 
 // decodeWire reads of a payload only what it begins with.
-func decodeWire(in []byte, t *passing) (mime.Wire, error) {
+func decodeWire(in []byte, room *Room) (mime.Wire, error) {
 	d := decoder{in: in}
 	envelope, text := d.wire()
 	if d.bad {
 		return mime.Wire{}, errPayload
 	}
-	all := t.clone(text)
+	all := room.put(text)
 	return mime.Wire{Envelope: all[:envelope], Structure: all[envelope:]}, nil
 }
 

@@ -116,7 +116,7 @@ func has(t testing.TB, x *Index, i int) {
 	}
 	want := madeMeta(t, i)
 	same(t, base(i), m, want)
-	if w, ok := x.Wire(base(i)); !ok || w != want.Root.Wire || w.Envelope == "" || w.Structure == "" {
+	if w, ok := x.Wire(base(i), new(Room)); !ok || w != want.Root.Wire || w.Envelope == "" || w.Structure == "" {
 		t.Fatalf("message %d: %+v", i, w)
 	}
 	names, _ := NamesOf([]string{"SUBJECT", "Date", "to"})

@@ -81,11 +81,10 @@ func (x *Index) Get(base string) (m *mailbox.Meta, ok bool) {
 }
 
 // Wire gives the ready-made ENVELOPE and BODYSTRUCTURE of the message with that base
-// name, which costs much less than Get; false: nothing is known. They are to be used soon: who
-// keeps one keeps those of other messages with it.
-func (x *Index) Wire(base string) (w mime.Wire, ok bool) {
+// name, which costs much less than Get; false: nothing is known. They are in room.
+func (x *Index) Wire(base string, room *Room) (w mime.Wire, ok bool) {
 	ok = x.look(base, func(payload []byte) (err error) {
-		w, err = decodeWire(payload, &x.window.soon)
+		w, err = decodeWire(payload, room)
 		return err
 	})
 	return w, ok
@@ -108,11 +107,11 @@ func (x *Index) Fields(base string, set Names, each func(*mime.Field)) (ok bool)
 	return x.look(base, func(payload []byte) error { return decodeFields(payload, set, each) })
 }
 
-// Summary gives a Meta's Summary without the rest of it, to be used soon, as with Wire; false:
+// Summary gives a Meta's Summary without the rest of it, its Preview in room; false:
 // nothing is known.
-func (x *Index) Summary(base string) (s mailbox.Summary, ok bool) {
+func (x *Index) Summary(base string, room *Room) (s mailbox.Summary, ok bool) {
 	ok = x.look(base, func(payload []byte) (err error) {
-		s, err = decodeSummary(payload, &x.window.soon)
+		s, err = decodeSummary(payload, room)
 		return err
 	})
 	return s, ok

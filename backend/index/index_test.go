@@ -1,6 +1,7 @@
 package index
 
 import (
+	"bytes"
 	"fmt"
 	"io/fs"
 	"maps"
@@ -14,38 +15,46 @@ import (
 	"waypost/internal/vfs/crashfs"
 )
 
-// TestTextsStay: what Wire and Summary give shares memory, and nobody writes there again.
-func TestTextsStay(t *testing.T) {
+// TestRooms: what is in one room is as it was until that is used again, whatever is put into others.
+func TestRooms(t *testing.T) {
 	x := Open(newFS(t), dir, "id")
-	const n = 300 // more than a piece holds
+	const n = 300
 	for i := range n {
 		put(t, x, i)
 	}
-	type texts struct{ envelope, structure, preview string }
-	var all []texts
+	var wire, preview Room
+	first, _ := x.Wire(base(0), new(Room))
 	for i := range n {
-		w, known := x.Wire(base(i))
-		s, too := x.Summary(base(i))
+		w, known := x.Wire(base(i), &wire)
+		s, too := x.Summary(base(i), &preview)
 		if !known || !too {
 			t.Fatal("miss ", i)
 		}
-		all = append(all, texts{w.Envelope, w.Structure, s.Preview})
 		if i == n/2 {
 			x.Rest()
 		}
-	}
-	bytes := 0
-	for i, got := range all {
-		m := madeMeta(t, i)
-		if want := (texts{m.Root.Wire.Envelope, m.Root.Wire.Structure, m.Preview}); got != want {
-			t.Fatalf("message %d: %q, want %q", i, got, want)
+		if m := madeMeta(t, i); w != m.Root.Wire || s.Preview != m.Preview {
+			t.Fatalf("message %d: %q and %q, want %q and %q", i, w, s.Preview, m.Root.Wire, m.Preview)
 		}
-		bytes += len(got.envelope) + len(got.structure) + len(got.preview)
 	}
-	if bytes < 2*passingBytes {
-		t.Errorf("%d bytes are not more than a piece", bytes)
+	if m := madeMeta(t, 0); first != m.Root.Wire {
+		t.Errorf("a room that was not used again has %q", first)
 	}
 	closed(t, x)
+}
+
+// TestRoomsAreSmall: a long text does not stay in a Room.
+func TestRoomsAreSmall(t *testing.T) {
+	var r Room
+	long := bytes.Repeat([]byte("x"), roomBytes+1)
+	if got := r.put(long); got != string(long) || cap(r.bytes) > roomBytes {
+		t.Errorf("%d bytes, %d kept", len(got), cap(r.bytes))
+	}
+	for n := range 2 * roomBytes {
+		if got := r.put(long[:min(n, len(long))]); len(got) != min(n, len(long)) || cap(r.bytes) > roomBytes {
+			t.Fatalf("%d: %d bytes, %d kept", n, len(got), cap(r.bytes))
+		}
+	}
 }
 
 func TestPutGet(t *testing.T) {

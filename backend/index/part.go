@@ -47,8 +47,8 @@ func unfolded(s string, b []byte) string {
 }
 
 // decodeSummary reads of a payload only what stands between the fields and the parts; the
-// preview, into t, unless that is nil.
-func decodeSummary(in []byte, t *passing) (s mailbox.Summary, err error) {
+// preview, into room, unless that is nil.
+func decodeSummary(in []byte, room *Room) (s mailbox.Summary, err error) {
 	d := decoder{in: in}
 	d.wire()
 	_, count := d.rawUint(maxPayload), d.rawUint(2*maxFields)
@@ -61,7 +61,7 @@ func decodeSummary(in []byte, t *passing) (s mailbox.Summary, err error) {
 	d = decoder{all: unsafe.String(unsafe.SliceData(rest), len(rest))}
 	s.Arrived = d.time()
 	s.Attachment = d.uint(1) == 1
-	if t != nil && !d.bad {
+	if room != nil && !d.bad {
 		if d.pos < len(d.all) && d.all[d.pos]&3 == stringRepeated {
 			// It repeats what stands in the header, mostly.
 			m, err := decodeMeta(in)
@@ -71,7 +71,7 @@ func decodeSummary(in []byte, t *passing) (s mailbox.Summary, err error) {
 			return m.Summary(), nil
 		}
 		text := d.string()
-		s.Preview = t.clone(unsafe.Slice(unsafe.StringData(text), len(text)))
+		s.Preview = room.put(unsafe.Slice(unsafe.StringData(text), len(text)))
 	}
 	if d.bad {
 		return mailbox.Summary{}, errPayload

@@ -27,28 +27,26 @@ type window struct {
 	checked int64
 	// behind is the place behind the record that was found last; 0: not known.
 	behind int64
-	soon   passing
 }
 
-// passing makes strings in pieces of memory that several share: for those that are used soon, and
-// forgotten together. The zero value is ready.
-type passing struct{ last []byte }
+// Room is where a string is put that is good until the next one is put there: who reads a
+// folder, and writes what it reads at once, makes no garbage. The zero value is ready.
+type Room struct{ bytes []byte }
 
-// passingBytes is such a piece, and what one string that is kept keeps at most beside itself.
-const passingBytes = 16 << 10
+// roomBytes is what a Room keeps at most.
+const roomBytes = 16 << 10
 
-func (t *passing) clone(b []byte) string {
+func (r *Room) put(b []byte) string {
 	switch {
 	case len(b) == 0:
 		return ""
-	case len(b) > passingBytes/8:
+	case len(b) > roomBytes:
 		return string(b)
-	case len(b) > cap(t.last)-len(t.last):
-		t.last = make([]byte, 0, passingBytes)
+	case len(b) > cap(r.bytes):
+		r.bytes = make([]byte, 0, min(roomBytes, 2*len(b)))
 	}
-	n := len(t.last)
-	t.last = append(t.last, b...)
-	return unsafe.String(&t.last[n], len(b)) // nobody writes there again
+	r.bytes = append(r.bytes[:0], b...)
+	return unsafe.String(&r.bytes[0], len(b))
 }
 
 // following gives the record behind the one that was found last if it is in the window and

@@ -24,8 +24,7 @@ type Indexed interface {
 // hundred: that the fence has left shows at once only by Box.Done. What it gives
 // of a message that is expunged meanwhile is as before, or ErrNoMessage.
 type Reader interface {
-	// Wire is Meta's Root.Wire. It is to be used soon: who keeps it may keep those of some
-	// messages more, 16 KiB at most.
+	// Wire is Meta's Root.Wire. It is good until the next call of Wire only.
 	Wire(uid UID) (mime.Wire, error)
 	// Header gives the fields of a set as BODY[HEADER.FIELDS (...)] has them, with the
 	// empty line. known is false when the index cannot tell: a field was too much.
@@ -34,7 +33,8 @@ type Reader interface {
 	// included; Raw may be missing. The Field and its strings are valid during the call only, and each
 	// must not call the Reader or its Folder.
 	Fields(uid UID, set FieldSet, each func(*mime.Field)) error
-	// Summary is Meta without structure and fields; the Preview is to be used soon, as Wire.
+	// Summary is Meta without structure and fields. Its Preview is good until the next call of
+	// Summary only.
 	Summary(uid UID) (Summary, error)
 	// Arrived is the internal date: the index's, which may lack that somebody has
 	// changed the file's date by hand, else Folder.InternalDate's.

@@ -23,6 +23,8 @@ type reader struct {
 	left int
 	// next is the index in msgs behind the last message asked for.
 	next int
+	// wire and preview are the last ones given.
+	wire, preview index.Room
 }
 
 // Reader is mailbox.Indexed's.
@@ -110,7 +112,7 @@ func (r *reader) Wire(uid mailbox.UID) (w mime.Wire, err error) {
 	if err != nil {
 		return w, err
 	}
-	if w, ok := r.x.Wire(base); ok {
+	if w, ok := r.x.Wire(base, &r.wire); ok {
 		return w, nil
 	}
 	m, err := r.meta(uid)
@@ -155,7 +157,7 @@ func (r *reader) Summary(uid mailbox.UID) (s mailbox.Summary, err error) {
 	if err != nil {
 		return s, err
 	}
-	if s, ok := r.x.Summary(base); ok {
+	if s, ok := r.x.Summary(base, &r.preview); ok {
 		return s, nil
 	}
 	m, err := r.meta(uid)

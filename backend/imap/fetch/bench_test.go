@@ -24,6 +24,7 @@ type folder struct {
 	x     *index.Index
 	bases []string
 	mails []testmail.Message
+	room  index.Room
 }
 
 func (f *folder) Meta(uid mailbox.UID) (*mailbox.Meta, error) {
@@ -35,7 +36,7 @@ func (f *folder) Meta(uid mailbox.UID) (*mailbox.Meta, error) {
 }
 
 func (f *folder) Wire(uid mailbox.UID) (mime.Wire, bool, error) {
-	w, ok := f.x.Wire(f.bases[uid-1])
+	w, ok := f.x.Wire(f.bases[uid-1], &f.room)
 	return w, ok, nil
 }
 

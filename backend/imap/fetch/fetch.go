@@ -61,7 +61,8 @@ type Source interface {
 }
 
 // WireSource is a Source that knows the ready-made texts of ENVELOPE and BODYSTRUCTURE
-// without all that is a Meta. ok is false when it does not; Write asks for the Meta then.
+// without all that is a Meta, good until the next call. ok is false when it does not; Write asks for
+// the Meta then.
 type WireSource interface {
 	Wire(uid mailbox.UID) (w mime.Wire, ok bool, err error)
 }
@@ -72,7 +73,8 @@ type FieldSource interface {
 	HeaderFields(uid mailbox.UID, names index.Names) (header string, known bool, err error)
 }
 
-// SummarySource is a Source that knows preview and internal date without all that is a Meta.
+// SummarySource is a Source that knows preview, good until the next call, and internal date without
+// all that is a Meta.
 type SummarySource interface {
 	Summary(uid mailbox.UID) (mailbox.Summary, error)
 }

@@ -80,13 +80,17 @@ func (e *Encoder) send() {
 	e.buf = e.buf[:0]
 }
 
+// fits reports that n bytes can be appended to buf. Most of what is written does; so it is
+// asked before anything else.
+func (e *Encoder) fits(n int) bool { return n <= cap(e.buf)-len(e.buf) }
+
 // room sees to it that n bytes fit, n being far below ChunkSize.
 func (e *Encoder) room(n int) {
 	if e.held == nil {
 		e.held = e.pool.Get().(*[]byte)
 		e.buf = (*e.held)[:0]
 	}
-	if cap(e.buf)-len(e.buf) < n {
+	if !e.fits(n) {
 		e.send()
 	}
 }
@@ -105,6 +109,10 @@ func (e *Encoder) Write(p []byte) (int, error) {
 
 // Raw writes s as it is.
 func (e *Encoder) Raw(s string) *Encoder {
+	if e.fits(len(s)) {
+		e.buf = append(e.buf, s...)
+		return e
+	}
 	for len(s) > 0 && e.err == nil {
 		e.room(1)
 		k := min(cap(e.buf)-len(e.buf), len(s))
@@ -116,7 +124,9 @@ func (e *Encoder) Raw(s string) *Encoder {
 
 // Byte writes c.
 func (e *Encoder) Byte(c byte) *Encoder {
-	e.room(1)
+	if !e.fits(1) {
+		e.room(1)
+	}
 	e.buf = append(e.buf, c)
 	return e
 }
@@ -129,7 +139,9 @@ func (e *Encoder) CRLF() *Encoder { return e.Raw("\r\n") }
 
 // Number writes n.
 func (e *Encoder) Number(n uint64) *Encoder {
-	e.room(20)
+	if !e.fits(20) {
+		e.room(20)
+	}
 	e.buf = strconv.AppendUint(e.buf, n, 10)
 	return e
 }
@@ -250,7 +262,14 @@ func (e *Encoder) List(n int, item func(i int)) *Encoder {
 
 // Atoms writes words in parentheses: flags, attributes.
 func (e *Encoder) Atoms(words []string) *Encoder {
-	return e.List(len(words), func(i int) { e.Raw(words[i]) })
+	e.Byte('(')
+	for i, w := range words {
+		if i > 0 {
+			e.SP()
+		}
+		e.Raw(w)
+	}
+	return e.Byte(')')
 }
 
 // Ranges writes a set of numbers, which is not empty.
