@@ -21,8 +21,8 @@ const endOfData = ".\r\n"
 // the body. Only CRLF ends a line. A connection that ends before the dot is
 // io.ErrUnexpectedEOF. Any error but io.EOF is the connection's, and stays.
 //
-// It looks at the buffered bytes as a whole instead of one by one: between
-// lines that begin with a dot it only copies.
+// A Read ends with the line at the latest: where one begins, lines can take all
+// that are in order at once.
 type dotReader struct {
 	br *bufio.Reader
 	// bol: the next byte begins a line. cr: the last byte given was a CR.
@@ -34,7 +34,7 @@ func newDotReader(br *bufio.Reader) *dotReader { return &dotReader{br: br, bol: 
 
 func (d *dotReader) Read(p []byte) (int, error) {
 	n := 0
-	for d.err == nil && n < len(p) {
+	for d.err == nil && n < len(p) && (n == 0 || !d.bol) {
 		if n > 0 && d.br.Buffered() < len(endOfData) {
 			return n, nil // more might have to be waited for
 		}
@@ -77,20 +77,50 @@ func (d *dotReader) prepare() error {
 	return nil
 }
 
-// run tells how many bytes of window can be given as they are, and notes how
-// they end.
+// run tells how many bytes of window, the rest of the line at most, can be given
+// as they are, and notes how they end.
 func (d *dotReader) run(window []byte) int {
 	if d.cr && window[0] == '\n' {
 		d.bol, d.cr = true, false
 		return 1
 	}
-	if i := bytes.Index(window, []byte("\r\n.")); i >= 0 {
+	if i := bytes.Index(window, crlf); i >= 0 {
 		d.bol, d.cr = true, false
 		return i + len(crlf)
 	}
-	d.bol = bytes.HasSuffix(window, crlf)
 	d.cr = window[len(window)-1] == '\r'
 	return len(window)
+}
+
+// lines gives the lines that are buffered whole, as the store keeps them, with LF,
+// up to one that does not fit into p, is the dot alone or ends in a bare LF: that one
+// is Read's. It is what nearly all of a message goes through, once. Not ok says
+// that a bare CR was among them.
+func (d *dotReader) lines(p []byte) (n int, ok bool) {
+	if !d.bol || d.err != nil {
+		return 0, true
+	}
+	window, _ := d.br.Peek(d.br.Buffered())
+	rest, count := window, 0
+	for {
+		i := bytes.IndexByte(rest, '\n')
+		if i < 1 || rest[i-1] != '\r' || n+i > len(p) || string(rest[:i+1]) == endOfData {
+			break
+		}
+		line := rest[:i-1]
+		if len(line) > 0 && line[0] == '.' {
+			line = line[1:]
+		}
+		n += copy(p[n:], line)
+		p[n] = '\n'
+		n++
+		count++
+		rest = rest[i+1:]
+	}
+	taken := window[:len(window)-len(rest)]
+	ok = bytes.Count(taken, []byte{'\r'}) == count
+	d.br.Discard(len(taken)) // cannot fail: it is buffered
+	return n, ok
 }
 
 func unexpected(err error) error {
@@ -102,17 +132,34 @@ func unexpected(err error) error {
 
 // strictReader passes r on as long as CR and LF come only as CRLF, and fails
 // with errLineEnds where they do not: what a body may not hold is the seed of
-// SMTP smuggling, and could not be given back byte for byte either.
+// SMTP smuggling, and could not be given back byte for byte either. What it gives
+// has CRLF or, from dots, LF.
 type strictReader struct {
 	r io.Reader
+	// dots is r where that is a dotReader, or nil.
+	dots *dotReader
 	// cr: the last byte was a CR, so that an LF must follow.
 	cr  bool
 	bad bool
 }
 
+func newStrictReader(r io.Reader) *strictReader {
+	dots, _ := r.(*dotReader)
+	return &strictReader{r: r, dots: dots}
+}
+
 func (s *strictReader) Read(p []byte) (int, error) {
 	if s.bad {
 		return 0, errLineEnds
+	}
+	if s.dots != nil {
+		n, ok := s.dots.lines(p)
+		if s.bad = !ok; s.bad {
+			return 0, errLineEnds
+		}
+		if n > 0 {
+			return n, nil
+		}
 	}
 	n, err := s.r.Read(p)
 	if n > 0 && !s.check(p[:n]) || err == io.EOF && s.cr {

@@ -75,9 +75,42 @@ func checkDots(t *testing.T, in []byte) {
 func checkStrict(t *testing.T, in []byte) {
 	t.Helper()
 	for name, br := range shapes(in) {
-		got, err := io.ReadAll(&strictReader{r: br})
+		got, err := io.ReadAll(newStrictReader(br))
 		if ok := referenceStrict(in); ok != (err == nil) || ok && !bytes.Equal(got, in) {
 			t.Fatalf("%s: %q: got %q, %v, want ok %v", name, in, got, err, ok)
+		}
+	}
+}
+
+// checkBody: both readers together give the body with LF for CRLF, or an error if it
+// may not be kept; in either case what is left to read stands behind its end.
+func checkBody(t *testing.T, in []byte) {
+	t.Helper()
+	want, taken := referenceDots(in)
+	for name := range shapes(nil) {
+		for _, size := range []int{1, 2, 7, 4096} {
+			br := shapes(in)[name]
+			dots := newDotReader(br)
+			var got bytes.Buffer
+			_, err := io.CopyBuffer(onlyWriter{&got}, onlyReader{newStrictReader(dots)}, make([]byte, size))
+			if taken < 0 {
+				if err == nil {
+					t.Fatalf("%s, %d: %q: no error", name, size, in)
+				}
+				continue
+			}
+			if ok := referenceStrict(want); ok != (err == nil) {
+				t.Fatalf("%s, %d: %q: error %v, want ok %v", name, size, in, err, ok)
+			}
+			if lf := bytes.ReplaceAll(want, crlf, []byte("\n")); err == nil && !bytes.Equal(bytes.ReplaceAll(got.Bytes(), crlf, []byte("\n")), lf) {
+				t.Fatalf("%s, %d: %q: got %q, want %q", name, size, in, got.Bytes(), lf)
+			}
+			if _, err := io.Copy(io.Discard, dots); err != nil {
+				t.Fatalf("%s, %d: %q: %v", name, size, in, err)
+			}
+			if rest, _ := io.ReadAll(br); !bytes.Equal(rest, in[taken:]) {
+				t.Fatalf("%s, %d: %q: left %q, want %q", name, size, in, rest, in[taken:])
+			}
 		}
 	}
 }
@@ -94,6 +127,7 @@ func TestDotReader(t *testing.T) {
 	for _, in := range dotCases {
 		checkDots(t, []byte(in))
 		checkStrict(t, []byte(in))
+		checkBody(t, []byte(in))
 	}
 	// Every string of five of the bytes that matter.
 	const alphabet = ".\r\na"
@@ -104,6 +138,7 @@ func TestDotReader(t *testing.T) {
 		}
 		checkDots(t, append(in, "\r\n.\r\n"...))
 		checkStrict(t, in)
+		checkBody(t, append(in, "\r\n.\r\nQ"...))
 	}
 	for _, in := range dotCases[:3] {
 		if n, err := newDotReader(bufio.NewReader(strings.NewReader(in))).Read(nil); n != 0 || err != nil {
@@ -126,6 +161,7 @@ func FuzzDotReader(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in []byte) {
 		checkDots(t, in)
 		checkStrict(t, in)
+		checkBody(t, in)
 	})
 }
 
@@ -322,7 +358,7 @@ func BenchmarkBody(b *testing.B) {
 			b.SetBytes(int64(len(body)))
 			for b.Loop() {
 				in := newDotReader(bufio.NewReaderSize(bytes.NewReader(body), readBuffer))
-				io.CopyBuffer(onlyWriter{io.Discard}, newPathReader(&strictReader{r: in}), buf)
+				io.CopyBuffer(onlyWriter{io.Discard}, newPathReader(newStrictReader(in)), buf)
 			}
 		})
 	}

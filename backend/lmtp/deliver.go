@@ -62,7 +62,7 @@ func (s *session) data(args string) error {
 // stage streams a body to the disk. Without a failure there is a message, and
 // it is whole.
 func (s *session) stage(in body) (mailbox.Staged, *reply) {
-	strict := &strictReader{r: in}
+	strict := newStrictReader(in)
 	header := traceHeader(s.tx.sender, s.from, s.by, s.tx.delivery, s.tx.utf8, s.srv.opt.Now())
 	staged, err := s.srv.opt.Store.Stage(s.ctx, header, newPathReader(strict), s.srv.opt.MaxMessage)
 	if err == nil && in.ended() != io.EOF {

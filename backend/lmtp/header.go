@@ -54,7 +54,7 @@ func traceFields() []string {
 const longestTraceField = 23
 
 // pathReader removes the Return-Path fields from the leading run of trace
-// fields of a message with CRLF line ends: there is one Return-Path, the one
+// fields of a message, whatever its line ends: there is one Return-Path, the one
 // that final delivery writes (RFC 5321, Section 4.4). Everything else passes
 // unchanged.
 type pathReader struct {

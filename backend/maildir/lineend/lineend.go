@@ -26,6 +26,9 @@ func (s *Shortener) Reset(w io.Writer) { *s = Shortener{W: w, buf: s.buf[:0]} }
 
 // Write takes the next bytes; it consumes all of p or fails.
 func (s *Shortener) Write(p []byte) (int, error) {
+	if !s.held && bytes.IndexByte(p, '\r') < 0 {
+		return s.W.Write(p) // it has LF already
+	}
 	out := slices.Grow(s.buf[:0], len(p)+1)
 	for rest := p; len(rest) > 0; {
 		if s.held {
