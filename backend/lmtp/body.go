@@ -21,8 +21,7 @@ const endOfData = ".\r\n"
 // the body. Only CRLF ends a line. A connection that ends before the dot is
 // io.ErrUnexpectedEOF. Any error but io.EOF is the connection's, and stays.
 //
-// A Read ends with the line at the latest: where one begins, lines can take all
-// that are in order at once.
+// A Read ends with the line at the latest: where one begins, lines can take many.
 type dotReader struct {
 	br *bufio.Reader
 	// bol: the next byte begins a line. cr: the last byte given was a CR.
@@ -92,24 +91,32 @@ func (d *dotReader) run(window []byte) int {
 	return len(window)
 }
 
-// lines gives the lines that are buffered whole, as the store keeps them, with LF,
-// up to one that does not fit into p, is the dot alone or ends in a bare LF: that one
-// is Read's. It is what nearly all of a message goes through, once. Not ok says
-// that a bare CR was among them.
 func (d *dotReader) lines(p []byte) (n int, ok bool) {
-	if !d.bol || d.err != nil {
+	if d.err != nil {
 		return 0, true
 	}
-	window, _ := d.br.Peek(d.br.Buffered())
+	window, _ := d.br.Peek(d.br.Buffered()) // cannot fail: it is buffered
+	n, taken, ok := shortLines(p, window, true)
+	d.br.Discard(taken)
+	return n, ok
+}
+
+// shortLines copies the lines that window has whole to p, as the store keeps them, with
+// LF, up to one that does not fit or ends in a bare LF; of those with dots (dotReader)
+// up to the dot alone, which is the end. It took that many bytes of window. Not ok says
+// that a bare CR was among them. It is what nearly all of a message goes through, once.
+func shortLines(p, window []byte, dots bool) (n, taken int, ok bool) {
 	rest, count := window, 0
 	for {
 		i := bytes.IndexByte(rest, '\n')
-		if i < 1 || rest[i-1] != '\r' || n+i > len(p) || string(rest[:i+1]) == endOfData {
+		if i < 1 || rest[i-1] != '\r' || n+i > len(p) {
 			break
 		}
 		line := rest[:i-1]
-		if len(line) > 0 && line[0] == '.' {
-			line = line[1:]
+		if dots && len(line) > 0 && line[0] == '.' {
+			if line = line[1:]; len(line) == 0 {
+				break
+			}
 		}
 		n += copy(p[n:], line)
 		p[n] = '\n'
@@ -117,10 +124,8 @@ func (d *dotReader) lines(p []byte) (n int, ok bool) {
 		count++
 		rest = rest[i+1:]
 	}
-	taken := window[:len(window)-len(rest)]
-	ok = bytes.Count(taken, []byte{'\r'}) == count
-	d.br.Discard(len(taken)) // cannot fail: it is buffered
-	return n, ok
+	taken = len(window) - len(rest)
+	return n, taken, bytes.Count(window[:taken], []byte{'\r'}) == count
 }
 
 func unexpected(err error) error {
@@ -130,30 +135,24 @@ func unexpected(err error) error {
 	return err
 }
 
-// strictReader passes r on as long as CR and LF come only as CRLF, and fails
+// strictReader passes a body on as long as CR and LF come only as CRLF, and fails
 // with errLineEnds where they do not: what a body may not hold is the seed of
-// SMTP smuggling, and could not be given back byte for byte either. What it gives
-// has CRLF or, from dots, LF.
+// SMTP smuggling, and could not be given back byte for byte either. Its lines end
+// in LF where they could be taken whole, else in CRLF.
 type strictReader struct {
-	r io.Reader
-	// dots is r where that is a dotReader, or nil.
-	dots *dotReader
-	// cr: the last byte was a CR, so that an LF must follow.
-	cr  bool
-	bad bool
-}
-
-func newStrictReader(r io.Reader) *strictReader {
-	dots, _ := r.(*dotReader)
-	return &strictReader{r: r, dots: dots}
+	body body
+	// within: the next byte does not begin a line. cr: the last byte was a CR, so that an
+	// LF must follow.
+	within, cr bool
+	bad        bool
 }
 
 func (s *strictReader) Read(p []byte) (int, error) {
 	if s.bad {
 		return 0, errLineEnds
 	}
-	if s.dots != nil {
-		n, ok := s.dots.lines(p)
+	if !s.within {
+		n, ok := s.body.lines(p)
 		if s.bad = !ok; s.bad {
 			return 0, errLineEnds
 		}
@@ -161,10 +160,13 @@ func (s *strictReader) Read(p []byte) (int, error) {
 			return n, nil
 		}
 	}
-	n, err := s.r.Read(p)
+	n, err := s.body.Read(p)
 	if n > 0 && !s.check(p[:n]) || err == io.EOF && s.cr {
 		s.bad = true
 		return 0, errLineEnds
+	}
+	if n > 0 {
+		s.within = p[n-1] != '\n'
 	}
 	return n, err
 }

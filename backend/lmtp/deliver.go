@@ -1,6 +1,7 @@
 package lmtp
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,7 +23,11 @@ var errAborted = errors.New("transaction aborted")
 // body is a message on its way in. err is nil before its end, io.EOF after it,
 // and else why it never comes: that error is not the store's.
 type body interface {
+	// Read gives the rest of a line at most.
 	io.Reader
+	// lines is called where a line begins and gives, with LF, those that are there
+	// already and in order; none is no error. Not ok: a bare CR was among them.
+	lines(p []byte) (n int, ok bool)
 	ended() error
 }
 
@@ -62,7 +67,7 @@ func (s *session) data(args string) error {
 // stage streams a body to the disk. Without a failure there is a message, and
 // it is whole.
 func (s *session) stage(in body) (mailbox.Staged, *reply) {
-	strict := newStrictReader(in)
+	strict := &strictReader{body: in}
 	header := traceHeader(s.tx.sender, s.from, s.by, s.tx.delivery, s.tx.utf8, s.srv.opt.Now())
 	staged, err := s.srv.opt.Store.Stage(s.ctx, header, newPathReader(strict), s.srv.opt.MaxMessage)
 	if err == nil && in.ended() != io.EOF {
@@ -287,12 +292,34 @@ func (c *chunkReader) Read(p []byte) (int, error) {
 	if c.err != nil || len(p) == 0 {
 		return 0, c.err
 	}
-	n, err := c.s.br.Read(p[:min(int64(len(p)), c.left)])
-	c.left -= int64(n)
-	if n == 0 && err != nil {
+	if _, err := c.s.br.Peek(1); err != nil {
 		c.err = unexpected(err)
+		return 0, c.err
 	}
-	return n, c.err
+	window := c.window()
+	if i := bytes.IndexByte(window, '\n'); i >= 0 {
+		window = window[:i+1]
+	}
+	n := copy(p, window)
+	c.take(n)
+	return n, nil
+}
+
+func (c *chunkReader) lines(p []byte) (n int, ok bool) {
+	n, taken, ok := shortLines(p, c.window(), false)
+	c.take(taken)
+	return n, ok
+}
+
+// window is what is there of the chunk.
+func (c *chunkReader) window() []byte {
+	window, _ := c.s.br.Peek(int(min(int64(c.s.br.Buffered()), c.left))) // cannot fail: it is buffered
+	return window
+}
+
+func (c *chunkReader) take(n int) {
+	c.s.br.Discard(n)
+	c.left -= int64(n)
 }
 
 // nextChunk waits for the next BDAT. NOOP may come between; RSET, QUIT and a

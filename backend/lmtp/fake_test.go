@@ -23,7 +23,7 @@ type fakeStore struct {
 	stageErr  error
 	stageCut  int64 // with stageErr: fail after so many bytes; else at once
 	early     bool  // Stage returns before the end without an error
-	count     bool  // count bytes, keep none
+	count     bool  // count bytes with CRLF, keep none
 
 	open      int // boxes that are open
 	discarded int
@@ -46,6 +46,15 @@ func (f *fakeStore) Open(_ context.Context, u director.User, home director.Backe
 	return &fakeBox{store: f, user: u}, nil
 }
 
+// wireCount counts what is written as if all of it had CRLF. A CR is always a line end's
+// (strictReader).
+type wireCount int64
+
+func (c *wireCount) Write(p []byte) (int, error) {
+	*c += wireCount(len(p) + bytes.Count(p, []byte("\n")) - bytes.Count(p, []byte("\r")))
+	return len(p), nil
+}
+
 func (f *fakeStore) Stage(_ context.Context, header string, r io.Reader, limit int64) (mailbox.Staged, error) {
 	if f.early {
 		return &fakeStaged{store: f}, nil
@@ -55,8 +64,7 @@ func (f *fakeStore) Stage(_ context.Context, header string, r io.Reader, limit i
 		return nil, f.stageErr
 	}
 	if f.count {
-		n, err := io.CopyBuffer(onlyWriter{io.Discard}, r, make([]byte, 32<<10))
-		f.counted += n
+		_, err := io.CopyBuffer(onlyWriter{(*wireCount)(&f.counted)}, r, make([]byte, 32<<10))
 		return &fakeStaged{store: f}, err
 	}
 	if limit > 0 {
