@@ -1,6 +1,10 @@
 package mime
 
-import "strings"
+import (
+	"strings"
+
+	"waypost/internal/headerfield"
+)
 
 // address is one of a list, in the bytes of the header. A group begins with one that has
 // only a mailbox, its name, and ends with an empty one (RFC 9051, Section 7.5.2).
@@ -91,7 +95,7 @@ func (p *addressParser) flush() {
 			name, spec = collapse(words), "" // nobody's address has words
 		}
 	}
-	spec = strings.TrimSpace(withoutComments(spec))
+	spec = strings.TrimSpace(headerfield.WithoutComments(spec))
 	if spec == "" && name == "" && !p.isAngle {
 		return
 	}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"io"
 	"strings"
+
+	"waypost/internal/headerfield"
 )
 
 // Field is a header field.
@@ -37,7 +39,7 @@ func NewField(name, raw string) Field {
 }
 
 // Text is the value for readers: encoded words decoded, as UTF-8.
-func (f Field) Text() string { return Words(clean([]byte(f.Value))) }
+func (f Field) Text() string { return headerfield.Decode(clean([]byte(f.Value))) }
 
 // FieldLimits bounds what RawFields keeps: the bytes of one field and of all,
 // and their number.
@@ -120,7 +122,7 @@ func Fields(header io.Reader) ([]Field, error) {
 	name := ""
 	flush := func() {
 		if name != "" {
-			out = append(out, Field{Name: name, Value: Words(clean(text))})
+			out = append(out, Field{Name: name, Value: headerfield.Decode(clean(text))})
 		}
 		name, text = "", text[:0]
 	}

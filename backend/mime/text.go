@@ -3,28 +3,10 @@ package mime
 import (
 	"bufio"
 	"io"
-	stdmime "mime"
 	"strings"
 
 	"golang.org/x/text/encoding/htmlindex"
 )
-
-// Words decodes the encoded words of a header field (RFC 2047); what cannot be
-// decoded stays as it is.
-func Words(s string) string {
-	d := stdmime.WordDecoder{CharsetReader: func(charset string, r io.Reader) (io.Reader, error) {
-		enc, err := htmlindex.Get(charset)
-		if err != nil {
-			return nil, err
-		}
-		return enc.NewDecoder().Reader(r), nil
-	}}
-	out, err := d.DecodeHeader(s)
-	if err != nil {
-		return s
-	}
-	return out
-}
 
 // Text reads the part's body, given its bytes, as UTF-8: transfer encoding and
 // character set undone as far as they are known. A body that is a *bufio.Reader is not buffered again.

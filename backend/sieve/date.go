@@ -2,10 +2,11 @@ package sieve
 
 import (
 	"fmt"
-	"net/mail"
 	"strconv"
 	"strings"
 	"time"
+
+	"waypost/internal/headerfield"
 )
 
 // dateTest is "date" and "currentdate" (RFC 5260, Sections 4 and 5).
@@ -117,12 +118,7 @@ func parseDate(s string) (time.Time, bool) {
 	if i := strings.LastIndexByte(s, ';'); i >= 0 {
 		s = s[i+1:]
 	}
-	when, err := mail.ParseDate(strings.TrimSpace(s))
-	if err != nil {
-		return when, false
-	}
-	_, offset := when.Zone() // a zone without the local machine's names
-	return when.In(time.FixedZone("", offset)), true
+	return headerfield.Date(s)
 }
 
 // parseZone reads "+hhmm" or "-hhmm".

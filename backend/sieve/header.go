@@ -7,7 +7,7 @@ import (
 	"io"
 	"strings"
 
-	"waypost/backend/mime"
+	"waypost/internal/headerfield"
 )
 
 // Field is one header field.
@@ -172,8 +172,9 @@ func (h *Header) add(raw []byte, text string) {
 	h.fields = append(h.fields, f)
 }
 
-// unfold takes out line ends and the white space around the value (RFC 5322,
-// Section 2.2.3).
+// unfold takes out line ends and the white space around the value (RFC 5322, Section
+// 2.2.3). A tab that begins a folded line becomes a space: most who write it fold with tabs
+// where they found spaces, and scripts that ran under Pigeonhole expect it.
 func unfold(s string) string {
 	s = strings.Trim(s, " \t\r\n")
 	if !strings.ContainsAny(s, "\r\n") {
@@ -186,6 +187,9 @@ func unfold(s string) string {
 			return string(append(b, s...))
 		}
 		b, s = append(b, s[:i]...), s[i+1:]
+		if after, folded := strings.CutPrefix(s, "\t"); folded {
+			b, s = append(b, ' '), after
+		}
 	}
 }
 
@@ -193,7 +197,7 @@ func unfold(s string) string {
 // (RFC 5228, Section 2.7.2).
 func decode(value string) string {
 	if strings.Contains(value, "=?") {
-		value = strings.Trim(mime.Words(value), " \t\r\n")
+		value = strings.Trim(headerfield.Decode(value), " \t\r\n")
 	}
 	return value
 }

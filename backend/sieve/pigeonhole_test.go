@@ -43,6 +43,7 @@ func newForeign(t *testing.T) *foreign {
 		"plugin {\n sieve_extensions = +vacation-seconds +editheader\n}\n", dir, uid, gid))
 	f.write(t, "letter.eml", string(crlf(letter)))
 	f.write(t, "parts.eml", string(crlf(parts)))
+	f.write(t, "odd.eml", string(crlf(oddities)))
 	return f
 }
 
@@ -144,7 +145,7 @@ func TestPigeonhole(t *testing.T) {
 	for _, set := range []struct {
 		cases     []testCase
 		name, msg string
-	}{{letterCases, "letter.eml", letter}, {bodyCases, "parts.eml", parts}} {
+	}{{letterCases, "letter.eml", letter}, {bodyCases, "parts.eml", parts}, {oddCases, "odd.eml", oddities}} {
 		for _, c := range set.cases {
 			if c.own {
 				continue

@@ -197,6 +197,30 @@ func TestBody(t *testing.T) {
 	}
 }
 
+// oddities is a header as none should be, and many are.
+const oddities = "X-Tab: a\n\tb\nX-Cut: =?utf-8?q?=C3?= =?utf-8?q?=A9?=\nX-Lang: =?utf-8*de?q?Gr=C3=BC=C3=9Fe?=\n" +
+	"X-Unknown: =?x-nobody?q?one?= =?utf-8?q?=C3=A9?=\n" +
+	"X-Est: 6 Nov 2022 23:59:59 EST\nX-Z: Sat, 1 Jan 00 00:00:00 Z\nX-Leap: Sun, 06 Nov 2022 23:59:60 +0530 (x)\n\nbody\n"
+
+var oddCases = []testCase{
+	{"", `header "x-tab" "a b"`, true, false},
+	{"", `header "x-cut" "é"`, true, true},
+	{"", `header "x-lang" "Grüße"`, true, false},
+	{"", `header :contains "x-unknown" "é"`, true, false},
+	{"date", `date :zone "+0000" "x-est" "iso8601" "2022-11-07T04:59:59Z"`, true, false},
+	{"date", `date :originalzone "x-est" "hour" "23"`, true, false},
+	{"date", `date :originalzone "x-z" "date" "2000-01-01"`, true, false},
+	{"date", `date :originalzone "x-leap" "date" "2022-11-07"`, true, true},
+}
+
+func TestOddities(t *testing.T) {
+	for _, c := range oddCases {
+		if got := truth(t, c.requires, c.test, oddities); got != map[bool]string{true: "true", false: "false"}[c.want] {
+			t.Errorf("%s: %s", c.test, got)
+		}
+	}
+}
+
 // The null sender and addresses without a domain.
 func TestEnvelopeOdd(t *testing.T) {
 	env := testEnv()

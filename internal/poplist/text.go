@@ -1,8 +1,6 @@
 package poplist
 
 import (
-	"io"
-	"mime"
 	"net/mail"
 	"strings"
 	"time"
@@ -10,7 +8,8 @@ import (
 	"unicode/utf8"
 
 	"golang.org/x/text/encoding/charmap"
-	"golang.org/x/text/encoding/htmlindex"
+
+	"waypost/internal/headerfield"
 )
 
 // maxField bounds the header fields looked at, in bytes with their name and line
@@ -27,28 +26,12 @@ func (h Header) Fill(e *Entry) {
 	e.Date, e.From, e.Subject = Date(h.Date), From(h.From), Text(h.Subject)
 }
 
-// decoder decodes encoded words (RFC 2047). A character set that nobody knows is
-// read as Windows-1252, so that what is ASCII in it shows.
-func decoder() *mime.WordDecoder {
-	return &mime.WordDecoder{CharsetReader: func(charset string, r io.Reader) (io.Reader, error) {
-		if enc, err := htmlindex.Get(charset); err == nil {
-			return enc.NewDecoder().Reader(r), nil
-		}
-		return charmap.Windows1252.NewDecoder().Reader(r), nil
-	}}
-}
-
 // Text makes a field's value readable: bytes that are no UTF-8 are taken for
 // Windows-1252, encoded words are decoded, and white space and control
 // characters become single spaces. It is cut off at 600 bytes.
 func Text(raw string) string {
 	raw = utf8Text(raw)
-	if strings.Contains(raw, "=?") {
-		if text, err := decoder().DecodeHeader(raw); err == nil {
-			raw = text
-		}
-	}
-	return cut(oneLine(raw))
+	return cut(oneLine(headerfield.Decode(raw)))
 }
 
 func utf8Text(raw string) string {
@@ -91,7 +74,7 @@ func From(raw string) string {
 	if strings.TrimSpace(raw) == "" {
 		return ""
 	}
-	parser := mail.AddressParser{WordDecoder: decoder()}
+	parser := mail.AddressParser{WordDecoder: headerfield.Decoder()}
 	list, err := parser.ParseList(utf8Text(raw))
 	if err != nil || len(list) == 0 || list[0].Address == "" {
 		return Text(raw)
@@ -109,50 +92,14 @@ func From(raw string) string {
 	return cut(name + " <" + address + ">")
 }
 
-// Date reads a Date field's value (RFC 5322, Section 3.3), with some leniency;
-// zero where it cannot, or the year is none of RFC 3339.
+// Date reads a Date field's value, in UTC; zero where it cannot, or the year is none of
+// RFC 3339.
 func Date(raw string) time.Time {
-	s := strings.Join(strings.Fields(raw), " ")
-	if s == "" {
-		return time.Time{}
-	}
-	t, err := time.Parse("Mon, 2 Jan 2006 15:04:05 -0700", s) // nearly all
-	if err != nil {
-		t, err = mail.ParseDate(s)
-	}
-	if err != nil {
-		if i := strings.IndexByte(s, '('); i > 0 {
-			s = strings.TrimSpace(s[:i])
-		}
-		for _, layout := range []string{
-			"Mon, 2 Jan 2006 15:04:05", "2 Jan 2006 15:04:05", time.ANSIC, time.UnixDate,
-			"Monday, 2 Jan 2006 15:04:05 -0700", "Mon, 2 Jan 2006 15:04:05 -07:00", time.RFC3339,
-		} {
-			if t, err = time.Parse(layout, s); err == nil {
-				break
-			}
-		}
-	}
-	if err == nil {
-		t = inZone(t).UTC()
-	}
-	if err != nil || t.Year() < 1 || t.Year() > 9999 {
+	t, _ := headerfield.Date(raw)
+	if t = t.UTC(); t.Year() < 1 || t.Year() > 9999 {
 		return time.Time{}
 	}
 	return t
-}
-
-// inZone gives the zones of RFC 5322, Section 4.3, their meaning: package time
-// knows only the machine's own.
-func inZone(t time.Time) time.Time {
-	name, offset := t.Zone()
-	hours, ok := map[string]int{
-		"EST": -5, "EDT": -4, "CST": -6, "CDT": -5, "MST": -7, "MDT": -6, "PST": -8, "PDT": -7,
-	}[name]
-	if !ok || offset != 0 {
-		return t
-	}
-	return time.Date(t.Year(), t.Month(), t.Day(), t.Hour(), t.Minute(), t.Second(), 0, time.FixedZone(name, hours*3600))
 }
 
 // Scan takes a header apart, line by line. The zero value is ready for use.

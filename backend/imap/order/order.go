@@ -12,7 +12,7 @@ import (
 	"github.com/emersion/go-imap/v2"
 
 	"waypost/backend/imap/collate"
-	"waypost/backend/mime"
+	"waypost/internal/headerfield"
 )
 
 // Key is a sort key.
@@ -99,7 +99,7 @@ func Display(list []imap.Address) Value {
 		return Value{}
 	}
 	a := list[0]
-	name := mime.Words(a.Name)
+	name := headerfield.Decode(a.Name)
 	switch {
 	case name != "":
 	case a.Host == "":
