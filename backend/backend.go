@@ -106,6 +106,7 @@ type Server struct {
 		done map[director.User]bool
 	}
 	quotaExtra map[string]maildir.Extra
+	uses       mailbox.Uses
 	notices    notices
 
 	maildrops pop3.Locks
@@ -153,6 +154,9 @@ func New(cfg Config, d Deps) (*Server, error) {
 	b.sessions = sessions{open: make(map[*session]struct{}), named: make(carry.Names), max: cfg.MaxSessions}
 	b.janitor = newJanitor(b)
 	b.notices.todo = make(chan notice, maxNotices)
+	if b.uses, err = cfg.uses(); err != nil {
+		return nil, err
+	}
 	if b.quotaExtra, err = cfg.extra(); err != nil {
 		return nil, err
 	}

@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
+	"waypost/backend/mailbox"
 	"waypost/backend/mailbox/archive"
 	"waypost/backend/maildir"
 	"waypost/backend/pop3"
@@ -74,6 +76,13 @@ type Config struct {
 	MaxSessions int `toml:"max_sessions"`
 	// MaxFolders bounds the folders a user may make; 1,000 by default.
 	MaxFolders int `toml:"max_folders"`
+	// SpecialUse are names that say what a folder is for where no client has said it, by
+	// special use: Sent = ["Sent", "Gesendet"]. The first that is there counts. By default
+	// mailbox.UsualUses; an empty table: none.
+	SpecialUse map[string][]string `toml:"special_use"`
+	// AutoFolders are folders that every account has: made and subscribed when it is opened,
+	// where they are missing. None by default.
+	AutoFolders []string `toml:"auto_folders"`
 	// Archives are trees of mail that clients see as folders that can be read only,
 	// in namespaces of their own (package archive).
 	Archives []archive.Config `toml:"archives"`
@@ -155,6 +164,12 @@ func (c Config) Validate() error {
 	if _, err := c.extra(); err != nil {
 		bad("quota_rules: %w", err)
 	}
+	if _, err := c.uses(); err != nil {
+		bad("special_use: %w", err)
+	}
+	if i := slices.IndexFunc(c.AutoFolders, func(name string) bool { return !maildir.ValidFolder(name) }); i >= 0 {
+		bad("auto_folders: %q is no name for a folder", c.AutoFolders[i])
+	}
 	if err := archive.Validate(c.Archives); err != nil {
 		bad("archives: %w", err)
 	}
@@ -173,6 +188,14 @@ func (c Config) Validate() error {
 		bad("busy_limit, owner_grace, trash_grace: not below 0")
 	}
 	return errors.Join(errs...)
+}
+
+// uses is SpecialUse as the store has it.
+func (c Config) uses() (mailbox.Uses, error) {
+	if c.SpecialUse == nil {
+		return mailbox.UsualUses(), nil
+	}
+	return mailbox.ParseUses(c.SpecialUse)
 }
 
 // extra is QuotaRules as the store has them.

@@ -42,6 +42,10 @@ type user struct {
 	why string
 	// lastLimit is the quota as last known.
 	lastLimit atomic.Pointer[mailbox.Limit]
+	// furnished is the open mailbox in which the folders of auto_folders are, under
+	// furnishing, which is taken before mu.
+	furnishing sync.Mutex
+	furnished  *maildir.Account
 	// alarm is why requests are refused, empty when they are not.
 	alarm string
 
@@ -260,6 +264,7 @@ func (u *user) account() (*maildir.Account, error) {
 		Recount:                u.b.toRecount(u.name),
 		MaxFolders:             u.b.cfg.MaxFolders,
 		UTF8Folders:            u.b.cfg.UTF8FolderNames,
+		Uses:                   u.b.uses,
 		Extra:                  u.b.quotaExtra,
 		Warnings:               u.b.cfg.QuotaWarnings,
 		Warn:                   u.b.warner(u.name),
@@ -335,7 +340,36 @@ func (b *Server) Open(ctx context.Context, name director.User, home director.Bac
 		b.metrics.fenceRefusal(err)
 		return nil, err
 	}
+	if len(b.cfg.AutoFolders) > 0 {
+		u.furnish(h.Box)
+	}
 	return h, nil
+}
+
+// furnish makes the folders that every account has, where they are missing, once for each
+// opening of the mailbox. It is no reason to refuse a session or a message if it cannot.
+func (u *user) furnish(box mailbox.Box) {
+	u.furnishing.Lock()
+	defer u.furnishing.Unlock()
+	u.mu.Lock()
+	acct := u.acct
+	u.mu.Unlock()
+	if acct == nil || u.furnished == acct {
+		return
+	}
+	u.furnished = acct
+	for _, folder := range u.b.cfg.AutoFolders {
+		err := box.CreateFolder(folder, "")
+		if errors.Is(err, mailbox.ErrFolderExists) {
+			continue
+		}
+		if err == nil {
+			err = box.Subscribe(folder, true)
+		}
+		if err != nil {
+			u.b.log.Warn("folder that every account has not made", "user", u.name, "folder", folder, "error", err)
+		}
+	}
 }
 
 // behind tells whether the request knows more than the fence.

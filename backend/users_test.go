@@ -2,10 +2,14 @@ package backend
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"strings"
 	"syscall"
 	"testing"
+
+	"golang.org/x/sync/errgroup"
 
 	"waypost/backend/fence"
 	"waypost/backend/mailbox"
@@ -55,5 +59,62 @@ func TestFenceNotSynced(t *testing.T) {
 		if f, err := after.Get(name); f != serving || err != nil {
 			t.Fatalf("after a crash the fence is %s: %v", f, err)
 		}
+	}
+}
+
+// TestAutoFolders: whoever opens the mailbox first finds the folders that every account has, in
+// whatever state it was before, and every other at once does so, too.
+func TestAutoFolders(t *testing.T) {
+	r := newRig(t)
+	n := r.start(Config{ID: "b1", Listen: "127.0.0.1:0", Data: t.TempDir(), AutoFolders: []string{"Drafts", "Sent", "Lists/Go"}})
+	rec := r.create("b1")
+	listed := func() string {
+		box := r.at("b1", rec.Epoch)
+		defer box.Close()
+		infos, err := box.Folders()
+		r.must(err)
+		var names []string
+		for _, info := range infos {
+			mark := ""
+			if info.Subscribed {
+				mark = "+"
+			}
+			names = append(names, info.Name+mark+info.SpecialUse)
+		}
+		return strings.Join(names, " ")
+	}
+	const want = `INBOX Drafts+\Drafts Lists Lists/Go+ Sent+\Sent`
+	var all errgroup.Group
+	for range 8 {
+		all.Go(func() error {
+			if got := listed(); got != want {
+				return fmt.Errorf("%s, want %s", got, want)
+			}
+			return nil
+		})
+	}
+	r.must(all.Wait())
+	box := r.at("b1", rec.Epoch)
+	r.must(box.DeleteFolder("Drafts"))
+	r.must(box.Subscribe("Sent", false))
+	box.Close()
+	if got := listed(); got != `INBOX Lists Lists/Go+ Sent\Sent` {
+		t.Errorf("while the mailbox is open: %s", got)
+	}
+	cfg := n.cfg
+	n.stop()
+	r.start(cfg)
+	if got := listed(); got != `INBOX Drafts+\Drafts Lists Lists/Go+ Sent\Sent` {
+		t.Errorf("after a restart: %s", got)
+	}
+	for _, names := range [][]string{{"INBOX"}, {""}, {"a.b"}, {"a", "/b"}} {
+		cfg.AutoFolders = names
+		if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "auto_folders") {
+			t.Errorf("%q: %v", names, err)
+		}
+	}
+	cfg.AutoFolders, cfg.SpecialUse = nil, map[string][]string{"Bogus": {"x"}}
+	if err := cfg.Validate(); err == nil || !strings.Contains(err.Error(), "special_use") {
+		t.Error(err)
 	}
 }

@@ -53,19 +53,8 @@ func (r *run) exists(_ context.Context, name string) (bool, error) {
 	return err == nil, r.ours(err)
 }
 
-// usualNames are the folders that clients make for a special use (RFC 6154), and
-// do not always say so.
-var usualNames = map[string][]string{
-	`\archive`: {"Archive", "Archives"},
-	`\drafts`:  {"Drafts"},
-	`\junk`:    {"Junk", "Spam", "Junk E-mail"},
-	`\sent`:    {"Sent", "Sent Messages", "Sent Items"},
-	`\trash`:   {"Trash", "Deleted Messages", "Deleted Items"},
-}
-
-// specialUse gives the folder that has a special use, or, if none has, one whose
-// name says so.
-func (r *run) specialUse(ctx context.Context, use string) (string, bool, error) {
+// specialUse gives the folder that has a special use.
+func (r *run) specialUse(_ context.Context, use string) (string, bool, error) {
 	list, err := r.in.Box.Folders()
 	if err != nil {
 		return "", false, r.ours(err)
@@ -73,11 +62,6 @@ func (r *run) specialUse(ctx context.Context, use string) (string, bool, error) 
 	for _, info := range list {
 		if info.SpecialUse != "" && strings.EqualFold(info.SpecialUse, use) {
 			return info.Name, true, nil
-		}
-	}
-	for _, name := range usualNames[strings.ToLower(use)] {
-		if is, err := r.exists(ctx, name); is || err != nil {
-			return name, is, err
 		}
 	}
 	return "", false, nil

@@ -61,8 +61,8 @@ func TestScripts(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t, c.script)
-			for _, folder := range []string{"Work", "Spam"} {
-				if err := r.box.CreateFolder(folder, ""); err != nil {
+			for folder, use := range map[string]string{"Work": "", "Spam": `\Junk`} {
+				if err := r.box.CreateFolder(folder, use); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -323,8 +323,8 @@ func TestVacationForAnAlias(t *testing.T) {
 	}
 }
 
-// TestSpecialUse: a use that was given to a folder comes before what names say, and
-// a folder that is made for one has it.
+// TestSpecialUse: the folder that has a use gets what is filed for it, and a folder that is
+// made for one has it.
 func TestSpecialUse(t *testing.T) {
 	r := newRig(t, `require ["fileinto", "special-use", "mailbox", "copy"];
 		fileinto :copy :specialuse "\\junk" "Nowhere";

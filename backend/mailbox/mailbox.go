@@ -246,9 +246,9 @@ type FolderInfo struct {
 	HasChildren bool
 	// NoSelect: only a parent of others, without messages of its own.
 	NoSelect bool
-	// SpecialUse is what somebody has said that it is for: "\\Sent", "\\Drafts",
-	// "\\Trash", "\\Junk", "\\Archive", "\\Important" (RFC 6154, RFC 8457), or
-	// "". No two folders have the same.
+	// SpecialUse is what somebody has said that it is for, or what its name says (see
+	// Uses): "\\Sent", "\\Drafts", "\\Trash", "\\Junk", "\\Archive", "\\Important" (RFC
+	// 6154, RFC 8457), or "". No two folders have the same.
 	SpecialUse string
 }
 

@@ -85,6 +85,8 @@ type Options struct {
 	// UTF8Folders names new folders in UTF-8 on the disk, where that can be told
 	// from modified UTF-7.
 	UTF8Folders bool
+	// Uses are the special uses that names of folders tell.
+	Uses mailbox.Uses
 	// MaxFolders bounds the folders beside INBOX that may come to be; 0 stands
 	// for DefaultMaxFolders. Those there already are served, however many.
 	MaxFolders int

@@ -49,6 +49,30 @@ func TestSpecialUseOfUnopenedFolders(t *testing.T) {
 	must(t, os.Remove(s.path(".Sent", state.FileName)))
 }
 
+// TestUsualUses: names tell uses until somebody says them.
+func TestUsualUses(t *testing.T) {
+	s := newSetup(t, func(o *Options) { o.Uses = mailbox.UsualUses() })
+	for _, folder := range []string{"Spam", "Sent", "Trash/2026", "Deleted Items", "Out"} {
+		must(t, s.b.CreateFolder(folder, ""))
+	}
+	uses := func() (list []string) {
+		infos, err := s.b.Folders()
+		must(t, err)
+		for _, info := range infos {
+			list = append(list, info.Name+info.SpecialUse)
+		}
+		return list
+	}
+	sameList(t, "uses", uses(), "INBOX", `Deleted Items\Trash`, "Out", `Sent\Sent`, `Spam\Junk`, "Trash", "Trash/2026")
+	use := `\Sent`
+	must(t, s.b.SetMetadata("Out", map[string]*string{mailbox.UseEntry: &use}))
+	must(t, s.b.RenameFolder("Deleted Items", "Trash/2025"))
+	must(t, s.b.CreateFolder("Trash", ""))
+	sameList(t, "uses", uses(), "INBOX", `Out\Sent`, "Sent", `Spam\Junk`, `Trash\Trash`, "Trash/2025", "Trash/2026")
+	must(t, s.b.SetMetadata("Out", map[string]*string{mailbox.UseEntry: nil}))
+	sameList(t, "uses", uses(), "INBOX", "Out", `Sent\Sent`, `Spam\Junk`, `Trash\Trash`, "Trash/2025", "Trash/2026")
+}
+
 // TestMailboxIDWithoutGUID: older servers' uidlists have none.
 func TestMailboxIDWithoutGUID(t *testing.T) {
 	s := newSetup(t, nil)

@@ -97,6 +97,7 @@ func (a *Account) addUses(rels []string, list []mailbox.FolderInfo) {
 	for i := range list {
 		list[i].SpecialUse = uses[list[i].Name]
 	}
+	a.o.Uses.Mark(list)
 }
 
 // CreateFolder is mailbox.Box's.

@@ -43,6 +43,12 @@ func canonical(folder string) (string, error) {
 	return strings.Join(parts, string(mailbox.Separator)), nil
 }
 
+// ValidFolder tells whether a folder beside INBOX may have this name.
+func ValidFolder(folder string) bool {
+	c, err := canonical(folder)
+	return err == nil && c == folder && folder != mailbox.Inbox
+}
+
 // directoryOf is the directory of a canonical name: "" for INBOX, else ".A.B".
 func directoryOf(folder string) (string, error) {
 	if folder == mailbox.Inbox {
