@@ -15,18 +15,18 @@ func (b *Server) openArchives() (err error) {
 	return err
 }
 
-// withArchives shows a user's archives beside the mailbox. What it gives is closed
-// instead of the handle.
+// withArchives shows a user's archives beside the mailbox, whose folders have the names that
+// clients know. What it gives is closed instead of the handle.
 func (b *Server) withArchives(box mailbox.Box) mailbox.Box {
 	h, ok := box.(*handle)
-	if !ok || len(b.cfg.Archives) == 0 {
+	if !ok || len(b.cfg.Archives) == 0 && !b.naming.Inbox {
 		return box
 	}
 	var mounts []mount.Mount
 	for _, x := range b.archives.Open(archive.Owner{User: h.u.name, Epoch: h.epoch, Root: b.disk.live(h.u.name), Guard: h.guard, Done: h.Done()}) {
 		mounts = append(mounts, mount.Mount{Prefix: x.Name + string(mailbox.Separator), Kind: mailbox.Personal, Box: x.Box})
 	}
-	return mount.New(box, mount.Options{Stage: b.Stage, Log: b.log}, mounts...)
+	return mount.New(box, mount.Options{Stage: b.Stage, Log: b.log, Inbox: b.naming.Inbox}, mounts...)
 }
 
 // guard runs op under the user's lock, if the fence still serves the handle's epoch

@@ -107,6 +107,7 @@ type Server struct {
 	}
 	quotaExtra map[string]maildir.Extra
 	uses       mailbox.Uses
+	naming     mailbox.Naming // of folders, by clients and scripts
 	notices    notices
 
 	maildrops pop3.Locks
@@ -154,6 +155,7 @@ func New(cfg Config, d Deps) (*Server, error) {
 	b.sessions = sessions{open: make(map[*session]struct{}), named: make(carry.Names), max: cfg.MaxSessions}
 	b.janitor = newJanitor(b)
 	b.notices.todo = make(chan notice, maxNotices)
+	b.naming = cfg.naming()
 	if b.uses, err = cfg.uses(); err != nil {
 		return nil, err
 	}
@@ -219,7 +221,7 @@ func (b *Server) open(reg prometheus.Registerer) (err error) {
 	if b.mux, err = b.id.Listen(b.cfg.Listen, b.log); err != nil {
 		return fmt.Errorf("backend %s: %w", b.cfg.ID, err)
 	}
-	b.imap = imap.New(imap.Options{Log: b.log, Metrics: reg, Stops: b.stopping.Load, Limits: imap.Limits{AppendBytes: b.cfg.MaxMessageBytes}})
+	b.imap = imap.New(imap.Options{Log: b.log, Metrics: reg, Stops: b.stopping.Load, Separator: b.naming.Separator, Limits: imap.Limits{AppendBytes: b.cfg.MaxMessageBytes}})
 	var uidl pop3.UIDL
 	if b.cfg.POP3UIDL != "" {
 		if uidl, err = pop3.ParseUIDL(b.cfg.POP3UIDL); err != nil {

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -76,6 +77,12 @@ type Config struct {
 	MaxSessions int `toml:"max_sessions"`
 	// MaxFolders bounds the folders a user may make; 1,000 by default.
 	MaxFolders int `toml:"max_folders"`
+	// FolderSeparator is what clients and Sieve scripts have between the parts of a folder's name, "/"
+	// by default or ".", as Dovecot's Maildir++ and Courier have it. FolderPrefix puts all folders but INBOX
+	// below it, as Courier does: "INBOX." or, by its separator, "INBOX/"; empty by default. All backends must
+	// have the same. Names in this file and on the command line have "/" and no prefix, whatever is said here.
+	FolderSeparator string `toml:"folder_separator"`
+	FolderPrefix    string `toml:"folder_prefix"`
 	// SpecialUse are names that say what a folder is for where no client has said it, by
 	// special use: Sent = ["Sent", "Gesendet"]. The first that is there counts. By default
 	// mailbox.UsualUses; an empty table: none.
@@ -121,6 +128,7 @@ func (c Config) withDefaults() (Config, error) {
 	config.Default(&c.MaxSessions, 20_000)
 	config.Default(&c.OpenUsers, 2_000)
 	config.Default(&c.FolderCacheBytes, 256_000_000)
+	config.Default(&c.FolderSeparator, string(mailbox.Separator))
 	config.Default(&c.FullText, fullTextUsers)
 	config.Default(&c.MaxFolders, maildir.DefaultMaxFolders)
 	config.Default(&c.SharedNamespace, "Other Users")
@@ -164,6 +172,13 @@ func (c Config) Validate() error {
 	if _, err := c.extra(); err != nil {
 		bad("quota_rules: %w", err)
 	}
+	separator := cmp.Or(c.FolderSeparator, string(mailbox.Separator))
+	if separator != "/" && separator != "." {
+		bad("folder_separator: %q: say \"/\" or \".\"", separator)
+	}
+	if c.FolderPrefix != "" && c.FolderPrefix != mailbox.Inbox+separator {
+		bad("folder_prefix: %q: say %q, or nothing", c.FolderPrefix, mailbox.Inbox+separator)
+	}
 	if _, err := c.uses(); err != nil {
 		bad("special_use: %w", err)
 	}
@@ -188,6 +203,11 @@ func (c Config) Validate() error {
 		bad("busy_limit, owner_grace, trash_grace: not below 0")
 	}
 	return errors.Join(errs...)
+}
+
+// naming is FolderSeparator and FolderPrefix.
+func (c Config) naming() mailbox.Naming {
+	return mailbox.Naming{Separator: c.FolderSeparator[0], Inbox: c.FolderPrefix != ""}
 }
 
 // uses is SpecialUse as the store has it.

@@ -40,7 +40,7 @@ func (b *Server) newFilter() (*filter.Filter, error) {
 			return a, known
 		},
 		Spam: score(b.cfg.SieveSpamHeader, b.cfg.SieveSpamMax), Virus: score(b.cfg.SieveVirusHeader, b.cfg.SieveVirusMax),
-		Hostname: b.cfg.Hostname, Limits: sieveLimits, Log: b.log, Now: time.Now,
+		Naming: b.naming, Hostname: b.cfg.Hostname, Limits: sieveLimits, Log: b.log, Now: time.Now,
 	})
 }
 

@@ -25,7 +25,7 @@ func (r *run) do(a sieve.Action) error {
 	case *sieve.Keep:
 		return r.keep(a.Flags, a.Header)
 	case *sieve.FileInto:
-		return r.file(mailbox.Place{Folder: a.Folder, Create: a.Create, Use: a.SpecialUse, Flags: flagsOf(a.Flags)}, a.Header)
+		return r.file(mailbox.Place{Folder: r.o.Naming.In(a.Folder), Create: a.Create, Use: a.SpecialUse, Flags: flagsOf(a.Flags)}, a.Header)
 	case *sieve.Redirect:
 		return r.redirect(a.Address, a.Header)
 	case *sieve.Reject:
@@ -50,7 +50,7 @@ func (r *run) meta() reply.Meta {
 // keep files the message where it was addressed to: INBOX, or the folder of the
 // subaddress.
 func (r *run) keep(flags []string, h *sieve.Header) error {
-	return r.file(mailbox.Place{Folder: r.in.Folder, Flags: flagsOf(flags)}, h)
+	return r.file(mailbox.Place{Folder: r.o.Naming.In(r.in.Folder), Flags: flagsOf(flags)}, h)
 }
 
 // file adds a place. A folder gets a message once (RFC 5228, Section 2.10.3): what

@@ -46,7 +46,7 @@ func (r *run) remembered(_ context.Context, key string) (bool, error) {
 }
 
 func (r *run) exists(_ context.Context, name string) (bool, error) {
-	_, err := r.in.Box.Folder(name)
+	_, err := r.in.Box.Folder(r.o.Naming.In(name))
 	if errors.Is(err, mailbox.ErrNoFolder) || errors.Is(err, mailbox.ErrBadName) {
 		return false, nil
 	}
@@ -61,7 +61,7 @@ func (r *run) specialUse(_ context.Context, use string) (string, bool, error) {
 	}
 	for _, info := range list {
 		if info.SpecialUse != "" && strings.EqualFold(info.SpecialUse, use) {
-			return info.Name, true, nil
+			return r.o.Naming.Out(info.Name), true, nil
 		}
 	}
 	return "", false, nil

@@ -63,6 +63,8 @@ type Options struct {
 	// user's; Global is the folder of scripts for include :global.
 	Before, After []string
 	Global        string
+	// Naming is how scripts and subaddresses call folders.
+	Naming mailbox.Naming
 	// Hostname is this backend's.
 	Hostname    string
 	Limits      sieve.Limits

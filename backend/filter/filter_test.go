@@ -351,3 +351,25 @@ func TestSpecialUse(t *testing.T) {
 		t.Errorf("folders %q, want %q", got, want)
 	}
 }
+
+// TestNaming: scripts and subaddresses call folders as clients do.
+func TestNaming(t *testing.T) {
+	r := newRig(t, `require ["fileinto", "special-use", "mailbox", "copy"];
+		if mailboxexists "INBOX.Lists.Go" { fileinto :copy "INBOX.Lists.Go"; }
+		if mailboxexists "INBOX.Lists/Go" { fileinto :copy :create "wrong"; }
+		fileinto :copy "Lists.Rust";
+		fileinto :copy :create "INBOX.New.One";
+		fileinto :copy :specialuse "\\Junk" "INBOX.Nowhere";
+		keep;`, func(o *Options) { o.Naming = mailbox.Naming{Separator: '.', Inbox: true} })
+	for folder, use := range map[string]string{"Lists/Go": "", "Lists/Rust": "", "Mail/Spam": `\Junk`, "Work/Now": ""} {
+		if err := r.box.CreateFolder(folder, use); err != nil {
+			t.Fatal(err)
+		}
+	}
+	in := r.incoming(letter)
+	in.Folder = "INBOX.Work.Now"
+	r.deliver(in)
+	if got, want := r.holds(r.box), "Lists/Go; Lists/Rust; Mail/Spam; New/One; Work/Now"; got != want {
+		t.Errorf("holds %q, want %q\n%s", got, want, &r.log)
+	}
+}

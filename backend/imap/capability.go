@@ -22,9 +22,9 @@ func defaultSearches() int { return 2 * runtime.GOMAXPROCS(0) }
 //	(6851), MULTIAPPEND (3502), NAMESPACE (2342), NOTIFY (5465), OBJECTID (8474), PARTIAL (9394),
 //	PREVIEW (8970), QUOTA (9208), REPLACE (8508), SASL-IR (4959), SAVEDATE (8514), SEARCHRES
 //	(5182), SORT, THREAD (5256), SORT=DISPLAY (5957), STATUS=SIZE (8438), UIDONLY (9586), UIDPLUS
-//	(4315), UNSELECT (3691), UTF8=ACCEPT (6855), WITHIN (5032)
+//	(4315), UNSELECT (3691), URL-PARTIAL (5550), UTF8=ACCEPT (6855), WITHIN (5032)
 const always = " IMAP4rev1 IMAP4rev2 LITERAL+ SASL-IR ID ENABLE IDLE NAMESPACE UNSELECT CHILDREN UIDPLUS MOVE" +
-	" MULTIAPPEND CATENATE REPLACE LIST-EXTENDED LIST-STATUS SPECIAL-USE CREATE-SPECIAL-USE STATUS=SIZE" +
+	" MULTIAPPEND CATENATE URL-PARTIAL REPLACE LIST-EXTENDED LIST-STATUS SPECIAL-USE CREATE-SPECIAL-USE STATUS=SIZE" +
 	" ESEARCH SEARCHRES PARTIAL WITHIN SORT SORT=DISPLAY ESORT THREAD=ORDEREDSUBJECT THREAD=REFERENCES THREAD=REFS" +
 	" CONDSTORE QRESYNC UIDONLY UTF8=ACCEPT OBJECTID BINARY PREVIEW SAVEDATE NOTIFY INPROGRESS I18NLEVEL=1" +
 	" METADATA ACL RIGHTS=texk QUOTA QUOTA=RES-STORAGE QUOTA=RES-MESSAGE"
@@ -177,6 +177,9 @@ func (e *enabled) set(name string) bool {
 	return *e != was
 }
 
+// separator is the hierarchy separator of mailbox names, as clients have it.
+func (s *session) separator() string { return string(s.srv.opt.Separator) }
+
 // namespace implements RFC 2342.
 func (s *session) namespace(c *cmd) error {
 	if err := c.End(); err != nil {
@@ -194,7 +197,7 @@ func (s *session) namespace(c *cmd) error {
 			if n++; n == 1 {
 				s.out.Byte('(')
 			}
-			s.out.Byte('(').Prefix(ns.Prefix).Raw(` "/")`)
+			s.out.Byte('(').Prefix(ns.Prefix).SP().String(s.separator()).Byte(')')
 		}
 		if n == 0 {
 			s.out.Raw("NIL")

@@ -237,7 +237,11 @@ func (s *session) urlFolder(u messageURL) (mailbox.Folder, error) {
 		}
 		return s.view.folder, nil
 	}
-	name := folderName(u.mailbox)
+	name := u.mailbox
+	if s.p.Naming != nil {
+		name = s.p.Naming(name)
+	}
+	name = folderName(name)
 	rights, err := s.box.Rights(name)
 	if err == nil && !rights.Has('r') {
 		err = errURL

@@ -37,10 +37,13 @@ type rig struct {
 	srv   *Server
 }
 
-func newRig(t testing.TB, limits Limits) *rig {
+func newRig(t testing.TB, limits Limits) *rig { return newRigWith(t, Options{Limits: limits}) }
+
+func newRigWith(t testing.TB, o Options) *rig {
 	r := &rig{t: t, store: memory.New()}
 	r.store.Serve(ann, "b1", 1)
-	r.srv = New(Options{Log: slog.New(slog.DiscardHandler), Metrics: prometheus.NewRegistry(), Limits: limits})
+	o.Log, o.Metrics = slog.New(slog.DiscardHandler), prometheus.NewRegistry()
+	r.srv = New(o)
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), timeout)
 		defer cancel()

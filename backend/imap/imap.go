@@ -34,6 +34,7 @@
 package imap
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -137,6 +138,9 @@ type Options struct {
 	// is too long to be carried is read to its end and executed before the session is handed off.
 	// Where a Box is fenced, nothing more of such a command is read.
 	Stops func() bool
+	// Separator is what clients find between the parts of mailbox names; 0 stands for
+	// mailbox.Separator. The two change places (mailbox.Naming).
+	Separator byte
 	// Name and Version are what ID tells (RFC 2971).
 	Name, Version string
 }
@@ -184,6 +188,7 @@ type Server struct {
 // New makes a server.
 func New(o Options) *Server {
 	limits := o.Limits.withDefaults()
+	o.Separator = cmp.Or(o.Separator, mailbox.Separator)
 	return &Server{
 		opt: o, log: o.Log, limits: limits, metrics: newMetrics(o.Metrics),
 		commands: commands(), outputs: syntax.Buffers(), bodies: fetch.NewBuffers(),

@@ -172,7 +172,7 @@ func (s *session) listing(c *cmd, a listArgs) error {
 	}
 	if len(a.patterns) == 1 && a.patterns[0] == "" {
 		// An empty name asks for the separator.
-		s.out.Raw("* ").Raw(word).Raw(` (\Noselect) "/" ""`).CRLF()
+		s.out.Raw("* ").Raw(word).Raw(` (\Noselect) `).String(s.separator()).Raw(` ""`).CRLF()
 		return nil
 	}
 	length := 0
@@ -305,7 +305,7 @@ func (s *session) tellListed(word string, l listed, a *listArgs) {
 	add(l.refused, `\NoAccess`)
 	// Special uses are told in every LIST, as RFC 6154, Section 2 allows.
 	add(!a.lsub && l.SpecialUse != "", l.SpecialUse)
-	s.out.Raw("* ").Raw(word).SP().Atoms(attrs).Raw(` "/" `).Mailbox(l.Name)
+	s.out.Raw("* ").Raw(word).SP().Atoms(attrs).SP().String(s.separator()).SP().Mailbox(l.Name)
 	if l.below && a.recursive {
 		var kinds []string
 		if a.subscribed {

@@ -173,7 +173,7 @@ func (s *session) tellSelected(snap mailbox.Snapshot, rights mailbox.Rights) {
 	o.Raw("* OK [PERMANENTFLAGS ").Atoms(permanent).Raw("] flags that can be set").CRLF()
 	o.Raw("* ").Number(uint64(v.told.Len())).Raw(" EXISTS").CRLF()
 	if s.enabled.rev2 {
-		o.Raw("* LIST () \"/\" ").Mailbox(v.name).CRLF()
+		o.Raw("* LIST () ").String(s.separator()).SP().Mailbox(v.name).CRLF()
 	} else {
 		o.Raw("* ").Number(uint64(len(v.recent))).Raw(" RECENT").CRLF()
 		if i := v.firstUnseen(snap.Unseen); i >= 0 && !s.enabled.uidOnly {

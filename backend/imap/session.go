@@ -107,6 +107,10 @@ func newSession(ctx context.Context, srv *Server, data *Session, nc net.Conn) *s
 	s.log = slog.New(sessionLog{srv.log.Handler(), s, user})
 	s.out = syntax.NewEncoder(s.c, srv.outputs)
 	s.p = syntax.New(input{s.c, s}, srv.limits.Syntax)
+	if srv.opt.Separator != mailbox.Separator {
+		naming := mailbox.Naming{Separator: srv.opt.Separator}.Swap
+		s.p.Naming, s.out.Naming = naming, naming
+	}
 	s.c.blocking = s.flush
 	if c, ok := nc.(handOffer); ok && s.box != nil && c.CanHandOff() {
 		s.carrier = c

@@ -21,6 +21,8 @@ type Encoder struct {
 	// UTF8: quoted strings may have UTF-8, and mailbox names are UTF-8 (RFC 6855; RFC
 	// 9051, Section 5.1).
 	UTF8 bool
+	// Naming, if not nil, gives the name for the wire of the server's.
+	Naming func(string) string
 
 	sink io.Writer
 	pool *sync.Pool // of *[]byte, ChunkSize long
@@ -220,23 +222,22 @@ func (e *Encoder) AString(s string) *Encoder {
 }
 
 // Mailbox writes a mailbox's name, given as UTF-8.
-func (e *Encoder) Mailbox(name string) *Encoder {
-	if !e.UTF8 {
-		if coded, err := mutf7.Encode(name); err == nil {
-			name = coded
-		}
-	}
-	return e.AString(name)
-}
+func (e *Encoder) Mailbox(name string) *Encoder { return e.AString(e.forWire(name)) }
 
 // Prefix writes the beginning of mailbox names, given as UTF-8, as a string (RFC 2342).
-func (e *Encoder) Prefix(name string) *Encoder {
-	if !e.UTF8 {
-		if coded, err := mutf7.Encode(name); err == nil {
-			name = coded
-		}
+func (e *Encoder) Prefix(name string) *Encoder { return e.String(e.forWire(name)) }
+
+func (e *Encoder) forWire(name string) string {
+	if e.Naming != nil {
+		name = e.Naming(name)
 	}
-	return e.String(name)
+	if e.UTF8 {
+		return name
+	}
+	if coded, err := mutf7.Encode(name); err == nil {
+		return coded
+	}
+	return name
 }
 
 // LiteralHeader announces n bytes, which the caller writes then (RFC 9051, Section

@@ -81,6 +81,8 @@ type Parser struct {
 	// UTF8: mailbox names are UTF-8 as they stand; otherwise '&' shifts (RFC 3501, Section
 	// 5.1.3; RFC 6855, Section 3; RFC 9051, Section 5.1).
 	UTF8 bool
+	// Naming, if not nil, gives the server's name for that of the wire, and for a pattern.
+	Naming func(string) string
 	// Granted is how many literals of the next command the client was told to send before, by
 	// who began to read it elsewhere: it is not told again, and sends them whether they are
 	// wanted here or not.

@@ -117,6 +117,14 @@ func (p *Parser) Mailbox() (string, error) {
 }
 
 func (p *Parser) decodeName(s string) (string, error) {
+	name, err := p.fromWire(s)
+	if err != nil || p.Naming == nil {
+		return name, err
+	}
+	return p.Naming(name), nil
+}
+
+func (p *Parser) fromWire(s string) (string, error) {
 	if !utf8.ValidString(s) {
 		return "", Syntax("a mailbox name that is not UTF-8")
 	}

@@ -17,6 +17,7 @@ func (b *box) Folders() ([]mailbox.FolderInfo, error) {
 		return nil, err
 	}
 	for _, info := range own {
+		info.Name = b.mounts[0].outer(info.Name)
 		if b.hidden(info.Name) {
 			if !info.NoSelect {
 				b.warned.Do(func() {
@@ -28,7 +29,7 @@ func (b *box) Folders() ([]mailbox.FolderInfo, error) {
 		info.HasChildren = false
 		all[info.Name] = info
 	}
-	subs, err := b.Box.Subscriptions()
+	subs, err := b.Subscriptions()
 	if err != nil {
 		return nil, err
 	}
@@ -86,6 +87,39 @@ func sorted(all map[string]mailbox.FolderInfo) []mailbox.FolderInfo {
 		}
 		return strings.Compare(x.Name, y.Name)
 	})
+}
+
+// Subscriptions is mailbox.Box's. What the personal Box keeps is a name without the prefix, as
+// on the disk of those who had it before; a name of a namespace is kept as it is.
+func (b *box) Subscriptions() ([]string, error) {
+	subs, err := b.Box.Subscriptions()
+	if err != nil || !b.o.Inbox {
+		return subs, err
+	}
+	subs = slices.Clone(subs)
+	for i, name := range subs {
+		if !b.mounted(name) {
+			subs[i] = b.mounts[0].outer(name)
+		}
+	}
+	slices.Sort(subs)
+	return subs, nil
+}
+
+// Subscribe is mailbox.Box's.
+func (b *box) Subscribe(name string, on bool) error {
+	if b.o.Inbox && !b.mounted(name) {
+		var err error
+		if _, name, err = b.fresh(name); err != nil {
+			return err
+		}
+	}
+	return b.Box.Subscribe(name, on)
+}
+
+// mounted tells whether a name is one of a mounted Box.
+func (b *box) mounted(name string) bool {
+	return slices.ContainsFunc(b.mounts[1:], func(m *Mount) bool { return name == m.base() || strings.HasPrefix(name, m.Prefix) })
 }
 
 // CreateFolder is mailbox.Box's.

@@ -3,7 +3,8 @@
 //
 // # Names
 //
-// A mounted Box's folder X is Prefix+X, and its INBOX, if it has one, is the prefix
+// With Options.Inbox the personal Box's folder X is INBOX/X, and INBOX is INBOX; there is no
+// other personal name. A mounted Box's folder X is Prefix+X, and its INBOX, if it has one, is the prefix
 // without the separator at its end. What the personal Box has under such a name is
 // hidden. Subscriptions are the personal Box's, whatever they name. Special uses
 // are told of personal folders only.
@@ -71,6 +72,8 @@ type Options struct {
 	// Stage is the store's (mailbox.Store).
 	Stage func(ctx context.Context, header string, r io.Reader, max int64) (mailbox.Staged, error)
 	Log   *slog.Logger
+	// Inbox puts the personal folders below INBOX.
+	Inbox bool
 }
 
 // box is the whole.
@@ -104,7 +107,11 @@ func New(personal mailbox.Box, o Options, mounts ...Mount) mailbox.Box {
 		b.mounts = append(b.mounts, &mounts[i])
 	}
 	slices.SortStableFunc(b.mounts, func(x, y *Mount) int { return len(y.Prefix) - len(x.Prefix) })
-	b.mounts = slices.Insert(b.mounts, 0, &Mount{Box: personal})
+	own := &Mount{Box: personal}
+	if o.Inbox {
+		own.Prefix = mailbox.InboxPrefix
+	}
+	b.mounts = slices.Insert(b.mounts, 0, own)
 	ends := make([]<-chan struct{}, len(b.mounts))
 	for i, m := range b.mounts {
 		ends[i] = m.Box.Done()
@@ -150,7 +157,17 @@ func (b *box) resolve(name string) (*Mount, string, error) {
 		}
 		return m, rest, nil
 	}
-	return b.mounts[0], name, nil
+	if !b.o.Inbox {
+		return b.mounts[0], name, nil
+	}
+	inner, ok := strings.CutPrefix(name, mailbox.InboxPrefix)
+	switch {
+	case name == mailbox.Inbox:
+		return b.mounts[0], name, nil
+	case !ok || inner == "" || strings.EqualFold(inner, mailbox.Inbox):
+		return nil, "", fmt.Errorf("folder %q of %s, whose folders are below INBOX: %w", name, b.User(), mailbox.ErrNoFolder)
+	}
+	return b.mounts[0], inner, nil
 }
 
 // fresh is resolve for a folder that is to be made.
@@ -213,6 +230,11 @@ func (b *box) Rights(folder string) (mailbox.Rights, error) {
 // has.
 func (b *box) Namespaces() []mailbox.Namespace {
 	all := slices.Clone(b.Box.Namespaces())
+	for i := range all {
+		if all[i].Prefix == "" {
+			all[i].Prefix = b.mounts[0].Prefix
+		}
+	}
 	for _, m := range b.mounts[1:] {
 		all = append(all, mailbox.Namespace{Kind: m.Kind, Prefix: m.Prefix})
 	}

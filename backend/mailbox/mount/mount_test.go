@@ -316,3 +316,78 @@ func TestDone(t *testing.T) {
 		}
 	}
 }
+
+// TestInbox: the personal folders are below INBOX, as Courier has them.
+func TestInbox(t *testing.T) {
+	r := &rig{T: t, store: memory.New()}
+	own := open(t, r.store, ann)
+	r.bob = open(t, r.store, bob)
+	r.box = New(own, Options{Stage: r.store.Stage, Log: slog.New(slog.DiscardHandler), Inbox: true},
+		Mount{Prefix: "Other Users/bob/", Kind: mailbox.OtherUsers, Box: open(t, r.store, bob)})
+	t.Cleanup(r.box.Close)
+	for _, name := range []string{"INBOX/Work/A", "INBOX/Sent", "INBOX/INBOX/x", "Other Users/bob/B"} {
+		r.must(r.box.CreateFolder(name, ""))
+		r.must(r.box.Subscribe(name, true))
+	}
+	r.must(r.box.SetMetadata("INBOX/Sent", map[string]*string{mailbox.UseEntry: ptr(`\Sent`)}))
+	r.must(r.box.RenameFolder("INBOX/Work/A", "INBOX/Play"))
+	r.must(r.box.Subscribe("INBOX", true))
+	infos, err := r.box.Folders()
+	r.must(err)
+	var got []string
+	for _, i := range infos {
+		got = append(got, fmt.Sprint(i.Name, " ", i.Subscribed, i.HasChildren, i.NoSelect, i.SpecialUse))
+	}
+	want := []string{"INBOX true true false", "INBOX/INBOX false true true", "INBOX/INBOX/x true false false", "INBOX/Play false false false",
+		`INBOX/Sent true false false\Sent`, "Other Users false true true", "Other Users/bob false true false", "Other Users/bob/B true false false"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+	subs, err := r.box.Subscriptions()
+	r.must(err)
+	if want := []string{"INBOX", "INBOX/INBOX/x", "INBOX/Sent", "INBOX/Work/A", "Other Users/bob/B"}; !slices.Equal(subs, want) {
+		t.Errorf("%q", subs)
+	}
+	kept, err := own.Subscriptions()
+	r.must(err)
+	if want := []string{"INBOX", "INBOX/x", "Other Users/bob/B", "Sent", "Work/A"}; !slices.Equal(kept, want) {
+		t.Errorf("on the disk: %q", kept)
+	}
+	r.must(r.box.Subscribe("INBOX/Work/A", false))
+	if all := r.box.Namespaces(); len(all) != 2 || all[0].Prefix != "INBOX/" || all[1].Prefix != "Other Users/bob/" {
+		t.Errorf("%v", all)
+	}
+	for _, name := range []string{"Sent", "INBOX/", "INBOX/inbox", "Work/A", "Other Users"} {
+		if _, err := r.box.Folder(name); !errors.Is(err, mailbox.ErrNoFolder) {
+			t.Errorf("%q: %v", name, err)
+		}
+		if err := r.box.CreateFolder(name, ""); !errors.Is(err, mailbox.ErrBadName) {
+			t.Errorf("make %q: %v", name, err)
+		}
+		if err := r.box.Subscribe(name, true); !errors.Is(err, mailbox.ErrBadName) {
+			t.Errorf("subscribe to %q: %v", name, err)
+		}
+	}
+	f, err := r.box.Folder("INBOX/Play")
+	r.must(err)
+	if f.Name() != "INBOX/Play" {
+		t.Errorf("%q", f.Name())
+	}
+	now, _ := r.box.Updates(0)
+	r.must(r.box.Subscribe("INBOX/Play", true))
+	m, err := r.store.Stage(t.Context(), "", strings.NewReader("Subject: x\r\n\r\n"), 0)
+	r.must(err)
+	r.must(errOf(r.box.Append("INBOX/Play", []mailbox.NewMessage{{Message: m}})))
+	if u, _ := r.box.Updates(now.Version); !u.Listing || !slices.Equal(u.Folders, []string{"INBOX/Play"}) {
+		t.Errorf("%+v", u)
+	}
+	c, err := f.Copy([]mailbox.UID{1}, "INBOX/Sent")
+	if err != nil || len(c.Source) != 1 {
+		t.Error(c, err)
+	}
+	if _, err := f.Copy([]mailbox.UID{1}, "Sent"); !errors.Is(err, mailbox.ErrNoFolder) {
+		t.Error(err)
+	}
+}
+
+func errOf[T any](_ T, err error) error { return err }

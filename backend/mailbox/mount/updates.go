@@ -38,8 +38,8 @@ func (b *box) Updates(since uint64) (mailbox.Updates, <-chan struct{}) {
 		all.Listing = all.Listing || u.Listing
 		all.All = all.All || u.All
 		for _, name := range u.Folders {
-			if i > 0 || !b.hidden(name) {
-				all.Folders = append(all.Folders, m.outer(name))
+			if name = m.outer(name); i > 0 || !b.hidden(name) {
+				all.Folders = append(all.Folders, name)
 			}
 		}
 	}
