@@ -69,7 +69,7 @@ func TestTranscriptCatenate(t *testing.T) {
 	c.texts("ab\r\nonec", "hello\r\nworld\r\n", "z")
 	// A URL of the selected mailbox.
 	c.want("APPEND out CATENATE (URL \"/;UID=3\")", "OK [APPENDUID 2 4]", "* 4 EXISTS", "* 4 RECENT")
-	// URL-PARTIAL (RFC 5550, Section 7; RFC 5092, Section 6): octets from one on, so many or all.
+	// URL-PARTIAL (RFC 5550; RFC 5092, Section 6): octets from one on, so many or all.
 	c.want("APPEND out CATENATE (URL \"/;UID=1/;PARTIAL=1.2\" URL \"/INBOX/;UID=1/;SECTION=TEXT/;PARTIAL=7.900\" URL \"/;UID=1/;PARTIAL=5\")",
 		"OK [APPENDUID 2 5]", "* 5 EXISTS", "* 5 RECENT")
 	c.want("APPEND out CATENATE (URL \"/;UID=1/;PARTIAL=x\")", "NO [BADURL")

@@ -204,7 +204,7 @@ func (h *handle) Meta(uid mailbox.UID) (*mailbox.Meta, error) {
 	if err != nil || known != nil {
 		return known, err
 	}
-	if known, err = h.b.a.read(file, m); err != nil {
+	if known, err = h.read(file, m); err != nil {
 		return nil, h.b.named("index", err)
 	}
 	err = h.b.do("index", func() error {
@@ -216,17 +216,17 @@ func (h *handle) Meta(uid mailbox.UID) (*mailbox.Meta, error) {
 	return known, err
 }
 
-func (a *Account) read(file vfs.File, m mailbox.Message) (*mailbox.Meta, error) {
+func (h *handle) read(file vfs.File, m mailbox.Message) (*mailbox.Meta, error) {
 	info, err := file.Stat()
 	if err != nil {
 		return nil, errors.Join(err, file.Close())
 	}
-	body, err := newBody(file, info, m, a.o.Log)
+	body, err := h.newBody(file, info, m)
 	if err != nil {
 		return nil, err
 	}
 	defer body.Close()
-	return a.scratch.Read(body, info.ModTime())
+	return h.b.a.scratch.Read(body, info.ModTime())
 }
 
 // learn puts what a message holds into the index. It is derived: what cannot be
