@@ -170,13 +170,18 @@ func FuzzCommand(f *testing.F) {
 	})
 }
 
-// FuzzSession: whatever a client sends, the session ends with it, and nothing
-// is removed unless a QUIT was among it.
+// FuzzSession: whatever a client sends, in whatever state the session is, it ends with it,
+// and nothing is removed unless a QUIT was among it.
 func FuzzSession(f *testing.F) {
-	f.Add("STAT\r\nDELE 1\r\nQUIT\r\n")
-	f.Add("DELE 1\r\nRETR 2\r\nTOP 1 1\r\nRSET\r\nUIDL\nCAPA")
-	f.Add("DELE 1\r\nquit 1\r\nQUI")
-	f.Fuzz(func(t *testing.T, in string) {
+	states := []string{"", "DELE 1\r\nDELE 3\r\n", "UTF8\r\n", "LANG *\r\nRETR 1\r\nDELE 2\r\nRSET\r\n", "RETR 2\r\nTOP "}
+	for state := range states {
+		f.Add(uint8(state), "STAT\r\nDELE 1\r\nQUIT\r\n")
+		f.Add(uint8(state), "DELE 1\r\nRETR 2\r\nTOP 1 1\r\nRSET\r\nUIDL\nCAPA")
+		f.Add(uint8(state), "DELE 1\r\nquit 1\r\nQUI")
+		f.Add(uint8(state), "UTF8\r\nXLST\r\nUIDL 2\r\nDELE 2\r\nDELE 2\r\nLIST 2\r\n")
+	}
+	f.Fuzz(func(t *testing.T, state uint8, in string) {
+		in = states[int(state)%len(states)] + in
 		box := open(t, drop(t, m1, m2, m3), 7)
 		client, server := net.Pipe()
 		go func() {

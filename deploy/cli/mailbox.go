@@ -42,8 +42,10 @@ func (a *app) mailboxListCmd() *cobra.Command {
 		Use:   "list --pop3 HOST:PORT --user USER",
 		Short: "List the messages of a POP3 maildrop, on any server",
 		Long: `List the messages of a POP3 maildrop: number, size, date, flags, attachment mark,
-author and subject. Nothing is changed on the server. The password is asked for
-at a terminal, and else read from standard input, one line.
+author and subject. Nothing is removed. Where whole messages are read, with
+--complete or from a server that has no TOP, many servers, ours among them, mark
+them as seen. The password is asked for at a terminal, and else read from
+standard input, one line.
 
 A Waypost gives the list in one answer from its index (docs/pop3-listing.md). On
 any other server the headers of the messages are read, and kept in a cache, so
