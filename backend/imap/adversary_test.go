@@ -405,3 +405,27 @@ func TestAppendToOthersFitsTheirQuota(t *testing.T) {
 	c.want("APPEND Other/bob {3+}\r\nx\r\n", "OK [APPENDUID")
 	c.want("APPEND INBOX {3+}\r\nx\r\n", "NO [OVERQUOTA]")
 }
+
+// A search ends with its client: what nobody will hear is not looked for.
+func TestSearchEndsWithClient(t *testing.T) {
+	r := newRig(t, Limits{})
+	r.srv.progressAfter = -1
+	b := r.box(1)
+	const messages = 2000
+	for range messages {
+		r.deliver(b, "INBOX", letter)
+	}
+	opened := 0 // by the session, which is at its end when it is looked at
+	var c *client
+	c = r.dial(&hookBox{b, func() {
+		if opened++; opened == 20 {
+			c.nc.Close()
+		}
+	}})
+	c.ok("SELECT INBOX")
+	c.send("x SEARCH TEXT nothing\r\n")
+	<-c.done
+	if opened < 20 || opened >= messages {
+		t.Errorf("%d of %d messages were opened", opened, messages)
+	}
+}

@@ -49,6 +49,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"waypost/backend/imap/fetch"
+	"waypost/backend/imap/search"
 	"waypost/backend/imap/syntax"
 	"waypost/backend/mailbox"
 )
@@ -75,7 +76,7 @@ type Limits struct {
 	// to end (15 minutes), Grace the same when the backend stops (30 seconds).
 	Finish, Grace time.Duration
 	// Searches is how many searches of all sessions may read messages at once (2 for each
-	// processor).
+	// processor), those of one user half as many.
 	Searches int
 	// Syntax bounds commands.
 	Syntax syntax.Limits
@@ -171,7 +172,7 @@ type Server struct {
 	outputs  *sync.Pool    // syntax.Buffers
 	bodies   *sync.Pool    // fetch.NewBuffers
 	inputs   *sync.Pool    // of *[]byte, inputSize long
-	searches chan struct{} // a place for each search that reads messages
+	searches *search.Slots // for searches that read messages
 	// progressAfter is the constant, but in tests.
 	progressAfter time.Duration
 
@@ -193,7 +194,7 @@ func New(o Options) *Server {
 		opt: o, log: o.Log, limits: limits, metrics: newMetrics(o.Metrics),
 		commands: commands(), outputs: syntax.Buffers(), bodies: fetch.NewBuffers(),
 		inputs:   &sync.Pool{New: func() any { b := make([]byte, inputSize); return &b }},
-		searches: make(chan struct{}, limits.Searches), progressAfter: progressAfter,
+		searches: search.NewSlots(limits.Searches), progressAfter: progressAfter,
 		conns:  make(map[net.Conn]struct{}),
 		memory: newMemory(memoryBytes), watches: newWatches(),
 	}

@@ -49,16 +49,23 @@ func (s *session) search(c *cmd) error {
 	began, told := time.Now(), time.Now()
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
-	r, err := q.Run(ctx, &searched{s, index.ReaderOf(s.view.folder)}, search.Env{Slots: s.srv.searches, Progress: func(done, total int) {
+	share := s.srv.searches.Of(string(s.box.User()))
+	defer share.Close()
+	r, err := q.Run(ctx, &searched{s, index.ReaderOf(s.view.folder)}, search.Env{Slots: share, Progress: func(done, total int) {
 		if s.stopping() {
 			cancel()
 		}
 		if now := time.Now(); now.Sub(began) > s.srv.progressAfter && now.Sub(told) > s.srv.progressAfter {
 			told = now
-			s.progress(c.tag, done, total)
+			if s.progress(c.tag, done, total) != nil {
+				cancel() // nobody is there to hear what it finds
+			}
 		}
 	}})
 	if err != nil {
+		if s.out.Err() != nil {
+			return s.out.Err()
+		}
 		if ctx.Err() != nil {
 			err = errEnded
 		}
@@ -74,12 +81,11 @@ func (s *session) search(c *cmd) error {
 	return s.out.Err()
 }
 
-// progress implements RFC 9585.
-func (s *session) progress(tag string, done, total int) {
+// progress implements RFC 9585. Who has gone is known by its error, not at the first time but soon.
+func (s *session) progress(tag string, done, total int) error {
 	s.out.Raw("* OK [INPROGRESS (").String(tag).SP().Number(uint64(done)).SP().Number(uint64(total)).
 		Raw(")] still working").CRLF()
-	// A client that is gone is noticed at the next answer.
-	_ = s.out.Flush()
+	return s.out.Flush()
 }
 
 func searchError(err error) error {

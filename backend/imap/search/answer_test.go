@@ -70,7 +70,7 @@ func TestKeys(t *testing.T) {
 				t.Errorf("%s: %v", keys, err)
 				break
 			}
-			res, err := q.Run(t.Context(), v, Env{Now: f.dates[2], Slots: make(chan struct{}, 1)})
+			res, err := q.Run(t.Context(), v, Env{Now: f.dates[2], Slots: NewSlots(1).Of("ann")})
 			if err != nil {
 				t.Errorf("%s: %v", keys, err)
 				break
@@ -263,14 +263,17 @@ func TestEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	slots := make(chan struct{}, 1)
+	all := NewSlots(1)
+	slots := all.Of("ann")
 	if _, err := q.Run(t.Context(), broken{f}, Env{Slots: slots}); !errors.Is(err, errDisk) {
 		t.Errorf("a broken disk: %v", err)
 	}
-	if len(slots) != 0 {
+	if len(all.all) != 0 {
 		t.Error("a slot was not given back")
 	}
-	slots <- struct{}{} // another's
+	if err := all.Of("bob").take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	go cancel()
 	if _, err := q.Run(ctx, f, Env{Slots: slots}); !errors.Is(err, context.Canceled) {

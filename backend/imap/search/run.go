@@ -123,17 +123,12 @@ func (r *run) acquire() error {
 	if err := r.ctx.Err(); err != nil || r.env.Slots == nil {
 		return err
 	}
-	select {
-	case r.env.Slots <- struct{}{}:
-		return nil
-	case <-r.ctx.Done():
-		return r.ctx.Err()
-	}
+	return r.env.Slots.take(r.ctx)
 }
 
 func (r *run) release() {
 	if r.env.Slots != nil {
-		<-r.env.Slots
+		r.env.Slots.give()
 	}
 }
 

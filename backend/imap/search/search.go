@@ -119,9 +119,9 @@ func (e *CharsetError) Error() string { return "the character set is not support
 
 // Env is what a run has from its caller.
 type Env struct {
-	// Slots bounds how many messages are open at a time over all that share it: a run
-	// sends to it before it opens one and receives when it has closed it. Nil: no bound.
-	Slots chan struct{}
+	// Slots is the user's share of what bounds how many messages are open at a time: a run has
+	// one of it while it has a message open. Nil: no bound.
+	Slots *Share
 	// Progress, if not nil, is called now and then, with messages as the unit (RFC 9585).
 	Progress func(done, total int)
 	// Now is what OLDER and YOUNGER count from; zero is the present.

@@ -231,7 +231,7 @@ func answer(t testing.TB, v View, command string, opts Options) string {
 	if err != nil {
 		t.Fatalf("%s: %v", command, err)
 	}
-	res, err := q.Run(t.Context(), v, Env{Slots: make(chan struct{}, 1)})
+	res, err := q.Run(t.Context(), v, Env{Slots: NewSlots(1).Of("ann")})
 	if err != nil {
 		t.Fatalf("%s: %v", command, err)
 	}
