@@ -215,13 +215,18 @@ func TestMbox(t *testing.T) {
 	w.expect(f, "1=a 2=b 3=c")
 	// What moves gets new UIDs, what stays keeps its own.
 	w.write("2024/05.mbox", mail("a", "c", "d"))
+	w.snapshot(f)
 	w.expect(f, "1=a 4=c 5=d")
 	if s := w.snapshot(f); s.UIDValidity != first.UIDValidity || s.HighestModSeq <= now.HighestModSeq {
 		t.Errorf("%+v after %+v", s, now)
 	}
 	// If nothing does, all begins anew.
 	w.write("2024/05.mbox", mail("x", "a", "c"))
-	if _, err := f.Open(1); !errors.Is(err, mailbox.ErrRenumbered) && !errors.Is(err, mailbox.ErrNoMessage) {
+	if _, err := f.Open(1); !errors.Is(err, errUnproven) {
+		t.Errorf("an old UID: %v", err)
+	}
+	w.snapshot(f)
+	if _, err := f.Open(4); !errors.Is(err, mailbox.ErrRenumbered) && !errors.Is(err, mailbox.ErrNoMessage) {
 		t.Errorf("an old UID: %v", err)
 	}
 	w.expect(f, "1=x 2=a 3=c")
@@ -235,6 +240,105 @@ func TestMbox(t *testing.T) {
 	if _, err := f.Snapshot(); !errors.Is(err, mailbox.ErrNoFolder) {
 		t.Errorf("gone: %v", err)
 	}
+}
+
+// TestRewritten: an mbox that is written anew shows what it had until it has stood still for a
+// while. What comes back is what it was.
+func TestRewritten(t *testing.T) {
+	for _, during := range []string{"", mail("a"), "garbage\n", mail("a", "b")[:len(sep)+5], "\x00\x00", mail("other")} {
+		w := newWorld(t, t.TempDir(), "{year}.mbox", FormatMbox)
+		t.Cleanup(w.end)
+		w.write("2024.mbox", mail("a", "b"))
+		f := w.folder("2024")
+		w.expect(f, "1=a 2=b")
+		first := w.snapshot(f)
+		w.write("2024.mbox", during)
+		s := w.snapshot(f)
+		if s.Messages.Len() != 2 || s.UIDValidity != first.UIDValidity || s.UIDNext != 3 {
+			t.Errorf("%.20q: %+v", during, s)
+		}
+		if _, err := f.Open(2); !errors.Is(err, errUnproven) {
+			t.Errorf("%.20q: %v", during, err)
+		}
+		w.restart()
+		f = w.folder("2024")
+		if s := w.snapshot(f); s.Messages.Len() != 2 {
+			t.Errorf("%.20q, after a restart: %+v", during, s)
+		}
+		w.write("2024.mbox", mail("a", "b", "c"))
+		w.expect(f, "1=a 2=b 3=c")
+		if s := w.snapshot(f); s.UIDValidity != first.UIDValidity || s.ID != first.ID {
+			t.Errorf("%.20q: %+v after %+v", during, s, first)
+		}
+	}
+}
+
+// TestNoMbox: a file that is none is not an empty folder.
+func TestNoMbox(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "{year}.mbox", FormatMbox)
+	t.Cleanup(w.end)
+	w.write("2024.mbox", "Subject: x\n\nhello\n")
+	if _, err := w.folder("2024").Snapshot(); !errors.Is(err, errNoMbox) {
+		t.Error(err)
+	}
+	w.write("2025.mbox", "")
+	w.expect(w.folder("2025"), "")
+}
+
+// TestNameWrongAboutSize: a message is served whole, whatever its name says of its size.
+func TestNameWrongAboutSize(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "", FormatMaildir)
+	t.Cleanup(w.end)
+	for i, sizes := range []string{"S=4,W=4", "S=4,W=9", "S=9,W=9", "S=4,W=6"} {
+		w.write(fmt.Sprintf("cur/%d.M1.h,%s:2,", i, sizes), "a\nb\n")
+	}
+	f := w.folder("INBOX")
+	for uid := mailbox.UID(1); uid <= 4; uid++ {
+		b, err := f.Open(uid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text, err := io.ReadAll(b); string(text) != "a\r\nb\r\n" || err != nil || b.WireSize() != 6 || b.Close() != nil {
+			t.Errorf("%d: %q of %d, %v", uid, text, b.WireSize(), err)
+		}
+	}
+}
+
+// renaming gives a file another name once while its folder is read.
+type renaming struct {
+	vfs.FS
+	once func()
+}
+
+func (r *renaming) ReadDir(name string, visit func(fs.DirEntry) error) error {
+	return r.FS.ReadDir(name, func(e fs.DirEntry) error {
+		if r.once != nil && e.Name() == "2.M1.h:2," {
+			r.once()
+			r.once = nil
+			return nil // as a folder may be read: neither the old name nor the new one is seen
+		}
+		return visit(e)
+	})
+}
+
+// TestRenamedDuringScan: a file that one look misses keeps its UID.
+func TestRenamedDuringScan(t *testing.T) {
+	w := newWorld(t, t.TempDir(), "", FormatMaildir)
+	t.Cleanup(w.end)
+	for i := 1; i <= 3; i++ {
+		w.write(fmt.Sprintf("cur/%d.M1.h:2,", i), fmt.Sprintf("%d\n", i))
+	}
+	f := w.folder("INBOX")
+	w.expect(f, "1=1 2=2 3=3")
+	w.set.o.FS = &renaming{w.set.o.FS, func() {
+		if err := os.Rename(filepath.Join(w.archive, "cur/2.M1.h:2,"), filepath.Join(w.archive, "cur/2.M1.h:2,S")); err != nil {
+			t.Error(err)
+		}
+	}}
+	w.boxes[0].Close()
+	w.write("cur/4.M1.h:2,", "4\n")
+	f = w.folder("INBOX")
+	w.expect(f, "1=1 2=2 3=3 4=4")
 }
 
 func TestMaildir(t *testing.T) {

@@ -10,11 +10,19 @@ import (
 
 	"waypost/backend/index"
 	"waypost/backend/mailbox"
+	"waypost/backend/maildir/name"
 )
 
 // scanShare is how much of the time may be spent on scanning one folder: one part
 // of it.
 const scanShare = 20
+
+// lossProven is how long an mbox must have been the same before messages that it has no more are
+// gone: it may be written anew at that moment.
+const lossProven = time.Minute
+
+// errUnproven: messages are missing that may come back.
+var errUnproven = errors.New("messages are missing, which may come back")
 
 // errAway: a folder whose messages are known is not there.
 var errAway = errors.New("the archive is not there now")
@@ -37,6 +45,13 @@ type folder struct {
 	index  *index.Index
 	// next is the time before which the archive is not looked at again.
 	next time.Time
+	// losing is the state in which messages were missing, and since when. unproven: messages
+	// are shown that are not to be found now.
+	losing struct {
+		stamp string
+		since time.Time
+	}
+	unproven bool
 
 	// The shelf's mu guards the rest. seen is the archive's state as last scanned;
 	// stale says that it is another by now.
@@ -101,6 +116,11 @@ func (f *folder) refresh(guard func(func() error) error, anew bool) error {
 		err = f.scan(guard, now, stamp, settled)
 	} else {
 		err = guard(func() error { return nil })
+	}
+	f.unproven = errors.Is(err, errUnproven) || errors.Is(err, errNoMbox) && len(f.ledger.byKey) > 0
+	if f.unproven {
+		o.Log.Warn("archive: shown as it was", "user", f.shelf.key.user, "archive", f.shelf.config.Name, "folder", f.name, "error", err)
+		err, settled = guard(func() error { return nil }), false
 	}
 	if err != nil {
 		return err
@@ -176,6 +196,20 @@ func (f *folder) scan(guard func(func() error) error, now time.Time, stamp strin
 		}
 	}
 	c, anew := f.compare(all)
+	if len(c.gone) > 0 {
+		if f.shelf.config.Format != FormatMaildir && !f.lost(stamp, now) {
+			return errUnproven
+		}
+		if f.shelf.config.Format == FormatMaildir && stamp != "-" {
+			// A file that is renamed while a folder is read may be missed under both names.
+			again, err := f.source.scan(func(key string) *entry { return f.ledger.byKey[key] })
+			if err != nil {
+				return err
+			}
+			all = both(all, again)
+			c, anew = f.compare(all)
+		}
+	}
 	if settled {
 		c.stamp = stamp
 	}
@@ -201,6 +235,29 @@ func (f *folder) scan(guard func(func() error) error, now time.Time, stamp strin
 	}
 	f.apply(c)
 	return nil
+}
+
+// lost tells whether an mbox that misses messages has been so for long enough.
+func (f *folder) lost(stamp string, now time.Time) bool {
+	if f.losing.stamp != stamp {
+		f.losing.stamp, f.losing.since = stamp, now
+	}
+	return now.Sub(f.losing.since) >= lossProven
+}
+
+// both gives what one of two scans has found, of both as the second has it.
+func both(first, second []found) []found {
+	have := make(map[string]bool, len(second))
+	for _, x := range second {
+		have[x.key] = true
+	}
+	for _, x := range first {
+		if !have[x.key] {
+			second = append(second, x)
+		}
+	}
+	name.Sort(second, func(x found) string { return x.key })
+	return second
 }
 
 // apply brings a change that is durable into the memory.

@@ -11,7 +11,7 @@ var fromMark = []byte("From ")
 
 // parseFrom takes a line that may separate two messages of an mbox: "From ", an
 // address, which may be missing, and the date of asctime, with or without seconds and
-// a zone, or one as in a header. false for what has no plausible date.
+// a zone, one as in a header, or one of RFC 3339. false for what has no plausible date.
 func parseFrom(line []byte) (date time.Time, ok bool) {
 	rest, ok := bytes.CutPrefix(line, fromMark)
 	if !ok || len(rest) > maxFrom {
@@ -19,6 +19,14 @@ func parseFrom(line []byte) (date time.Time, ok bool) {
 	}
 	words := strings.Fields(string(rest))
 	for i, w := range words {
+		if t, err := time.Parse(time.RFC3339, w); err == nil {
+			return t, true
+		}
+		if h, m, s, ok := clock(w); ok && i >= 1 {
+			if day, err := time.Parse(time.DateOnly, words[i-1]); err == nil {
+				return time.Date(day.Year(), day.Month(), day.Day(), h, m, s, 0, time.UTC), true
+			}
+		}
 		if h, m, s, ok := clock(w); ok && i >= 2 {
 			if year, month, day, zone, ok := around(words, i); ok {
 				return time.Date(year, month, day, h, m, s, 0, zone), true
@@ -31,9 +39,12 @@ func parseFrom(line []byte) (date time.Time, ok bool) {
 // maxFrom bounds a From_ line in bytes.
 const maxFrom = 1000
 
-// clock takes "15:04" and "15:04:05".
+// clock takes "15:04", "15:04:05" and "15.04.05".
 func clock(w string) (h, m, s int, ok bool) {
 	parts := strings.Split(w, ":")
+	if strings.Count(w, ".") == 2 {
+		parts = strings.Split(w, ".")
+	}
 	if len(parts) < 2 || len(parts) > 3 {
 		return 0, 0, 0, false
 	}
@@ -85,8 +96,14 @@ func around(words []string, i int) (year int, month time.Month, day int, zone *t
 	return year, month, day, zoneOf(word(i+1), zone), ok
 }
 
+// yearOf takes a year of four figures, or of two.
 func yearOf(w string) (int, bool) {
 	n, ok := digits(w, 4, 9999)
+	if len(w) == 2 && n < 70 {
+		n += 2000
+	} else if len(w) == 2 {
+		n += 1900
+	}
 	return n, ok && n >= 1970
 }
 
@@ -113,4 +130,15 @@ func zoneOf(w string, otherwise *time.Location) *time.Location {
 		offset = -offset
 	}
 	return time.FixedZone("", offset)
+}
+
+// fromShape is what separators have in common where they have no date that anybody knows.
+type fromShape struct {
+	words   int
+	address bool
+}
+
+func shapeOf(line []byte) fromShape {
+	words := strings.Fields(string(line[:min(len(line), maxFrom)]))
+	return fromShape{len(words), len(words) > 1 && strings.Contains(words[1], "@")}
 }

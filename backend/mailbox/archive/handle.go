@@ -166,7 +166,11 @@ func (h *handle) open(f *folder, e *entry) (mailbox.Body, error) {
 	if e = f.byUID[e.uid]; e == nil {
 		return nil, mailbox.ErrNoMessage
 	}
-	if body, err = f.source.open(e); absent(err) {
+	body, err = f.source.open(e)
+	switch {
+	case absent(err) && f.unproven:
+		err = fmt.Errorf("%w: %w", errUnproven, err)
+	case absent(err):
 		err = fmt.Errorf("%w: %w", mailbox.ErrNoMessage, err)
 	}
 	return body, err

@@ -12,6 +12,7 @@ import (
 
 	"waypost/backend/mailbox"
 	"waypost/backend/maildir/lineend"
+	"waypost/internal/headerfield"
 )
 
 // found is a message as a scan finds it.
@@ -37,6 +38,10 @@ type splitter struct {
 
 	// at is where the line under way begins.
 	at int64
+	// began: the first separator was seen. loose is its shape if it has no date: then all that
+	// look like it, behind a blank line, are separators.
+	began bool
+	loose fromShape
 	// empty: the line before was blank, or there was none.
 	empty bool
 	// in: a message is under way, from from; its text begins at body and ends, as
@@ -54,8 +59,12 @@ type splitter struct {
 	flags   mailbox.System
 }
 
-// split gives emit the messages of an mbox of size bytes. What is before the first
-// separator is no message.
+// errNoMbox: a file that is not empty, and does not begin as an mbox does. It is not shown as an
+// empty folder: clients would remove what they have of it.
+var errNoMbox = errors.New("not an mbox: it does not begin with a From line")
+
+// split gives emit the messages of an mbox of size bytes. Before the first separator there may be
+// blank lines and a byte order mark. errNoMbox.
 func split(file io.ReaderAt, size int64, quoted bool, emit func(found) error) error {
 	s := &splitter{file: file, size: size, quoted: quoted, emit: emit, empty: true}
 	l := newLines(io.NewSectionReader(file, 0, size))
@@ -63,6 +72,10 @@ func split(file io.ReaderAt, size int64, quoted bool, emit func(found) error) er
 		text, start, err := l.next()
 		if errors.Is(err, io.EOF) {
 			return s.finish()
+		}
+		if err == nil && s.at == 0 {
+			mark := len(text) - len(bytes.TrimPrefix(text, byteOrderMark))
+			text, s.at = text[mark:], int64(mark)
 		}
 		if err == nil {
 			err = s.line(text, start, !l.inside)
@@ -73,6 +86,8 @@ func split(file io.ReaderAt, size int64, quoted bool, emit func(found) error) er
 		s.at += int64(len(text))
 	}
 }
+
+var byteOrderMark = []byte("\xef\xbb\xbf")
 
 // line takes a line, or a fragment of one.
 func (s *splitter) line(text []byte, start, whole bool) error {
@@ -88,6 +103,9 @@ func (s *splitter) line(text []byte, start, whole bool) error {
 		}
 	}
 	s.empty = start && whole && blank(text)
+	if !s.in && !s.empty {
+		return errNoMbox
+	}
 	if !s.in {
 		return nil
 	}
@@ -120,17 +138,22 @@ func (s *splitter) take(text []byte) {
 	s.end += int64(len(text))
 }
 
-// separates reports a line that begins a message: behind a blank one, or where
-// Content-Length has the last one end; and not before that.
+// separates reports a line that begins a message: one with a date, not before the end that
+// Content-Length tells; behind a blank line or not, as Dovecot has it, too. The first line of all
+// needs no date, and neither do those behind a blank one that are like it then.
 func (s *splitter) separates(text []byte) (date time.Time, ok bool) {
-	if !bytes.HasPrefix(text, fromMark) {
+	if !bytes.HasPrefix(text, fromMark) || s.in && !s.header && s.claimed >= 0 && s.at < s.claimed {
 		return date, false
 	}
-	claimed := s.in && !s.header && s.claimed >= 0
-	if claimed && s.at < s.claimed || !s.empty && !(claimed && s.at-s.claimed <= 2) {
-		return date, false
+	if date, ok = parseFrom(text); ok {
+		s.began = true
+		return date, true
 	}
-	return parseFrom(text)
+	if !s.began {
+		s.began, s.loose = true, shapeOf(text)
+		return date, true
+	}
+	return date, s.empty && s.loose != fromShape{} && s.loose == shapeOf(text)
 }
 
 // field looks at a field of the header.
@@ -144,6 +167,10 @@ func (s *splitter) field(text []byte) {
 	case "content-length":
 		if n, err := strconv.ParseInt(value, 10, 62); err == nil && n >= 0 && !s.quoted {
 			s.claimed = n
+		}
+	case "date":
+		if s.date.IsZero() { // the separator has none
+			s.date, _ = headerfield.Date(value)
 		}
 	case "status":
 		s.flags |= systemOf(value, "R", mailbox.Seen)
@@ -184,7 +211,7 @@ func (s *splitter) claim() {
 	}
 	if len(rest) > 0 {
 		line, _, _ := bytes.Cut(rest, []byte("\n"))
-		if _, ok := parseFrom(line); !ok {
+		if _, ok := parseFrom(line); !ok && (s.loose == fromShape{} || s.loose != shapeOf(line)) {
 			return
 		}
 	}

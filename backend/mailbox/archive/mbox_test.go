@@ -47,14 +47,16 @@ func TestSplit(t *testing.T) {
 		want       []string
 	}{
 		{"nothing", "", false, nil},
-		{"no separator", "Subject: x\n\nhello\n", false, nil},
 		{"two", sep + "A: 1\n\none\n\n" + sep + "A: 2\n\ntwo\n\n", false, []string{"A: 1\n\none\n", "A: 2\n\ntwo\n"}},
 		{"no end", sep + "A: 1\n\none", false, []string{"A: 1\n\none"}},
 		{"blank lines", sep + "A: 1\n\none\n\n\n\n" + sep + "A: 2\n\n", false, []string{"A: 1\n\none\n\n\n", "A: 2\n\n"}},
 		{"no text", sep + "A: 1\n\n" + sep + "A: 2\n\ntwo\n", false, []string{"A: 1\n\n", "A: 2\n\ntwo\n"}},
-		{"no blank line before", sep + "A: 1\n\none\n" + sep + "two\n", false, []string{"A: 1\n\none\n" + sep + "two\n"}},
+		{"no blank line before", sep + "A: 1\n\none\n" + sep + "two\n", false, []string{"A: 1\n\none\n", "two\n"}}, // as Dovecot has it
+		{"a byte order mark", "\ufeff" + sep + "A: 1\n\none\n\n" + sep + "two\n", false, []string{"A: 1\n\none\n", "two\n"}},
+		{"addresses only", "From a@b\nA: 1\n\none\n\nFrom c@d\ntwo\n\nFrom here\n\nFrom e@f on\n", false, []string{"A: 1\n\none\n", "two\n\nFrom here\n\nFrom e@f on\n"}},
+		{"addresses only, no blank line", "From a@b\nA: 1\n\none\nFrom c@d\ntwo\n", false, []string{"A: 1\n\none\nFrom c@d\ntwo\n"}},
+		{"a date nobody knows", "From a@b on 3.Jan.1996\nA: 1\n\none\n\nFrom c@d on 4.Jan.1996\ntwo\n", false, []string{"A: 1\n\none\n", "two\n"}},
 		{"no date", sep + "A: 1\n\none\n\nFrom here on\n", false, []string{"A: 1\n\none\n\nFrom here on\n"}},
-		{"before the first", "junk\n\n" + sep + "A: 1\n\none\n", false, []string{"A: 1\n\none\n"}},
 		{"blank at the beginning", "\n\n" + sep + "A: 1\n\none\n", false, []string{"A: 1\n\none\n"}},
 		{"quoted, as it stands", sep + "A: 1\n\n>From x\n>>From y\n", false, []string{"A: 1\n\n>From x\n>>From y\n"}},
 		{"quoted", sep + "A: 1\n\n>From x\n>>From y\n>from z\n", true, []string{"A: 1\n\nFrom x\n>From y\n>from z\n"}},
@@ -102,13 +104,17 @@ func TestParseFrom(t *testing.T) {
 		"From - Sat Jan 03 01:05:34 1996\r\n":                   at(0, 34),
 		"From a@b Sat, 3 Jan 1996 01:05:34 +0100":               at(3600, 34),
 		"From a Sat Jan  3 01:05:34 1996 remote from somewhere": at(0, 34),
+		"From a Sat Jan 3 01:05:34 96":                          at(0, 34),
+		"From a@b Sat Jan  3 01.05.34 1996":                     at(0, 34),
+		"From a@b 1996-01-03 01:05:34":                          at(0, 34),
+		"From a@b 1996-01-03T01:05:34+01:00":                    at(3600, 34),
 	} {
 		if got, ok := parseFrom([]byte(line)); !ok || !got.Equal(want) {
 			t.Errorf("%q: %v %v", line, got, ok)
 		}
 	}
 	for _, line := range []string{"", "From ", "From a@b", "From me to you at 10:30", "From a Sat Jan 33 01:05:34 1996", "From a Sat Foo 3 01:05:34 1996",
-		"From a Sat Jan 3 25:05:34 1996", "From a Sat Jan 3 01:05:34 96", ">From a@b Sat Jan  3 01:05:34 1996", "from a@b Sat Jan  3 01:05:34 1996",
+		"From a Sat Jan 3 25:05:34 1996", "From a Sat Jan 3 01:05:34 6", "From a 1996-13-03 01:05:34", ">From a@b Sat Jan  3 01:05:34 1996", "from a@b Sat Jan  3 01:05:34 1996",
 		"From " + strings.Repeat("a", maxFrom) + " Sat Jan 3 01:05:34 1996"} {
 		if _, ok := parseFrom([]byte(line)); ok {
 			t.Errorf("%q taken", line)

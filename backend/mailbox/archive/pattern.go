@@ -73,13 +73,30 @@ func (c Config) Validate() error {
 		}
 		seen[p] = true
 	}
-	if !seen["{user}"] && !seen["{local}"] {
-		bad("path: without {user} or {local} everybody would see the same mail")
+	if !seen["{user}"] && (!seen["{local}"] || !seen["{domain}"]) {
+		bad("path: without {user}, or {local} and {domain}, several users would see the same mail")
+	}
+	for part := range strings.SplitSeq(c.Path, "/") {
+		if mixed(part) {
+			bad("path: %q: what is one user's there may be another's as well: say {local}@{domain} or give each a folder of its own, put {name} into another one, and a character before a number", part)
+		}
 	}
 	if strings.ContainsAny(placeholder.ReplaceAllString(c.Path, ""), "{}") {
 		bad("path %q: braces that are not closed", c.Path)
 	}
 	return errors.Join(errs...)
+}
+
+var (
+	ofUser  = regexp.MustCompile(`\{(user|local|domain)\}`)
+	besides = regexp.MustCompile(`\{(user|local|domain)\}\{|\}\{(user|local|domain)\}`)
+)
+
+// mixed tells of an element of the path that may mean the same for two users: a-b@c and a@b-c
+// have one {local}-{domain}, and bob's {user}{name} has all of bobby's.
+func mixed(part string) bool {
+	alone := strings.ReplaceAll(part, "{local}@{domain}", "{user}")
+	return len(ofUser.FindAllString(alone, -1)) > 1 || besides.MatchString(alone) || ofUser.MatchString(alone) && strings.Contains(alone, "{name}")
 }
 
 // errPath: a user's name that is not possible in a path.

@@ -18,6 +18,11 @@ func TestValidate(t *testing.T) {
 	if err := Validate([]Config{good}); err != nil {
 		t.Fatal(err)
 	}
+	for _, path := range []string{"/srv/{domain}/{local}/{year}", "/srv/{local}@{domain}/{name}", "/srv/{user}.{year}-{month}", "/srv/{domain}/x-{local}/{name}"} {
+		if err := (Config{Name: "A", Path: path, Format: FormatMbox}).Validate(); err != nil {
+			t.Error(err)
+		}
+	}
 	if err := Validate([]Config{good, {Name: "ARCHIVE", Path: "/x/{user}", Format: FormatMaildir}}); err == nil {
 		t.Error("the same name twice")
 	}
@@ -30,6 +35,11 @@ func TestValidate(t *testing.T) {
 		"format":             {Name: "A", Path: good.Path, Format: "mbox.gz"},
 		"relative":           {Name: "A", Path: "srv/{user}", Format: good.Format},
 		"dots":               {Name: "A", Path: "/srv/../{user}", Format: good.Format},
+		"no domain":          {Name: "A", Path: "/srv/{local}/{year}", Format: good.Format},
+		"two in one":         {Name: "A", Path: "/srv/{local}-{domain}/{year}", Format: good.Format},
+		"others' beginnings": {Name: "A", Path: "/srv/{user}-{name}", Format: good.Format},
+		"others' numbers":    {Name: "A", Path: "/srv/{user}{month}", Format: good.Format},
+		"numbers before":     {Name: "A", Path: "/srv/{day}{user}", Format: good.Format},
 		"no user":            {Name: "A", Path: "/srv/{domain}/{year}", Format: good.Format},
 		"unknown":            {Name: "A", Path: "/srv/{user}/{hour}", Format: good.Format},
 		"twice":              {Name: "A", Path: "/srv/{user}/{year}/{year}", Format: good.Format},

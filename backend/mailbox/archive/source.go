@@ -200,5 +200,11 @@ func (m *maildir) open(e *entry) (mailbox.Body, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newBody(f, 0, info.Size(), e.wire, false), nil
+	// Names are wrong now and then, and nobody may mend them here: what is told of the size
+	// is what was counted.
+	var count lineend.Counter
+	if _, err := io.Copy(&count, f); err != nil {
+		return nil, errors.Join(fmt.Errorf("read %s: %w", f.Name(), err), f.Close())
+	}
+	return newBody(f, 0, info.Size(), count.Wire, false), nil
 }
