@@ -253,7 +253,7 @@ func (tr *traveller) follow(t *testing.T) <-chan bool {
 }
 
 // followAll is follow for all sessions of a mailbox.
-func followAll(t *testing.T, w world, all []*traveller) <-chan struct{} {
+func followAll(t testing.TB, w world, all []*traveller) <-chan struct{} {
 	on := make(chan struct{})
 	go func() {
 		defer close(on)

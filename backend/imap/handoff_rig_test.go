@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"pgregory.net/rapid"
 
 	"waypost/backend/journal"
 	"waypost/backend/mailbox"
@@ -261,6 +262,44 @@ func (stagingOnly) Open(context.Context, director.User, director.BackendID, dire
 func worlds(t *testing.T, test func(*testing.T, world)) {
 	t.Run("memory", func(t *testing.T) { test(t, newMemoryWorld(t)) })
 	t.Run("maildir", func(t *testing.T) { test(t, newMaildirWorld(t)) })
+}
+
+// modelled runs a model in each kind of world, each run of it in a world of its own, which ends
+// with the run.
+func modelled(t *testing.T, model func(rt *rapid.T, r *rig, w world)) {
+	worlds := map[string]func(testing.TB) world{"memory": newMemoryWorld, "maildir": newMaildirWorld}
+	for _, kind := range []string{"memory", "maildir"} {
+		t.Run(kind, func(t *testing.T) {
+			dir := t.TempDir()
+			rapid.Check(t, func(rt *rapid.T) {
+				run := scope{TB: t, dir: dir}
+				defer run.ends.run()
+				r := newRig(&run, Limits{})
+				w := worlds[kind](&run)
+				r.staging = w.store()
+				model(rt, r, w)
+			})
+		})
+	}
+}
+
+// scope is a part of a test that cleans up at its own end.
+type scope struct {
+	testing.TB
+	dir  string
+	ends cleanups
+}
+
+// Cleanup implements testing.TB.
+func (s *scope) Cleanup(f func()) { s.ends.add(f) }
+
+// TempDir implements testing.TB.
+func (s *scope) TempDir() string {
+	s.Helper()
+	dir, err := os.MkdirTemp(s.dir, "")
+	must(s, err)
+	s.ends.add(func() { must(s, os.RemoveAll(dir)) })
+	return dir
 }
 
 func newServer(t testing.TB, limits Limits) *Server {

@@ -35,12 +35,15 @@ type rig struct {
 	t     testing.TB
 	store *memory.Store
 	srv   *Server
+	// staging takes messages in that are delivered: store, where a test has no world of its own.
+	staging mailbox.Store
 }
 
 func newRig(t testing.TB, limits Limits) *rig { return newRigWith(t, Options{Limits: limits}) }
 
 func newRigWith(t testing.TB, o Options) *rig {
 	r := &rig{t: t, store: memory.New()}
+	r.staging = r.store
 	r.store.Serve(ann, "b1", 1)
 	o.Log, o.Metrics = slog.New(slog.DiscardHandler), prometheus.NewRegistry()
 	r.srv = New(o)
@@ -67,10 +70,11 @@ func (r *rig) box(epoch director.Epoch) mailbox.Box {
 // deliver puts a message into a folder.
 func (r *rig) deliver(b mailbox.Box, folder, text string) mailbox.UID {
 	r.t.Helper()
-	m, err := r.store.Stage(context.Background(), "", strings.NewReader(text), 0)
+	m, err := r.staging.Stage(context.Background(), "", strings.NewReader(text), 0)
 	if err != nil {
 		r.t.Fatalf("stage: %v", err)
 	}
+	defer m.Discard()
 	uid, err := appendOne(b, folder, m, mailbox.Flags{}, time.Date(2025, 11, 3, 12, 0, 0, 0, time.UTC))
 	if err != nil {
 		r.t.Fatalf("append: %v", err)
@@ -81,10 +85,11 @@ func (r *rig) deliver(b mailbox.Box, folder, text string) mailbox.UID {
 // fill puts n messages into INBOX.
 func (r *rig) fill(b mailbox.Box, n int) {
 	r.t.Helper()
-	m, err := r.store.Stage(context.Background(), "", strings.NewReader(letter), 0)
+	m, err := r.staging.Stage(context.Background(), "", strings.NewReader(letter), 0)
 	if err != nil {
 		r.t.Fatalf("stage: %v", err)
 	}
+	defer m.Discard()
 	d := mailbox.Delivery{ID: "fill", Message: m, Places: make([]mailbox.Place, n)}
 	if err := b.Deliver(context.Background(), d); err != nil {
 		r.t.Fatalf("deliver: %v", err)

@@ -279,11 +279,9 @@ func (p *copyOf) act(t *rapid.T, action string) {
 // without, work on one folder, go away and come back, in any order: what they know from
 // untagged responses is the truth (RFC 7162, Section 3.2; RFC 9586; RFC 5465).
 func TestCopiesModel(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		r := newRig(t, Limits{})
-		w := &memoryWorld{t, r.store, 1}
+	modelled(t, func(rt *rapid.T, r *rig, w world) {
 		b := w.box()
-		folder := folderOf(t, b, "INBOX")
+		folder := folderOf(r.t, b, "INBOX")
 		defer func() { b.Close() }()
 		ends := cleanups{}
 		defer ends.run()
@@ -292,7 +290,7 @@ func TestCopiesModel(t *testing.T) {
 		}
 		var copies []*copyOf
 		for i := range 4 {
-			begin := func() *traveller { return travelOn(t, w, r.srv, ends.add) }
+			begin := func() *traveller { return travelOn(r.t, w, r.srv, ends.add) }
 			p := &copyOf{r: r, begin: begin, uidOnly: i%2 == 1, notified: i >= 2, msgs: make(map[uint32]copied)}
 			p.connect(rt)
 			p.settle(rt, folder)
@@ -331,7 +329,7 @@ func TestCopiesModel(t *testing.T) {
 				b.Close()
 				hopAll(w, all, func(b mailbox.Box) { meanwhile(rt, r, b, others) })
 				b = w.box()
-				folder = folderOf(t, b, "INBOX")
+				folder = folderOf(r.t, b, "INBOX")
 			case "reselect":
 				if !p.away {
 					p.take(rt, p.c.ok("SELECT INBOX (QRESYNC (%d %d))", p.uidValidity, p.highest))

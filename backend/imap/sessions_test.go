@@ -238,15 +238,14 @@ func (p *picture) fetch(t tb, what string) {
 }
 
 // TestViewsModel lets two sessions and a delivery agent work on one folder in
-// any order: each view, built from untagged responses alone, is the truth
-// after NOOP, and a message number never names another message than the view
-// says.
+// any order: each view, built from untagged responses alone, is the truth after each command, but
+// for expunges that this one may not tell, and a message number never names another message than
+// the view says.
 func TestViewsModel(t *testing.T) {
-	rapid.Check(t, func(rt *rapid.T) {
-		r := newRig(t, Limits{})
-		w := &memoryWorld{t, r.store, 1}
+	modelled(t, func(rt *rapid.T, r *rig, w world) {
 		b := w.box()
-		folder := folderOf(t, b, "INBOX")
+		folder := folderOf(r.t, b, "INBOX")
+		must(r.t, b.CreateFolder("Else", ""))
 		defer func() { b.Close() }()
 		ends := cleanups{}
 		defer ends.run()
@@ -261,7 +260,7 @@ func TestViewsModel(t *testing.T) {
 		tp := &trap{spring: w.freeze}
 		b.Close()
 		for range 2 {
-			tr := travelOn(t, w, r.srv, ends.add)
+			tr := travelOn(r.t, w, r.srv, ends.add)
 			tr.t = rt
 			p := &picture{c: tr.client}
 			p.take(rt, tr.ok("SELECT INBOX"), false)
@@ -270,7 +269,7 @@ func TestViewsModel(t *testing.T) {
 		}
 		hopAll(w, all, nil) // behind the trap
 		b = w.box()
-		folder = folderOf(t, b, "INBOX")
+		folder = folderOf(r.t, b, "INBOX")
 		truth := func() mailbox.Messages {
 			snap, err := folder.Snapshot()
 			if err != nil {
@@ -293,13 +292,37 @@ func TestViewsModel(t *testing.T) {
 				}
 			}
 		}
+		// told compares with the truth what the view has after a command. all: it may tell
+		// expunges, and so it must.
+		told := func(p *picture, all bool) {
+			msgs := truth()
+			if n := msgs.Len(); len(p.msgs) < n || all && len(p.msgs) != n {
+				rt.Fatalf("%d messages, view %v", n, p.msgs)
+			}
+			for _, got := range p.msgs {
+				m := msgs.Get(mailbox.UID(got.uid))
+				if m == nil && all && got.uid != 0 || m != nil && got.known && got.flags != words(m.Flags) {
+					rt.Fatalf("%+v, view %+v", m, got)
+				}
+			}
+		}
+		// try runs a command that may tell expunges, and is refused for a message that was expunged
+		// and the client not told yet.
+		try := func(p *picture, what string) {
+			lines, st := p.c.cmd("%s", what)
+			if !strings.HasPrefix(st, "OK") && !strings.HasPrefix(st, "NO [EXPUNGEISSUED]") {
+				rt.Fatalf("%s: %s", what, st)
+			}
+			p.take(rt, lines, true)
+			told(p, true)
+		}
 		pick := func(p *picture) int { return rapid.IntRange(1, len(p.msgs)).Draw(rt, "n") }
 		flag := rapid.SampledFrom([]string{`\Seen`, `\Deleted`, "kw"})
 		op := rapid.SampledFrom([]string{"+FLAGS", "-FLAGS", "FLAGS"})
 		for range rapid.IntRange(1, 25).Draw(rt, "steps") {
-			p := rapid.SampledFrom(views).Draw(rt, "session")
-			action := rapid.SampledFrom([]string{"deliver", "store", "silent", "expunge", "fetch", "noop", "away", "idle", "search", "hop", "cut", "cut"}).Draw(rt, "action")
-			if len(p.msgs) == 0 && slices.Contains([]string{"store", "silent", "fetch", "cut"}, action) {
+			p := views[rapid.IntRange(0, len(views)-1).Draw(rt, "session")]
+			action := rapid.SampledFrom([]string{"deliver", "store", "silent", "expunge", "fetch", "noop", "away", "idle", "search", "uid", "copy", "append", "hop", "cut", "cut"}).Draw(rt, "action")
+			if len(p.msgs) == 0 && slices.Contains([]string{"store", "silent", "fetch", "uid", "copy", "cut"}, action) {
 				action = "deliver"
 			}
 			switch action {
@@ -307,14 +330,35 @@ func TestViewsModel(t *testing.T) {
 				r.deliver(b, "INBOX", letter)
 			case "store":
 				p.take(rt, p.c.ok("STORE %d %s (%s)", pick(p), op.Draw(rt, "op"), flag.Draw(rt, "flag")), false)
+				told(p, false)
 			case "silent":
 				p.silent(rt, pick(p), op.Draw(rt, "op"), flag.Draw(rt, "flag"))
+				told(p, false)
 			case "expunge":
 				p.take(rt, p.c.ok("EXPUNGE"), true)
+				told(p, true)
 			case "fetch":
 				p.fetch(rt, fmt.Sprintf("%d (UID FLAGS)", pick(p)))
+				told(p, false)
 			case "search":
 				p.take(rt, p.c.ok("SEARCH SEEN"), false)
+				told(p, false)
+			case "uid":
+				p.fetch(rt, "1:* (UID)")
+				uid := p.msgs[pick(p)-1].uid
+				if uid == 0 { // it was expunged before it was known
+					break
+				}
+				what := rapid.SampledFrom([]string{
+					fmt.Sprintf("FETCH %d (FLAGS)", uid), fmt.Sprintf("STORE %d %s (%s)", uid, op.Draw(rt, "op"), flag.Draw(rt, "flag")), "SEARCH SEEN",
+					fmt.Sprintf("EXPUNGE %d", uid), fmt.Sprintf("COPY %d Else", uid), fmt.Sprintf("COPY %d INBOX", uid), fmt.Sprintf("MOVE %d Else", uid),
+				}).Draw(rt, "UID command")
+				try(p, "UID "+what)
+			case "copy":
+				try(p, fmt.Sprintf(rapid.SampledFrom([]string{"COPY %d Else", "COPY %d INBOX", "MOVE %d Else"}).Draw(rt, "command"), pick(p)))
+			case "append":
+				p.take(rt, p.c.ok("APPEND INBOX (kw) {1+}\r\nx"), true)
+				told(p, true)
 			case "noop":
 				settle(p)
 			case "away":
@@ -338,6 +382,7 @@ func TestViewsModel(t *testing.T) {
 					rt.Fatalf("%s", st)
 				}
 				p.take(rt, lines, true)
+				told(p, true)
 			case "cut":
 				// In the middle of a command.
 				p.learn(rt)
@@ -347,7 +392,7 @@ func TestViewsModel(t *testing.T) {
 				}).Draw(rt, "command")
 				b.Close()
 				tp.left.Store(rapid.Int64Range(1, 8).Draw(rt, "operation"))
-				moved := followAll(t, w, all)
+				moved := followAll(r.t, w, all)
 				lines, st := p.c.cmd("%s", what)
 				if tp.left.Swap(-1) > 0 {
 					w.freeze() // it was not reached
@@ -358,7 +403,7 @@ func TestViewsModel(t *testing.T) {
 				}
 				p.take(rt, lines, what == "EXPUNGE" || what == "NOOP" || strings.HasPrefix(what, "COPY"))
 				b = w.box()
-				folder = folderOf(t, b, "INBOX")
+				folder = folderOf(r.t, b, "INBOX")
 			case "hop":
 				// In the middle of an IDLE, or at rest; and meanwhile others work.
 				idles := rapid.Bool().Draw(rt, "idles")
@@ -372,7 +417,7 @@ func TestViewsModel(t *testing.T) {
 				b.Close()
 				hopAll(w, all, func(b mailbox.Box) { meanwhile(rt, r, b, others) })
 				b = w.box()
-				folder = folderOf(t, b, "INBOX")
+				folder = folderOf(r.t, b, "INBOX")
 				if idles {
 					p.c.send("DONE\r\n")
 					lines, st := p.c.until("h")
