@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"waypost/backend/mailbox"
+	"waypost/internal/headerfield"
 )
 
 // A client that has not said UTF8 gets no UTF-8 in a header (RFC 6856, Section
@@ -99,7 +100,7 @@ func fieldOf(lines []byte) (name, value string, is bool) {
 // inASCII writes a field anew, with its line end; "" where its kind has no room
 // for another alphabet, as identifiers and trace fields.
 func inASCII(name, value string) string {
-	value = strings.TrimSpace(strings.NewReplacer("\r", "", "\n", "").Replace(value))
+	value = strings.Trim(strings.NewReplacer("\r", "", "\n", "").Replace(value), " \t")
 	switch low := strings.ToLower(strings.TrimSpace(name)); low {
 	case "from", "sender", "reply-to", "to", "cc", "bcc", "resent-from", "resent-sender", "resent-reply-to", "resent-to", "resent-cc", "resent-bcc":
 		value = addresses(value)
@@ -115,46 +116,62 @@ func inASCII(name, value string) string {
 }
 
 // fold puts the words of a value on lines of at most 76 characters, as far as
-// they allow it.
+// they allow it; the space between them stays, for it may stand in quotes.
 func fold(name, value string) string {
 	var b strings.Builder
 	b.WriteString(name)
 	width := len(name)
-	for word := range strings.FieldsSeq(value) {
-		if width > len(name) && width+1+len(word) > 76 {
+	for value = " " + value; value != ""; {
+		var space, word string
+		space, word, value = nextWord(value)
+		if width > len(name) && word != "" && width+len(space)+len(word) > 76 {
 			b.WriteString("\r\n")
 			width = 0
 		}
-		b.WriteString(" " + word)
-		width += 1 + len(word)
+		b.WriteString(space + word)
+		width += len(space) + len(word)
 	}
 	b.WriteString("\r\n")
 	return b.String()
+}
+
+// nextWord divides s behind its first word. Other space than fields are folded at is a part of words.
+func nextWord(s string) (space, word, rest string) {
+	from := len(s) - len(strings.TrimLeft(s, " \t"))
+	n := strings.IndexAny(s[from:], " \t")
+	if n < 0 {
+		return s[:from], s[from:], ""
+	}
+	return s[:from], s[from : from+n], s[from+n:]
 }
 
 // encoded makes encoded words of s (RFC 2047), as many as it needs.
 func encoded(s string) string { return mime.QEncoding.Encode("utf-8", s) }
 
 // text encodes the words that are not ASCII, neighbours together, since the space
-// between two encoded words does not count (RFC 2047, Section 6.2).
+// between two encoded words does not count (RFC 2047, Section 6.2). Where some are encoded
+// already, all are encoded anew.
 func text(value string) string {
-	var out, run []string
-	flush := func() {
-		if len(run) > 0 {
-			out = append(out, encoded(strings.Join(run, " ")))
-		}
-		run = run[:0]
+	if strings.Contains(value, "=?") {
+		return encoded(headerfield.Decode(value))
 	}
-	for word := range strings.FieldsSeq(value) {
-		if ascii(word) {
-			flush()
-			out = append(out, word)
-		} else {
-			run = append(run, word)
+	var out strings.Builder
+	run := ""
+	for value != "" {
+		var space, word string
+		space, word, value = nextWord(value)
+		switch {
+		case ascii(word):
+			out.WriteString(encoded(run) + space + word)
+			run = ""
+		case run == "":
+			out.WriteString(space)
+			run = word
+		default:
+			run += space + word
 		}
 	}
-	flush()
-	return strings.Join(out, " ")
+	return out.String() + encoded(run)
 }
 
 // phrase makes encoded words for places where only letters, digits and a few other characters
@@ -163,6 +180,7 @@ func phrase(s string) string {
 	if ascii(s) {
 		return s
 	}
+	s = headerfield.Decode(s)
 	if strings.ContainsAny(s, "\"#$%&'(),.:;<>@[\\]^`{|}~") {
 		return mime.BEncoding.Encode("utf-8", s)
 	}
@@ -174,10 +192,10 @@ func addresses(value string) string {
 	var out strings.Builder
 	group := false
 	for value != "" {
-		n := outside(value, ",:;")
-		part := strings.TrimSpace(value[:n])
+		n := outside(value, ",:;", true)
+		part := strings.Trim(value[:n], " \t")
 		end := value[n:min(n+1, len(value))]
-		value = strings.TrimSpace(value[n+len(end):])
+		value = strings.Trim(value[n+len(end):], " \t")
 		if end == ":" && !group {
 			group = true
 			if !ascii(part) {
@@ -203,21 +221,26 @@ func mailboxOf(box string, group bool) string {
 		return box
 	}
 	bare, comments := commentsOf(box)
-	name, address, angle := strings.Cut(bare, "<")
-	address, _, _ = strings.Cut(address, ">")
-	name = unquoted(name)
+	at := outside(bare, "<", true)
+	name, address, angle := unquoted(bare[:at]), bare[at:], at < len(bare)
+	address = strings.TrimPrefix(address, "<")
+	end := outside(address, ">", false)
+	address, more := address[:end], strings.Trim(strings.TrimPrefix(address[end:], ">"), " \t")
+	if more != "" { // nothing may stand there, but in a comment it does no harm
+		comments = append(comments, unquoted(more))
+	}
 	var out string
 	switch {
-	case ascii(bare):
-		out = bare
+	case ascii(bare[:at] + address):
+		out = strings.TrimSuffix(bare, more)
 	case angle && ascii(address):
 		out = phrase(name) + " <" + address + ">"
 	case angle && group:
-		out = "(" + phrase(strings.TrimSpace(name+" <"+address+">")) + ")"
+		out = "(" + phrase(strings.Trim(name+" <"+address+">", " ")) + ")"
 	case group:
 		out = "(" + phrase(name) + ")"
 	case angle:
-		out = phrase(strings.TrimSpace(name+" <"+address+">")) + " :;"
+		out = phrase(strings.Trim(name+" <"+address+">", " ")) + " :;"
 	default:
 		out = phrase(name) + " :;"
 	}
@@ -227,20 +250,20 @@ func mailboxOf(box string, group bool) string {
 		}
 		out += " (" + c + ")"
 	}
-	return strings.TrimSpace(out)
+	return strings.Trim(out, " \t")
 }
 
 // commentsOf takes the comments out (RFC 5322, Section 3.2.2).
 func commentsOf(s string) (bare string, comments []string) {
 	for {
-		at := outside(s, "(")
+		at := outside(s, "(", true)
 		bare += s[:at]
 		if at == len(s) {
-			return strings.Join(strings.Fields(bare), " "), comments
+			return strings.Trim(bare, " \t"), comments
 		}
 		n := commentEnd(s[at:])
 		comments = append(comments, strings.TrimSuffix(s[at+1:at+n], ")"))
-		bare, s = bare+" ", s[at+n:]
+		bare, s = strings.TrimRight(bare, " \t")+" ", strings.TrimLeft(s[at+n:], " \t")
 	}
 }
 
@@ -262,15 +285,16 @@ func commentEnd(s string) int {
 	return len(s)
 }
 
-// outside is the place of the first of some characters that stands outside of quotes, comments,
-// <> and []; the length of s if there is none. A '(' is found only where a comment begins.
-func outside(s, chars string) int {
+// outside is the place of the first of some characters that stands outside of quotes, comments
+// and, where pairs says so, <> and []; the length of s if there is none. A '(' is found only where
+// a comment begins.
+func outside(s, chars string, pairs bool) int {
 	quoted, within := false, byte(0)
 	for i := 0; i < len(s); i++ {
 		switch c := s[i]; {
 		case c == '\\':
 			i++
-		case c == '"' && within == 0:
+		case c == '"' && within != ']':
 			quoted = !quoted
 		case quoted:
 		case within != 0:
@@ -281,41 +305,62 @@ func outside(s, chars string) int {
 			return i
 		case c == '(':
 			i += commentEnd(s[i:]) - 1
-		case c == '<':
+		case c == '<' && pairs:
 			within = '>'
-		case c == '[':
+		case c == '[' && pairs:
 			within = ']'
 		}
 	}
 	return len(s)
 }
 
-// parameters gives values of parameters the form of RFC 2231, Section 4. A boundary stays, for
-// it is looked for in the body as it is.
+// parameters gives values of parameters the form of RFC 2231, Sections 3 and 4. A boundary stays,
+// for it is looked for in the body as it is. Comments that are not ASCII are left out.
 func parameters(value string) string {
 	var items []string
+	extended := make(map[string]bool) // names whose first section tells a character set, or must
 	for value != "" {
-		n := outside(value, ";")
-		item := strings.TrimSpace(value[:n])
+		n := outside(value, ";", false)
+		item := strings.Trim(value[:n], " \t")
 		value = value[min(n+1, len(value)):]
-		name, v, ok := strings.Cut(item, "=")
-		switch {
-		case ascii(item) || ok && strings.EqualFold(strings.TrimSpace(name), "boundary"):
-		case ok && ascii(name):
-			item = strings.TrimRight(name, "* ") + "*=utf-8''" + percent(unquoted(v))
-		default:
-			item = text(item)
+		if !ascii(item) && !strings.EqualFold(nameOf(item), "boundary") {
+			item, _ = commentsOf(item)
+			if base, _, ok := strings.Cut(nameOf(item), "*"); ok && !ascii(item) {
+				extended[strings.ToLower(base)] = true
+			}
 		}
 		items = append(items, item)
+	}
+	for i, item := range items {
+		name := nameOf(item)
+		base, section, sections := strings.Cut(name, "*")
+		first := sections && section == "0" && extended[strings.ToLower(base)]
+		switch _, v, ok := strings.Cut(item, "="); {
+		case ascii(item) && !first, strings.EqualFold(name, "boundary"):
+		case !ok || !ascii(name):
+			items[i] = text(item)
+		case strings.HasSuffix(name, "*"):
+			items[i] = name + "=" + percent(unquoted(v), "%'")
+		case sections && section != "0":
+			items[i] = name + "*=" + percent(unquoted(v), "")
+		default:
+			items[i] = name + "*=utf-8''" + percent(unquoted(v), "")
+		}
 	}
 	return strings.Join(items, "; ")
 }
 
-// percent is RFC 2231's way to write what is not ASCII.
-func percent(s string) string {
+// nameOf is the name of a parameter, or a value without a name.
+func nameOf(item string) string {
+	name, _, _ := strings.Cut(item, "=")
+	return strings.Trim(name, " \t")
+}
+
+// percent is RFC 2231's way to write what is not ASCII; plain: what stays beside letters and digits.
+func percent(s, plain string) string {
 	var b strings.Builder
 	for _, c := range []byte(s) {
-		if c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || c == '.' || c == '-' || c == '_' {
+		if c >= '0' && c <= '9' || c|0x20 >= 'a' && c|0x20 <= 'z' || strings.IndexByte(".-_"+plain, c) >= 0 {
 			b.WriteByte(c)
 		} else {
 			fmt.Fprintf(&b, "%%%02X", c)
@@ -327,6 +372,7 @@ func percent(s string) string {
 // unquoted is a phrase without its quotes and backslashes, on one line.
 func unquoted(s string) string {
 	var b strings.Builder
+	s = strings.Trim(s, " \t")
 	for i := 0; i < len(s); i++ {
 		switch {
 		case s[i] == '"':
@@ -336,7 +382,7 @@ func unquoted(s string) string {
 		}
 		b.WriteByte(s[i])
 	}
-	return strings.Join(strings.Fields(b.String()), " ")
+	return b.String()
 }
 
 // first gives the beginning of a message as the client may have it.
