@@ -128,7 +128,6 @@ func Assemble(cfg Config, deps Deps) (*Server, error) {
 func (s *Server) listen() error {
 	// Set on the listener, for Linux hands it on to what is accepted, instead of four times on
 	// each connection (tcp(7)).
-	lc := net.ListenConfig{KeepAlive: -1, Control: keepAlive}
 	for _, kind := range []struct {
 		name, protocol string
 		secure         bool
@@ -139,6 +138,10 @@ func (s *Server) listen() error {
 		{"managesieve", protoManageSieve, false, s.cfg.ManageSieve},
 	} {
 		for _, address := range kind.addresses {
+			lc := net.ListenConfig{KeepAlive: -1, Control: patient}
+			if kind.protocol == protoPOP3 {
+				lc.Control = impatient
+			}
 			ln, err := lc.Listen(context.Background(), "tcp", address)
 			if err != nil {
 				return fmt.Errorf("proxy: %s: %w", kind.name, err)
@@ -149,15 +152,23 @@ func (s *Server) listen() error {
 	return nil
 }
 
-// keepAlive asks a silent peer after 2 minutes, every 30 seconds, 4 times.
-func keepAlive(_, _ string, c syscall.RawConn) error {
+// patient asks a silent peer after 2 minutes, every 30 seconds, 4 times: a phone sleeps well.
+func patient(_, _ string, c syscall.RawConn) error {
+	return keepAlive(c, [][2]int{{unix.TCP_KEEPIDLE, 120}, {unix.TCP_KEEPINTVL, 30}, {unix.TCP_KEEPCNT, 4}})
+}
+
+// impatient gives up a peer that the network does not reach for a minute, whether it is idle or
+// in the middle of a message: its session has the maildrop, and it comes again.
+func impatient(_, _ string, c syscall.RawConn) error {
+	return keepAlive(c, [][2]int{{unix.TCP_KEEPIDLE, 20}, {unix.TCP_KEEPINTVL, 10}, {unix.TCP_KEEPCNT, 4}, {unix.TCP_USER_TIMEOUT, 60_000}})
+}
+
+func keepAlive(c syscall.RawConn, options [][2]int) error {
 	var err error
 	set := func(fd uintptr) {
-		for _, o := range [][3]int{
-			{unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1}, {unix.IPPROTO_TCP, unix.TCP_KEEPIDLE, 120},
-			{unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 30}, {unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 4},
-		} {
-			err = errors.Join(err, unix.SetsockoptInt(int(fd), o[0], o[1], o[2]))
+		err = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_KEEPALIVE, 1)
+		for _, o := range options {
+			err = errors.Join(err, unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, o[0], o[1]))
 		}
 	}
 	return errors.Join(c.Control(set), err)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -12,6 +13,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"waypost/deploy/cli"
 	"waypost/director"
@@ -67,6 +70,7 @@ func TestPOP3List(t *testing.T) {
 	byCommand(t, want, "--pop3", hostPort("localhost", 1110+c.offset), "--starttls", "--ca", c.ca, "--no-cache", "--scan")
 	c.deletion(t, u, len(msgs))
 	c.dyingClient(t, u)
+	c.vanishedClient(t, u)
 	c.capabilities(t, u)
 }
 
@@ -226,6 +230,43 @@ func (c *testCluster) dyingClient(t *testing.T, u director.User) {
 		}
 		p.quit()
 	}
+}
+
+// vanishedClient: a client that is gone without a word, as one whose network ended, does not keep
+// the maildrop for longer than a minute.
+func (c *testCluster) vanishedClient(t *testing.T, u director.User) {
+	t.Helper()
+	p, err := dialPOP3(c.addr(1110), u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := p.c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var refused error
+	if err := raw.Control(func(fd uintptr) {
+		// What came has its ACK, lest it comes again and finds nobody.
+		refused = errors.Join(unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1), unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_REPAIR, 1))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if errors.Is(refused, os.ErrPermission) {
+		t.Log("root alone can let a connection vanish")
+		p.quit()
+		return
+	}
+	if refused != nil {
+		t.Fatal(refused)
+	}
+	p.c.Close() // nothing is sent
+	eventually(t, "the maildrop is free", time.Minute, func() error {
+		p, err := dialPOP3(c.addr(1111), u)
+		if err == nil {
+			p.quit()
+		}
+		return err
+	})
 }
 
 // capabilities are the same before the login and after it.
