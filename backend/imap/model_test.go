@@ -1,7 +1,6 @@
 package imap
 
 import (
-	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -10,7 +9,6 @@ import (
 
 	"pgregory.net/rapid"
 
-	"waypost/backend/imap/syntax"
 	"waypost/backend/mailbox"
 )
 
@@ -343,84 +341,6 @@ func TestCopiesModel(t *testing.T) {
 		}
 		for _, p := range copies {
 			p.settle(rt, folder)
-		}
-	})
-}
-
-// fuzzStates bring a session into a state in which it is sent anything.
-func fuzzStates() map[string]func(*client) {
-	return map[string]func(*client){
-		"authenticated": func(*client) {},
-		"selected": func(c *client) {
-			c.ok("SELECT INBOX")
-		},
-		"all": func(c *client) {
-			c.ok("ENABLE QRESYNC UTF8=ACCEPT IMAP4rev2")
-			c.ok("SELECT INBOX")
-			c.ok("NOTIFY SET (selected (MessageNew (BODY[]) MessageExpunge FlagChange)) (personal (MailboxName MessageNew MessageExpunge))")
-		},
-		"idle": func(c *client) {
-			c.ok("SELECT INBOX")
-			c.send("i IDLE\r\n")
-			c.line()
-		},
-		"append": func(c *client) {
-			c.send("i APPEND INBOX {20}\r\n")
-			c.line()
-		},
-	}
-}
-
-// FuzzSession sends any bytes in any state: the session answers or ends, and never runs what
-// was sent as a literal.
-func FuzzSession(f *testing.F) {
-	states := []string{"new", "authenticated", "selected", "all", "idle", "append"}
-	for i := range states {
-		for _, seed := range []string{
-			"a NOOP\r\n", "DONE\r\n", "a LOGIN u p\r\n", "a AUTHENTICATE PLAIN\r\n*\r\n", "a FETCH 1:* (FLAGS BODY[])\r\n",
-			"a APPEND INBOX (\\Seen) {3+}\r\nabc {2+}\r\nde\r\n", "a NOTIFY SET (selected (MessageNew (UID) MessageExpunge))\r\n",
-			"a UID SEARCH RETURN (ALL) OR NOT SEEN TEXT {3+}\r\nabc\r\n", "a STORE 1 +FLAGS (\\Deleted)\r\nb EXPUNGE\r\n",
-			"a SELECT INBOX (QRESYNC (1 1 1:5 (1 1)))\r\n", "a LIST (SUBSCRIBED) \"\" (% *) RETURN (STATUS (MESSAGES))\r\n",
-			"a SETMETADATA \"\" (/private/x {1+}\r\nx)\r\n", "a X {13+}\r\nz CREATE bad\r\n\r\n", "\r\n", "a", "a NOOP {99999999999}\r\n",
-			"a UID REPLACE 1 INBOX {1+}\r\nx\r\n", "a APPEND INBOX CATENATE (URL \"/INBOX/;UID=1\" TEXT {1+}\r\nx)\r\n", "12345678901234567890\r\n",
-			"a STARTTLS\r\n", "a ENABLE UIDONLY\r\n", "a THREAD REFS UTF-8 ALL\r\nb SORT (DATE) UTF-8 ALL\r\n", "a IDLE\r\nDONE\r\nb CLOSE\r\n",
-		} {
-			f.Add(uint8(i), []byte(seed))
-		}
-	}
-	f.Fuzz(func(t *testing.T, in uint8, input []byte) {
-		state := states[int(in)%len(states)]
-		r := newRig(t, Limits{AppendBytes: 1000, Syntax: syntax.Limits{Drain: 2000}})
-		b := r.box(1)
-		r.deliver(b, "INBOX", letter)
-		r.srv.opt.PlainLogin = true
-		r.srv.opt.Login = func(context.Context, Credentials) (Session, error) { return Session{}, ErrLogin }
-		session := Session{Box: b, Store: r.store}
-		if state == "new" {
-			session.Box = nil
-		}
-		nc, done := r.serve(t.Context(), session)
-		c := newRaw(t, nc, done)
-		c.line()
-		if enter := fuzzStates()[state]; enter != nil {
-			enter(c)
-		}
-		// A literal of a command that nobody knows: its bytes must not run, whatever was before
-		// it.
-		go func() {
-			// The session may have ended; that is its answer.
-			_, _ = nc.Write(slices.Concat(input, []byte("\r\nq BOGUS {20+}\r\nz CREATE runaway-x\r\n\r\n")))
-			_ = nc.(interface{ CloseWrite() error }).CloseWrite()
-		}()
-		if err := c.ended(); err != nil {
-			t.Errorf("%v", err)
-		}
-		infos, err := b.Folders()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if state != "append" && !strings.Contains(string(input), "{") && slices.ContainsFunc(infos, func(i mailbox.FolderInfo) bool { return i.Name == "runaway-x" }) {
-			t.Errorf("a literal's bytes were run")
 		}
 	})
 }
