@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/emersion/go-imap/v2"
+	"github.com/emersion/go-imap/v2/imapclient"
 
 	"waypost/director"
 	"waypost/director/admin"
@@ -91,17 +92,43 @@ func TestHostileNeighbour(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cl.Close()
-	var took []time.Duration
+	var took, told []time.Duration
+	exists := make(chan uint32, 100)
+	waits, err := imapclient.DialInsecure(addr, &imapclient.Options{UnilateralDataHandler: &imapclient.UnilateralDataHandler{
+		Mailbox: func(d *imapclient.UnilateralDataMailbox) {
+			if d.NumMessages != nil {
+				exists <- *d.NumMessages
+			}
+		},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer waits.Close()
 	do := func(what string, err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
 	}
+	do("login", waits.Login(string(ann), password).Wait())
+	_, err = waits.Select("INBOX", nil).Wait()
+	do("SELECT", err)
+	_, err = waits.Idle()
+	do("IDLE", err)
 	const rounds = 30
 	for i := range rounds {
 		start := time.Now()
 		do("delivery", send(c.addr(2525), "x@example.org", []string{string(ann)}, fmt.Appendf(nil, "Subject: news %d\r\n\r\nhello\r\n", i)))
+		accepted := time.Now()
+		for n := uint32(0); n <= uint32(i); {
+			select {
+			case n = <-exists:
+			case <-ctx.Done():
+				t.Fatalf("message %d is not told in IDLE", i)
+			}
+		}
+		told = append(told, time.Since(accepted))
 		_, err := cl.Select("INBOX", nil).Wait()
 		do("SELECT", err)
 		found, err := cl.UIDSearch(&imap.SearchCriteria{Text: []string{"hello"}}, nil).Wait()
@@ -124,7 +151,9 @@ func TestHostileNeighbour(t *testing.T) {
 		t.Errorf("%d hostile sessions are left: the others were not tried by them", left)
 	}
 	slices.Sort(took)
-	t.Logf("a round of delivery and 8 commands: half within %v, all within %v; he had %d answers", took[rounds/2], took[rounds-1], h.answers.Load())
+	slices.Sort(told)
+	t.Logf("a round of delivery and 8 commands: half within %v, all within %v; in IDLE a delivery is told half of the times within %v after its 250, always within %v; he had %d answers",
+		took[rounds/2], took[rounds-1], told[rounds/2], told[rounds-1], h.answers.Load())
 	const mayGrow = 400 << 20
 	for name, peak := range c.memory(t) {
 		if grown := peak - before[name]; grown > mayGrow && name != "e1" {
