@@ -64,6 +64,8 @@ var scriptCases = []scriptCase{
 	{`require "vacation"; vacation "gone"; vacation "gone";`, "keep; failed", true},
 	// editheader then tests.
 	{`require ["editheader", "fileinto"]; addheader "X-Hello" "World"; if header "x-hello" "world" { fileinto "Lists"; }`, "fileinto Lists", false},
+	{`require ["editheader"]; addheader "X-Long" "` + strings.Repeat("long ", 200) + `"; if size :over 1K { discard; }`, "discard", false},
+	{`require ["regex", "variables", "fileinto"]; if header :regex "subject" "^i .*?(present|future).+?$" { fileinto "${1}"; }`, "fileinto present", false},
 	{`require ["editheader"]; deleteheader "subject"; if not exists "subject" { discard; }`, "discard", false},
 	{`require ["editheader"]; deleteheader "received"; if not exists "received" { discard; }`, "keep", false},
 	{`require ["editheader"]; deleteheader :index 1 "X-Multi"; deleteheader :index 2 "X-Multi"; if allof(header "X-Multi" "two", not header "X-Multi" ["one", "three"]) { discard; }`, "discard", false},

@@ -30,7 +30,10 @@ func (p addressPart) of(a address, separator string) (string, bool) {
 		_, detail, ok := a.subaddress(separator)
 		return detail, ok
 	}
-	return a.String(), true
+	if a.domain == "" {
+		return a.local, true
+	}
+	return quoteAddress(a), true // so that a script can redirect to what it has matched
 }
 
 func compilePart(b *call) (addressPart, *Error) {

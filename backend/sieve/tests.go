@@ -160,10 +160,14 @@ func compileSize(_ *compiler, b *call) (check, *Error) {
 }
 
 func (t *sizeTest) eval(m *machine) (bool, error) {
-	if t.over {
-		return m.msg.Size() > t.limit, nil
+	size := m.msg.Size()
+	if m.current.Edited() { // as the message is now (RFC 5293, Section 6, of tests of the header)
+		size += int64(len(m.current.Bytes())) - m.current.Length()
 	}
-	return m.msg.Size() < t.limit, nil
+	if t.over {
+		return size > t.limit, nil
+	}
+	return size < t.limit, nil
 }
 
 // stringTest is "string" (RFC 5229, Section 5).

@@ -200,6 +200,7 @@ func TestBody(t *testing.T) {
 // oddities is a header as none should be, and many are.
 const oddities = "X-Tab: a\n\tb\nX-Cut: =?utf-8?q?=C3?= =?utf-8?q?=A9?=\nX-Lang: =?utf-8*de?q?Gr=C3=BC=C3=9Fe?=\n" +
 	"X-Unknown: =?x-nobody?q?one?= =?utf-8?q?=C3=A9?=\n" +
+	"Reply-To: \"a \\b\"@x.example, \"c\"@x.example\n" +
 	"X-Est: 6 Nov 2022 23:59:59 EST\nX-Z: Sat, 1 Jan 00 00:00:00 Z\nX-Leap: Sun, 06 Nov 2022 23:59:60 +0530 (x)\n\nbody\n"
 
 var oddCases = []testCase{
@@ -207,6 +208,9 @@ var oddCases = []testCase{
 	{"", `header "x-cut" "é"`, true, true},
 	{"", `header "x-lang" "Grüße"`, true, false},
 	{"", `header :contains "x-unknown" "é"`, true, false},
+	{"", `address "reply-to" "\"a b\"@x.example"`, true, false},
+	{"", `address "reply-to" "c@x.example"`, true, false},
+	{"", `address :localpart "reply-to" "a b"`, true, false},
 	{"date", `date :zone "+0000" "x-est" "iso8601" "2022-11-07T04:59:59Z"`, true, false},
 	{"date", `date :originalzone "x-est" "hour" "23"`, true, false},
 	{"date", `date :originalzone "x-z" "date" "2000-01-01"`, true, false},

@@ -13,7 +13,8 @@
 //     character they name.
 //   - Letters, in classes too, are those of ASCII, except that patterns that
 //     ignore case fold beyond ASCII. "." is one UTF-8 character.
-//   - \w \W \s \S \b \B \< \> mean what they mean to the GNU C library.
+//   - \w \W \s \S \b \B \` \' mean what they mean to the GNU C library, as do {,n}, a repetition
+//     of a repetition, and a closing parenthesis that closes nothing. \< and \> are both \b.
 //   - A repetition counts to 255 (POSIX's RE_DUP_MAX), and the program a pattern
 //     becomes is bounded.
 package regex
@@ -38,15 +39,15 @@ const repeatMax = 255
 // case; maxSize bounds the size of the program (Size).
 func Compile(pattern string, fold bool, maxSize int) (*Regex, error) {
 	t := translator{in: pattern}
-	t.out.WriteString("(?s")
+	t.write("(?s")
 	if fold {
-		t.out.WriteByte('i')
+		t.write("i")
 	}
-	t.out.WriteByte(')')
+	t.write(")")
 	if err := t.run(); err != nil {
 		return nil, err
 	}
-	source := t.out.String()
+	source := string(t.out)
 	tree, err := syntax.Parse(source, syntax.Perl)
 	if err != nil {
 		return nil, explain(err)

@@ -35,6 +35,14 @@ func TestMatch(t *testing.T) {
 		{"^a{2,3}$", "aaa", false, true},
 		{"^a{2,}$", "aaaaaa", false, true},
 		{"}", "}", false, true},
+		{"^.*?b+?$", "ab", false, true},
+		{"^(ab)+*c$", "ababc", false, true},
+		{"^(a{2}){2}{2}$", "aaaaaaaa", false, true},
+		{"^a**$", "b", false, false},
+		{"^[ab]{,2}$", "aba", false, false},
+		{"^[ab]{,2}$", "ab", false, true},
+		{"^x)$", "x)", false, true},
+		{"\\`b\\'", "abc", false, false},
 	} {
 		re, err := Compile(c.pattern, c.fold, 2000)
 		if err != nil {
@@ -59,8 +67,8 @@ func TestLongest(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	for pattern, want := range map[string]string{
-		`(a)\1`: "back references", `(a`: "missing closing", `a)`: "unexpected", `[a`: "no closing",
-		`*a`: "nothing stands", `(?i)a`: "nothing stands", `a**`: "parentheses", `a{256}`: "up to 255",
+		`(a)\1`: "back references", `(a`: "missing closing", `[a`: "no closing",
+		`*a`: "nothing stands", `(?i)a`: "nothing stands", `a{256}`: "up to 255",
 		`a{x}`: "number", `a{3,2}`: "smaller", `a{`: "no }", `a\`: "backslash", `[[:word:]]`: "no class", `[[:]p]a`: "has no :]", `[[:]:]`: "no class",
 		`[z-a]`: "wrong way", `[[.ab.]]`: "one character", `((a{200}){200}){200}`: "", `^*`: "nothing",
 	} {

@@ -3,6 +3,7 @@ package regex
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -12,10 +13,20 @@ import (
 type translator struct {
 	in  string
 	at  int
-	out strings.Builder
-	// atom is set where there is something a repetition can apply to.
-	atom bool
+	out []byte
+	// atom is set where there is something a repetition can apply to, which begins at begin in
+	// out; sign is the repetition that it has already.
+	atom  bool
+	begin int
+	sign  string
+	// open are the places in out of parentheses that are open.
+	open []int
 }
+
+func (t *translator) write(s string) { t.out = append(t.out, s...) }
+
+// atomAt says that what follows is an atom from that place of out on.
+func (t *translator) atomAt(begin int) { t.atom, t.begin, t.sign = true, begin, "" }
 
 func (t *translator) run() error {
 	for t.at < len(t.in) {
@@ -37,17 +48,26 @@ func (t *translator) one() error {
 		return t.repeat(string(r), 1)
 	case '{':
 		return t.braces()
-	case '(', '|', '^':
+	case '(':
+		t.open = append(t.open, len(t.out))
 		t.atom = false
-		t.out.WriteRune(r)
-	case ')', '.':
-		t.atom = true
-		t.out.WriteRune(r)
-	case '$':
+		t.write("(")
+	case '|', '^', '$':
 		t.atom = false
-		t.out.WriteByte('$')
+		t.write(string(r))
+	case ')':
+		last := len(t.open) - 1
+		if last < 0 { // it closes nothing, and means itself
+			t.literal(r)
+			break
+		}
+		t.atomAt(t.open[last])
+		t.open = t.open[:last]
+		t.write(")")
+	case '.':
+		t.atomAt(len(t.out))
+		t.write(".")
 	default:
-		t.atom = true
 		t.literal(r)
 	}
 	t.at += n
@@ -55,10 +75,11 @@ func (t *translator) one() error {
 }
 
 func (t *translator) literal(r rune) {
+	t.atomAt(len(t.out))
 	if r < utf8.RuneSelf && strings.IndexByte(`\.^$|()[]{}*+?`, byte(r)) >= 0 {
-		t.out.WriteByte('\\')
+		t.write(`\`)
 	}
-	t.out.WriteRune(r)
+	t.out = utf8.AppendRune(t.out, r)
 }
 
 func (t *translator) escape() error {
@@ -67,50 +88,66 @@ func (t *translator) escape() error {
 	}
 	r, n := utf8.DecodeRuneInString(t.in[t.at+1:])
 	t.at += 1 + n
-	t.atom = true
 	switch {
 	case r >= '1' && r <= '9':
 		return fmt.Errorf(`back references such as \%c are not supported`, r)
 	case strings.ContainsRune("wWsS", r):
-		t.out.WriteByte('\\')
-		t.out.WriteRune(r)
+		t.atomAt(len(t.out))
+		t.write(`\` + string(r))
 	case strings.ContainsRune("bB", r):
 		t.atom = false
-		t.out.WriteByte('\\')
-		t.out.WriteRune(r)
+		t.write(`\` + string(r))
 	case r == '<' || r == '>':
 		t.atom = false
-		t.out.WriteString(`\b`)
+		t.write(`\b`)
+	case r == '`':
+		t.atom = false
+		t.write(`\A`)
+	case r == '\'':
+		t.atom = false
+		t.write(`\z`)
 	default:
 		t.literal(r)
 	}
 	return nil
 }
 
-// repeat writes a repetition. A repetition of one is refused: POSIX leaves a++
-// undefined, and to Go the second sign would mean something else.
+// repeat writes a repetition. One of a repetition, which POSIX leaves undefined, is what it is to
+// the GNU C library: a*? is (a*)?, where Go would take it for an a* that prefers less.
 func (t *translator) repeat(sign string, n int) error {
 	if !t.atom {
 		return fmt.Errorf("nothing stands before %q that could be repeated", sign)
 	}
 	t.at += n
-	t.out.WriteString(sign)
-	if t.at < len(t.in) && strings.IndexByte("*+?{", t.in[t.at]) >= 0 {
-		return fmt.Errorf("a repetition of the repetition %q: put it in parentheses", sign)
+	if sign == t.sign && len(sign) == 1 {
+		return nil // a** is a*
 	}
+	if t.sign != "" {
+		t.out = slices.Insert(t.out, t.begin, []byte("(?:")...)
+		t.write(")")
+	}
+	t.write(sign)
+	t.sign = sign
 	return nil
 }
 
-// braces reads {n}, {n,} and {n,m}; any other brace is refused.
+// braces reads {n}, {n,}, {n,m} and {,m}; any other brace is refused.
 func (t *translator) braces() error {
 	end := strings.IndexByte(t.in[t.at:], '}')
 	if end < 0 {
 		return errors.New(`{ has no }; write \{ for a brace`)
 	}
 	low, high, ranged := strings.Cut(t.in[t.at+1:t.at+end], ",")
+	if low == "" && ranged {
+		low = "0"
+	}
 	least, err := count(low)
 	if err != nil {
 		return err
+	}
+	sign := fmt.Sprintf("{%d", least)
+	if ranged {
+		sign += "," + high
 	}
 	if ranged && high != "" {
 		most, err := count(high)
@@ -121,7 +158,7 @@ func (t *translator) braces() error {
 			return fmt.Errorf("{%d,%d}: the second number is smaller", least, most)
 		}
 	}
-	return t.repeat(t.in[t.at:t.at+end+1], end+1)
+	return t.repeat(sign+"}", end+1)
 }
 
 func count(s string) (int, error) {
@@ -140,16 +177,16 @@ const classes = " alnum alpha blank cntrl digit graph lower print punct space up
 func (t *translator) bracket() error {
 	open := t.at
 	t.at++
-	t.out.WriteByte('[')
+	t.atomAt(len(t.out))
+	t.write("[")
 	if t.at < len(t.in) && t.in[t.at] == '^' {
 		t.at++
-		t.out.WriteByte('^')
+		t.write("^")
 	}
 	for first := true; t.at < len(t.in); first = false {
 		if t.in[t.at] == ']' && !first {
 			t.at++
-			t.atom = true
-			t.out.WriteByte(']')
+			t.write("]")
 			return nil
 		}
 		if err := t.member(); err != nil {
@@ -170,14 +207,14 @@ func (t *translator) member() error {
 			return fmt.Errorf("there is no class of characters [:%s:]", name)
 		}
 		t.at += len(name) + 4
-		t.out.WriteString("[:" + name + ":]")
+		t.write("[:" + name + ":]")
 		return nil
 	}
 	low, err := t.element()
 	if err != nil {
 		return err
 	}
-	t.out.WriteString(inBrackets(low))
+	t.write(inBrackets(low))
 	if rest := t.in[t.at:]; len(rest) < 2 || rest[0] != '-' || rest[1] == ']' {
 		return nil
 	}
@@ -189,7 +226,7 @@ func (t *translator) member() error {
 	if high < low {
 		return fmt.Errorf("the range %c-%c is the wrong way round", low, high)
 	}
-	t.out.WriteString("-" + inBrackets(high))
+	t.write("-" + inBrackets(high))
 	return nil
 }
 
