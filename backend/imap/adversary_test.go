@@ -429,3 +429,18 @@ func TestSearchEndsWithClient(t *testing.T) {
 		t.Errorf("%d of %d messages were opened", opened, messages)
 	}
 }
+
+// A STORE that changes nothing is over with its answer: no FETCH tells the flags again for it.
+func TestStoreOfNothing(t *testing.T) {
+	r := newRig(t, Limits{})
+	b := r.box(1)
+	r.deliver(b, "INBOX", "x\r\n")
+	c := r.dial(b)
+	c.ok("SELECT INBOX")
+	c.ok("STORE 1 FLAGS.SILENT (\\Seen)")
+	c.ok("NOOP")
+	c.want("STORE 1 -FLAGS.SILENT (\\Flagged kw)", "OK")
+	c.want("FETCH 1 BODY[]", "OK", "* 1 FETCH (BODY[] {3}x\r\n)")
+	c.want("STORE 1 +FLAGS (\\Seen)", "OK", `* 1 FETCH (FLAGS (\Seen \Recent))`)
+	c.want("FETCH 1 BODY[]", "OK", "* 1 FETCH (BODY[] {3}x\r\n)")
+}

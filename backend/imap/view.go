@@ -181,8 +181,12 @@ func (v *view) ghost(uid mailbox.UID) bool {
 	return is && left
 }
 
-// change notes a message's state of which the client was not told all.
+// change notes a message's state of which the client was not told all, or which told does not have.
 func (v *view) change(uid mailbox.UID, st state) {
+	if m := v.told.Get(uid); m != nil && m.ModSeq == st.modSeq && m.Flags.Equal(st.flags) {
+		delete(v.news, uid) // nothing was changed, and no sync will come for it
+		return
+	}
 	if v.news == nil {
 		v.news = make(map[mailbox.UID]state)
 	}
