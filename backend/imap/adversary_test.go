@@ -444,3 +444,30 @@ func TestStoreOfNothing(t *testing.T) {
 	c.want("STORE 1 +FLAGS (\\Seen)", "OK", `* 1 FETCH (FLAGS (\Seen \Recent))`)
 	c.want("FETCH 1 BODY[]", "OK", "* 1 FETCH (BODY[] {3}x\r\n)")
 }
+
+// A saved result that is empty, or whose messages are gone, names no message, and not all
+// (RFC 5182, Section 2.1).
+func TestSavedNothing(t *testing.T) {
+	r := newRig(t, Limits{})
+	b := r.box(1)
+	must(t, b.CreateFolder("Else", ""))
+	r.fill(b, 3)
+	c := r.dial(b)
+	c.ok("SELECT INBOX")
+	c.ok(`STORE 1:* +FLAGS (\Deleted)`)
+	for _, save := range []string{"NOOP", "SEARCH RETURN (SAVE) SEEN", "UID EXPUNGE 1:2"} {
+		if save == "UID EXPUNGE 1:2" {
+			c.ok("UID SEARCH RETURN (SAVE) UID 1:2")
+		}
+		c.ok("%s", save)
+		for _, command := range []string{"UID EXPUNGE $", "UID MOVE $ Else", "MOVE $ Else", "COPY $ Else", "FETCH $ UID", "UID FETCH $ BODY[]", "STORE $ FLAGS ()", "UID STORE $ -FLAGS (\\Deleted)"} {
+			c.want(command, "OK")
+		}
+		c.want("SEARCH RETURN () $", "OK", fmt.Sprintf(`* ESEARCH (TAG "t%d")`, c.n+1))
+		c.want("UID SEARCH $", "OK", "* SEARCH")
+		c.want("SORT (ARRIVAL) UTF-8 $", "OK", "* SORT")
+		c.want("THREAD REFERENCES UTF-8 $", "OK", "* THREAD")
+	}
+	c.want("STATUS Else (MESSAGES)", "OK", "* STATUS Else (MESSAGES 0)")
+	c.want("FETCH 1:* FLAGS", "OK", `* 1 FETCH (FLAGS (\Deleted \Recent))`)
+}

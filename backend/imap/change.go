@@ -250,7 +250,7 @@ func (s *session) expunge(c *cmd) error {
 		}
 		among = s.resolve(set, true)
 	} else {
-		among = []search.Span{{Lo: 0, Hi: s.view.told.Len()}}
+		among = s.view.all()
 	}
 	if err := c.End(); err != nil {
 		return err
@@ -263,7 +263,7 @@ func (s *session) expunge(c *cmd) error {
 	return err
 }
 
-// remove expunges those messages of spans (nil: all) that have \Deleted.
+// remove expunges those messages of spans that have \Deleted.
 func (s *session) remove(spans []search.Span) ([]mailbox.UID, error) {
 	v := s.view
 	snap, err := v.snapshot()
@@ -272,9 +272,6 @@ func (s *session) remove(spans []search.Span) ([]mailbox.UID, error) {
 	}
 	if err != nil {
 		return nil, s.fail(err)
-	}
-	if spans == nil {
-		spans = []search.Span{{Lo: 0, Hi: v.told.Len()}}
 	}
 	doomed := v.doomed(snap.Messages, merge(spans, v.told.Len()))
 	if len(doomed) == 0 {

@@ -4,7 +4,6 @@ import (
 	"math"
 	"slices"
 
-	"waypost/backend/imap/search"
 	"waypost/backend/imap/syntax"
 	"waypost/backend/mailbox"
 )
@@ -228,7 +227,7 @@ func (v *view) unseenIn(lo, hi int) (first, count int) {
 // otherwise (RFC 7162, Section 3.2.5.2).
 func (s *session) resync(known *resync, gone []mailbox.UIDRange) {
 	s.tellVanished(gone, known.known)
-	spans := []search.Span{{Lo: 0, Hi: s.view.told.Len()}}
+	spans := s.view.all()
 	if known.known != nil {
 		spans = s.resolve(syntax.Set{Ranges: known.known}, true)
 	}
@@ -405,7 +404,7 @@ func (s *session) closeBox(c *cmd) error {
 		// HIGHESTMODSEQ: that would be above changes of others, and these removals, of which
 		// the client was not told, and a resync from there would lose them.
 		if rights.Has('e') {
-			if _, err := s.remove(nil); err != nil {
+			if _, err := s.remove(s.view.all()); err != nil {
 				return err
 			}
 		}

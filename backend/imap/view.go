@@ -214,6 +214,9 @@ func (v *view) index(uid mailbox.UID) int {
 	return -1
 }
 
+// all is told.
+func (v *view) all() []search.Span { return []search.Span{{Lo: 0, Hi: v.told.Len()}} }
+
 // resolve gives the messages of a set, as spans of told's indices, in order, that do
 // not overlap. Numbers that name nothing are passed over.
 func (s *session) resolve(set syntax.Set, byUID bool) []search.Span {
