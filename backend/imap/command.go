@@ -98,6 +98,8 @@ func commands() map[string]command {
 		"COPY":     {run: (*session).copy, in: selected, withUID: true, sets: true},
 		"MOVE":     {run: (*session).move, in: selected, withUID: true, sets: true, expunges: true},
 		"REPLACE":  {run: (*session).replace, in: selected, withUID: true, sets: true, expunges: true},
+
+		"CANCELUPDATE": {run: (*session).cancelUpdate, in: selected},
 	}
 }
 

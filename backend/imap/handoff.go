@@ -129,7 +129,7 @@ func (s *session) seal(pending []byte, waited time.Duration) []byte {
 func (s *session) carry(pending []byte, waited time.Duration) *carried.State {
 	st := &carried.State{
 		Session: s.data.ID, Client: s.data.Client, User: string(s.box.User()), Enabled: s.enabled.carry(), Deflate: s.deflate, Bads: s.bads,
-		Waited: waited, Saved: ranges(s.saved), Notify: s.notify.carry(), Pending: pending,
+		Waited: waited, Saved: ranges(s.saved), Updates: s.carryUpdates(), Notify: s.notify.carry(), Pending: pending,
 		UnderWay: carried.UnderWay{Granted: s.way.Granted, Answered: s.way.Answered, After: s.way.After, Lost: s.way.Lost},
 	}
 	if s.way.Answered {

@@ -2,6 +2,7 @@ package imap
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,6 +35,84 @@ type copyOf struct {
 	exists      int
 	msgs        map[uint32]copied
 	numbers     []uint32 // UIDs by message number; 0: not known. Not with UIDONLY.
+
+	live liveSearch
+	hits map[uint32]bool // its result
+}
+
+// liveSearch is a search that is kept up to date (RFC 5267, Section 4.3).
+type liveSearch struct {
+	keys string
+	// has says whether a message is in the result, last: it is the folder's last.
+	has func(m *mailbox.Message, last bool) bool
+	// last: that matters.
+	last bool
+}
+
+// liveSearches are those that clients watch.
+func liveSearches() []liveSearch {
+	seen := func(m *mailbox.Message) bool { return m.Flags.System&mailbox.Seen != 0 }
+	return []liveSearch{
+		{"UNSEEN", func(m *mailbox.Message, _ bool) bool { return !seen(m) }, false},
+		{"OR (KEYWORD kw DELETED) SEEN", func(m *mailbox.Message, _ bool) bool {
+			return seen(m) || m.Flags.System&mailbox.Deleted != 0 && slices.Contains(m.Flags.Keywords, "kw")
+		}, false},
+		{"UID 5:* BODY answer", func(m *mailbox.Message, last bool) bool { return false }, false},
+		{"OR UID 5:* SEEN", func(m *mailbox.Message, last bool) bool { return m.UID >= 5 || last || seen(m) }, true},
+		{"NOT UID *", func(_ *mailbox.Message, last bool) bool { return !last }, true},
+	}
+}
+
+// watch begins the search in the folder that was just selected.
+func (p *copyOf) watch(t tb) {
+	p.hits = make(map[uint32]bool)
+	p.c.send("live UID SEARCH RETURN (UPDATE ALL) %s\r\n", p.live.keys)
+	lines, st := p.c.until("live")
+	if !strings.HasPrefix(st, "OK") {
+		t.Fatalf("%s", st)
+	}
+	p.take(t, lines)
+}
+
+// watched takes what an ESEARCH says of the search.
+func (p *copyOf) watched(t tb, l string) {
+	t.Helper()
+	for uid, added := range updated(t, l, `* ESEARCH (TAG "live") UID`) {
+		if p.hits[uid] == added {
+			t.Fatalf("%q, but it is %v", l, added)
+		}
+		p.hits[uid] = added
+	}
+}
+
+// updated gives what an ESEARCH adds to a search's result and removes from it, in its order.
+func updated(t tb, l, begin string) iter.Seq2[uint32, bool] {
+	t.Helper()
+	rest, ok := strings.CutPrefix(l, begin)
+	words := strings.Fields(strings.NewReplacer("(0 ", "", ")", "").Replace(rest))
+	if !ok || len(words)%2 == 1 {
+		t.Fatalf("%q", l)
+	}
+	return func(yield func(uint32, bool) bool) {
+		for ; len(words) > 0; words = words[2:] {
+			for part := range strings.SplitSeq(words[1], ",") {
+				first, last, more := strings.Cut(part, ":")
+				lo, err := strconv.Atoi(first)
+				hi := lo
+				if more && err == nil {
+					hi, err = strconv.Atoi(last)
+				}
+				if err != nil {
+					t.Fatalf("%q: %v", l, err)
+				}
+				for n := lo; n <= hi; n++ {
+					if !yield(uint32(n), words[0] != "REMOVEFROM") {
+						return
+					}
+				}
+			}
+		}
+	}
 }
 
 // connect dials and selects; a client that was there before resynchronizes.
@@ -52,12 +131,13 @@ func (p *copyOf) connect(t tb) {
 	case p.notified:
 		p.c.ok("NOTIFY SET (selected-delayed (MessageNew (UID FLAGS MODSEQ) MessageExpunge FlagChange))")
 	}
-	p.exists, p.numbers, p.away = 0, nil, false
+	p.exists, p.numbers, p.hits, p.away = 0, nil, nil, false
 	if p.uidValidity == 0 {
 		p.take(t, p.c.ok("SELECT INBOX"))
 	} else {
 		p.take(t, p.c.ok("SELECT INBOX (QRESYNC (%d %d))", p.uidValidity, p.highest))
 	}
+	p.watch(t)
 }
 
 // leave goes away, as clients do: in order, or not.
@@ -86,9 +166,16 @@ func (p *copyOf) one(t tb, l string) {
 		p.vanish(t, set, earlier)
 		return
 	}
+	if strings.HasPrefix(l, "* ESEARCH ") {
+		p.watched(t, l)
+		return
+	}
+	if strings.HasPrefix(l, "* NO ") {
+		t.Fatalf("%q", l)
+	}
 	if strings.HasPrefix(l, "* OK [CLOSED]") {
 		// Up to here responses were about the selection before (RFC 7162, Section 3.2.11).
-		p.exists, p.numbers = 0, nil
+		p.exists, p.numbers, p.hits = 0, nil, nil
 	}
 	if v, ok := strings.CutPrefix(l, "* OK [UIDVALIDITY "); ok {
 		fmt.Sscanf(v, "%d", &p.uidValidity)
@@ -169,6 +256,9 @@ func (p *copyOf) vanish(t tb, set string, earlier bool) {
 			} else if !earlier && !p.uidOnly {
 				t.Fatalf("VANISHED %d of %v", uid, p.numbers)
 			}
+			if p.hits[uid] {
+				t.Fatalf("message %d is gone, and the search still has it", uid) // RFC 5267, Section 4.3.4
+			}
 			if !earlier {
 				p.exists--
 			}
@@ -226,6 +316,9 @@ func (p *copyOf) settle(t tb, folder mailbox.Folder) {
 		}
 		if !p.uidOnly && p.numbers[i] != uint32(m.UID) {
 			t.Fatalf("message %d is %d, copy %v", i+1, m.UID, p.numbers)
+		}
+		if got, want := p.hits[uint32(m.UID)], p.live.has(m, i == snap.Messages.Len()-1); got != want {
+			t.Fatalf("%s: message %d of UID %d, %q: %v", p.live.keys, i+1, m.UID, words(m.Flags), got)
 		}
 	}
 	// From here on a resynchronization will start.
@@ -290,6 +383,7 @@ func TestCopiesModel(t *testing.T) {
 		for i := range 4 {
 			begin := func() *traveller { return travelOn(r.t, w, r.srv, ends.add) }
 			p := &copyOf{r: r, begin: begin, uidOnly: i%2 == 1, notified: i >= 2, msgs: make(map[uint32]copied)}
+			p.live = rapid.SampledFrom(liveSearches()).Draw(rt, "search")
 			p.connect(rt)
 			p.settle(rt, folder)
 			copies = append(copies, p)
@@ -331,6 +425,7 @@ func TestCopiesModel(t *testing.T) {
 			case "reselect":
 				if !p.away {
 					p.take(rt, p.c.ok("SELECT INBOX (QRESYNC (%d %d))", p.uidValidity, p.highest))
+					p.watch(rt)
 				}
 			default:
 				if p.away {

@@ -38,6 +38,7 @@ type base struct {
 	dead     bool
 	keywords []string
 	saved    []mailbox.UID
+	updates  *updates
 	enabled  enabled
 	deflate  bool
 	notify   *notify
@@ -46,8 +47,8 @@ type base struct {
 
 // stands reports that all that a tip does not say is as it was.
 func (b *base) stands(s *session) bool {
-	if !b.made || b.view != s.view || b.enabled != s.enabled || b.deflate != s.deflate || b.notify != s.notify || !same(b.saved, s.saved) ||
-		s.notify != nil && s.notify.touched {
+	if !b.made || b.view != s.view || b.enabled != s.enabled || b.deflate != s.deflate || b.notify != s.notify || b.updates != s.updates || !same(b.saved, s.saved) ||
+		s.notify != nil && s.notify.touched || s.updates != nil && s.updates.touched {
 		return false
 	}
 	v := s.view
@@ -63,12 +64,15 @@ func same[T any](a, b []T) bool {
 // become notes what the base that was just made says.
 func (b *base) become(s *session, sealed handoff.Base) {
 	*b = base{
-		tips: b.tips, made: true, state: sealed, size: len(sealed.Sealed), view: s.view, saved: s.saved, enabled: s.enabled, deflate: s.deflate,
+		tips: b.tips, made: true, state: sealed, size: len(sealed.Sealed), view: s.view, saved: s.saved, updates: s.updates, enabled: s.enabled, deflate: s.deflate,
 		notify: s.notify, tip: b.tip[:0],
 	}
 	b.state.Sealed = nil // it is long gone
 	if s.notify != nil {
 		s.notify.touched = false
+	}
+	if s.updates != nil {
+		s.updates.touched = false
 	}
 	if v := s.view; v != nil {
 		b.name, b.readOnly, b.dead, b.keywords = v.name, v.readOnly, v.dead, v.keywords

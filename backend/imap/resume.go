@@ -20,6 +20,8 @@ type resumed struct {
 	left   int64 // see carried.UnderWay
 	// overflow: what NOTIFY asked for is not understood here.
 	overflow bool
+	// refused are the tags of searches that cannot be kept up to date here.
+	refused []string
 }
 
 func cannot(r handoff.Reason, format string, args ...any) error {
@@ -86,6 +88,7 @@ func (s *session) take(st *carried.State) error {
 		s.view, s.saved = v, among(v.told, st.Saved)
 	}
 	s.resumed.overflow = s.takeNotify(st.Notify)
+	s.resumed.refused = s.takeUpdates(st.Updates)
 	return nil
 }
 
@@ -96,6 +99,9 @@ func (s *session) goOn() error {
 	s.mu.Lock()
 	if r.overflow {
 		s.overflow()
+	}
+	for _, tag := range r.refused {
+		s.noUpdate(tag, "not understood here")
 	}
 	if s.notify != nil {
 		s.watcher.start(s)

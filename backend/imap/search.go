@@ -36,6 +36,9 @@ func (s *session) search(c *cmd) error {
 		}
 		return err
 	}
+	if q.Update() && s.updates.tagged(c.tag) >= 0 {
+		return bad("the tag is that of a search that is kept up to date") // RFC 5267, Section 4.3
+	}
 	if err := s.alive(); err != nil {
 		return err
 	}
@@ -51,7 +54,7 @@ func (s *session) search(c *cmd) error {
 	defer cancel()
 	share := s.srv.searches.Of(string(s.box.User()))
 	defer share.Close()
-	r, err := q.Run(ctx, &searched{s, index.ReaderOf(s.view.folder)}, search.Env{Slots: share, Progress: func(done, total int) {
+	r, err := q.Run(ctx, s.searched(), search.Env{Slots: share, Progress: func(done, total int) {
 		if s.stopping() {
 			cancel()
 		}
@@ -78,6 +81,9 @@ func (s *session) search(c *cmd) error {
 		s.saved = r.Saved
 	}
 	r.Write(s.out, c.tag)
+	if q.Update() {
+		s.keepUpdated(c, q, r)
+	}
 	return s.out.Err()
 }
 
@@ -101,7 +107,7 @@ func searchError(err error) error {
 	return err
 }
 
-// searched is the session's view for package search.
+// searched is what package search sees of the session's view.
 type searched struct {
 	s *session
 	r mailbox.Reader

@@ -387,7 +387,7 @@ func (s *session) unselect() {
 	if s.view != nil {
 		s.notify.left(s.view)
 	}
-	s.view, s.saved = nil, nil
+	s.view, s.saved, s.updates = nil, nil, nil
 }
 
 // closeBox implements CLOSE and UNSELECT (RFC 9051, Section 6.4.1 and 6.4.2).

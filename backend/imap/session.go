@@ -52,6 +52,7 @@ type session struct {
 	secure  bool        // the connection is encrypted here
 	view    *view       // of the selected folder, else nil
 	saved   []mailbox.UID
+	updates *updates   // searches that are kept up to date
 	last    fetch.Last // see drop
 	enabled enabled
 	deflate bool

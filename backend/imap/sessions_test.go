@@ -167,16 +167,22 @@ type seen struct {
 	uid   uint32 // 0: not known yet
 	flags string
 	known bool // the flags are
+	found bool // by the search that is kept up to date
 }
 
 // picture is what a client knows of a folder from untagged responses.
 type picture struct {
 	c    *client
 	msgs []seen
+	live liveSearch
 }
 
 func (p *picture) take(t tb, lines []string, expunges bool) {
 	for _, l := range lines {
+		if strings.HasPrefix(l, "* ESEARCH ") {
+			p.watched(t, l)
+			continue
+		}
 		var n int
 		var word string
 		if _, err := fmt.Sscanf(l, "* %d %s", &n, &word); err != nil {
@@ -189,8 +195,8 @@ func (p *picture) take(t tb, lines []string, expunges bool) {
 			}
 			p.msgs = append(p.msgs, make([]seen, n-len(p.msgs))...)
 		case "EXPUNGE":
-			if !expunges || n < 1 || n > len(p.msgs) {
-				t.Fatalf("%q of %d", l, len(p.msgs))
+			if !expunges || n < 1 || n > len(p.msgs) || p.msgs[n-1].found { // RFC 5267, Section 4.3.4
+				t.Fatalf("%q of %v", l, p.msgs)
 			}
 			p.msgs = slices.Delete(p.msgs, n-1, n)
 		case "FETCH":
@@ -212,6 +218,26 @@ func (p *picture) take(t tb, lines []string, expunges bool) {
 			}
 			m.uid = uid
 		}
+	}
+}
+
+// watch begins the search in the folder that was just selected.
+func (p *picture) watch(t tb) {
+	p.c.send("live SEARCH RETURN (UPDATE ALL) %s\r\n", p.live.keys)
+	lines, st := p.c.until("live")
+	if !strings.HasPrefix(st, "OK") {
+		t.Fatalf("%s", st)
+	}
+	p.take(t, lines, false)
+}
+
+// watched takes what an ESEARCH says of the search.
+func (p *picture) watched(t tb, l string) {
+	for n, added := range updated(t, l, `* ESEARCH (TAG "live")`) {
+		if int(n) > len(p.msgs) || p.msgs[n-1].found == added {
+			t.Fatalf("%q of %v", l, p.msgs)
+		}
+		p.msgs[n-1].found = added
 	}
 }
 
@@ -262,8 +288,9 @@ func TestViewsModel(t *testing.T) {
 		for range 2 {
 			tr := travelOn(r.t, w, r.srv, ends.add)
 			tr.t = rt
-			p := &picture{c: tr.client}
+			p := &picture{c: tr.client, live: rapid.SampledFrom(liveSearches()).Draw(rt, "search")}
 			p.take(rt, tr.ok("SELECT INBOX"), false)
+			p.watch(rt)
 			views, all = append(views, p), append(all, tr)
 			tr.wrap = func(b mailbox.Box) mailbox.Box { return trapBox{b, tp} }
 		}
@@ -290,6 +317,9 @@ func TestViewsModel(t *testing.T) {
 				if got := p.msgs[i]; uint32(m.UID) != got.uid || got.flags != want {
 					rt.Fatalf("message %d: uid %d %q, view %+v", i+1, m.UID, want, got)
 				}
+				if got, want := p.msgs[i].found, p.live.has(m, i == msgs.Len()-1); got != want {
+					rt.Fatalf("%s: message %d, uid %d %q: %v", p.live.keys, i+1, m.UID, words(m.Flags), got)
+				}
 			}
 		}
 		// told compares with the truth what the view has after a command. all: it may tell
@@ -303,6 +333,9 @@ func TestViewsModel(t *testing.T) {
 				m := msgs.Get(mailbox.UID(got.uid))
 				if m == nil && all && got.uid != 0 || m != nil && got.known && got.flags != words(m.Flags) {
 					rt.Fatalf("%+v, view %+v", m, got)
+				}
+				if m != nil && !p.live.last && got.found != p.live.has(m, false) {
+					rt.Fatalf("%s: %+v, view %+v", p.live.keys, m, got)
 				}
 			}
 		}

@@ -118,18 +118,20 @@ func (s *session) bring(t telling) error {
 	if err != nil {
 		return err
 	}
+	star := v.lastUID()
 	s.tellExpunged(d, t.expunged)
 	v.withhold(&snap, &d, t)
 	v.take(snap, d, t)
 	if err := s.tell(d); err != nil {
 		return err
 	}
+	updated := s.updateChanged(d, star)
 	if s.enabled.qresync && len(v.leftovers) > 0 {
 		// RFC 7162, Section 3.2.10: MODSEQs above those of what is gone, and not told yet, must not
 		// make the client take itself for up to date.
 		s.out.Raw("* OK [HIGHESTMODSEQ ").Number(v.highest).Raw("] up to here").CRLF()
 	}
-	return nil
+	return updated
 }
 
 // owes reports that there is something untold that may be told now, although the folder is as
@@ -167,6 +169,7 @@ func (s *session) tellExpunged(d difference, allowExpunge bool) {
 	if len(d.gone) == 0 || !allowExpunge {
 		return
 	}
+	s.updateGone(d.gone)
 	if s.enabled.qresync || s.enabled.uidOnly {
 		// RFC 7162, Section 3.2.10; RFC 9586, Section 3.4.
 		s.out.Raw("* VANISHED ").Ranges(syntax.Compact(d.gone)).CRLF()

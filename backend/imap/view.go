@@ -214,6 +214,14 @@ func (v *view) index(uid mailbox.UID) int {
 	return -1
 }
 
+// lastUID is that of the last message, 0 where there is none.
+func (v *view) lastUID() mailbox.UID {
+	if n := v.told.Len(); n > 0 {
+		return v.told.At(n - 1).UID
+	}
+	return 0
+}
+
 // all is told.
 func (v *view) all() []search.Span { return []search.Span{{Lo: 0, Hi: v.told.Len()}} }
 

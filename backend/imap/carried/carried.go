@@ -28,7 +28,8 @@ type State struct {
 	Waited   time.Duration
 	Selected *Selected // nil: no mailbox is selected
 	Saved    []mailbox.UIDRange
-	Notify   *Notify // nil: NOTIFY was not used
+	Updates  *Updates // of the selected mailbox; nil: none
+	Notify   *Notify  // nil: NOTIFY was not used
 	UnderWay UnderWay
 	// Pending is what the client has sent and was not executed: the command under way from its
 	// first byte on, and what was read behind it.
@@ -88,6 +89,21 @@ type Selected struct {
 	// Keywords are those of the FLAGS response, sorted; Untold: one of them was not told yet.
 	Keywords []string
 	Untold   bool
+}
+
+// Updates are the searches that are kept up to date. Stale are messages that are to be looked at again.
+type Updates struct {
+	Stale []mailbox.UIDRange
+	All   []Update
+}
+
+// Update is a search that is kept up to date: its keys as they are written in a command, and the
+// messages that the client takes its result to be.
+type Update struct {
+	Tag   string
+	ByUID bool
+	Keys  string
+	Hits  []mailbox.UIDRange
 }
 
 // Notify is what NOTIFY asked for, and what the client knows of the account. The events, filters

@@ -24,7 +24,7 @@ func spans(uids ...mailbox.UID) []mailbox.UIDRange {
 func full() *State {
 	return &State{
 		Session: "p1-17", Client: "192.0.2.1:1", User: "ann@example.test", Enabled: QResync | UIDOnly, Deflate: true, Bads: 3,
-		Waited: 29 * time.Minute, Saved: spans(1, 1, 3, 9),
+		Waited: 29 * time.Minute, Saved: spans(1, 1, 3, 9), Updates: &Updates{spans(7, 8), []Update{{"a1", true, "UNSEEN", spans(1, 7)}, {Keys: "NOT ALL"}}},
 		Selected: &Selected{
 			Name: "Grüße/x", ID: "f7", UIDValidity: 1 << 31, ReadOnly: true, Dead: true, Told: spans(1, 100_000, 100_002, 100_002, 1<<32-1, 1<<32-1),
 			UIDNext: 1<<32 - 1, Highest: 5, Synced: 1<<63 + 1, Unsure: spans(7, 7), Recent: spans(8, 9), Noted: spans(11, 11), Own: spans(4, 4),

@@ -27,14 +27,17 @@ func Decode(b []byte) (*State, error) {
 	if r.err == nil && s.Enabled&^All != 0 {
 		return nil, &handoff.Error{Reason: handoff.Capability, Err: errors.New("something unknown is enabled")}
 	}
-	var selected, notify bool
-	r.bools(&s.Deflate, &selected, &notify)
+	var selected, notify, updates bool
+	r.bools(&s.Deflate, &selected, &notify, &updates)
 	s.Bads = int(r.upTo(math.MaxInt32))
 	s.Waited = time.Duration(r.upTo(uint64(maxWaited.Milliseconds()))) * time.Millisecond
 	if selected {
 		s.Selected = r.selected()
 	}
 	s.Saved = r.ranges()
+	if updates {
+		s.Updates = r.updates()
+	}
 	if notify {
 		s.Notify = r.notify()
 	}
@@ -166,6 +169,17 @@ func (r *reader) selected() *Selected {
 	}
 	s.Keywords = r.texts()
 	return s
+}
+
+func (r *reader) updates() *Updates {
+	all := &Updates{Stale: r.ranges()}
+	for range r.count(4) {
+		u := Update{Tag: r.text()}
+		r.bools(&u.ByUID)
+		u.Keys, u.Hits = r.text(), r.ranges()
+		all.All = append(all.All, u)
+	}
+	return all
 }
 
 func (r *reader) notify() *Notify {

@@ -17,13 +17,16 @@ func Encode(s *State) []byte {
 	w.text(s.Client)
 	w.text(s.User)
 	w.byte(byte(s.Enabled))
-	w.bools(s.Deflate, s.Selected != nil, s.Notify != nil)
+	w.bools(s.Deflate, s.Selected != nil, s.Notify != nil, s.Updates != nil)
 	w.number(uint64(s.Bads))
 	w.number(uint64(s.Waited.Milliseconds()))
 	if s.Selected != nil {
 		w.selected(s.Selected)
 	}
 	w.ranges(s.Saved)
+	if s.Updates != nil {
+		w.updates(s.Updates)
+	}
 	if s.Notify != nil {
 		w.notify(s.Notify)
 	}
@@ -90,6 +93,17 @@ func (w *writer) selected(s *Selected) {
 		w.ranges(r)
 	}
 	w.texts(s.Keywords)
+}
+
+func (w *writer) updates(u *Updates) {
+	w.ranges(u.Stale)
+	w.number(uint64(len(u.All)))
+	for _, u := range u.All {
+		w.text(u.Tag)
+		w.bools(u.ByUID)
+		w.text(u.Keys)
+		w.ranges(u.Hits)
+	}
 }
 
 func (w *writer) notify(n *Notify) {

@@ -71,61 +71,9 @@ func Apply(s *State, b []byte) error {
 	s.Bads, s.Waited, s.UnderWay, s.Pending = t.Bads, 0, UnderWay{Granted: t.Granted}, t.Pending
 	if sel := s.Selected; sel != nil {
 		sel.Untold, sel.UIDNext, sel.Highest, sel.Synced = t.Untold, t.UIDNext, t.Highest, t.Synced
-		sel.Told = without(union(sel.Told, t.Fresh), t.Gone)
-		sel.Recent = union(sel.Recent, t.Recent)
+		sel.Told = mailbox.Without(mailbox.Union(sel.Told, t.Fresh), t.Gone)
+		sel.Recent = mailbox.Union(sel.Recent, t.Recent)
 		sel.Unsure, sel.Noted, sel.Own, sel.Unfetched = t.Unsure, t.Noted, t.Own, t.Unfetched
 	}
 	return nil
-}
-
-// union gives what is in a or b.
-func union(a, b []mailbox.UIDRange) []mailbox.UIDRange {
-	if len(b) == 0 {
-		return a
-	}
-	out := make([]mailbox.UIDRange, 0, len(a)+len(b))
-	for len(a)+len(b) > 0 {
-		if len(a) == 0 || len(b) > 0 && b[0].First < a[0].First {
-			a, b = b, a
-		}
-		r := a[0]
-		a = a[1:]
-		if n := len(out); n > 0 && uint64(out[n-1].Last)+1 >= uint64(r.First) {
-			out[n-1].Last = max(out[n-1].Last, r.Last)
-			continue
-		}
-		out = append(out, r)
-	}
-	return out
-}
-
-// without gives what is in a and not in b.
-func without(a, b []mailbox.UIDRange) []mailbox.UIDRange {
-	if len(b) == 0 {
-		return a
-	}
-	out := make([]mailbox.UIDRange, 0, len(a)+len(b))
-	for _, r := range a {
-		for len(b) > 0 && b[0].Last < r.First {
-			b = b[1:]
-		}
-		rest, whole := r, true
-		for _, g := range b {
-			if g.First > rest.Last {
-				break
-			}
-			if g.First > rest.First {
-				out = append(out, mailbox.UIDRange{First: rest.First, Last: g.First - 1})
-			}
-			if g.Last >= rest.Last {
-				whole = false
-				break
-			}
-			rest.First = g.Last + 1
-		}
-		if whole {
-			out = append(out, rest)
-		}
-	}
-	return out
 }

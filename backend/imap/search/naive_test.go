@@ -2,8 +2,8 @@ package search
 
 import (
 	"bytes"
-	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +13,7 @@ import (
 
 	"waypost/backend/imap/collate"
 	"waypost/backend/imap/order"
+	"waypost/backend/imap/syntax"
 	"waypost/backend/mailbox"
 	"waypost/backend/mime"
 )
@@ -197,10 +198,63 @@ func TestLikeNaive(t *testing.T) {
 	})
 }
 
+// spell writes a key as a client would.
 func spell(k *key) string {
-	text := fmt.Sprintf("%d %s %q %d %v %v", k.kind, k.name, k.text, k.n, k.since, k.before)
-	for _, kid := range k.kids {
-		text += " (" + spell(kid) + ")"
+	var b strings.Builder
+	e := syntax.NewEncoder(&b, syntax.Buffers())
+	if k.kind != kAnd {
+		k = &key{kind: kAnd, kids: []*key{k}}
 	}
-	return text
+	(&Query{keys: k}).WriteKeys(e)
+	_ = e.Flush() // a builder has no errors
+	return b.String()
+}
+
+// What WriteKeys writes is parsed to what it was written of.
+func TestWriteKeys(t *testing.T) {
+	f := corpus(t, 60)
+	for i := range f.list {
+		f.list[i].GUID = strings.Repeat("x", i+1)
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		and := &key{kind: kAnd, kids: []*key{someKey(t, f, 4)}}
+		impossible := and.any(func(k *key) bool {
+			return (k.kind == kOlder || k.kind == kYounger) && k.n == 0 || k.kind == kSent && k.since.IsZero() && k.before.IsZero()
+		})
+		if impossible {
+			return
+		}
+		q, err := parse("SEARCH "+spell(and), Options{})
+		if err != nil {
+			t.Fatalf("%s: %v", spell(and), err)
+		}
+		if !reflect.DeepEqual(q.keys, and) {
+			t.Fatalf("%s is %s", spell(and), spell(q.keys))
+		}
+	})
+	for _, keys := range []string{
+		"ALL", "NEW", "OLD", "UNKEYWORD \\Foo", "ON 1-Feb-2003 SENTON 3-Feb-2003 SAVEDON 4-Dec-1999", "SAVEDATESUPPORTED", "THREADID T1", "UID 3:*,7,*", `MODSEQ "/flags/\\draft" all 5`,
+		"SMALLER 9223372036854775807", "ANSWERED UNDELETED (OR FLAGGED (UNDRAFT SEEN) BCC {3+}\r\na\"b)", `HEADER "a b" "" TEXT "ä"`, "FUZZY BODY x",
+	} {
+		q, err := parse("SEARCH "+keys, Options{})
+		if err != nil {
+			t.Fatalf("%s: %v", keys, err)
+		}
+		again, err := parse("SEARCH "+spell(q.keys), Options{})
+		if err != nil || !reflect.DeepEqual(again, q) {
+			t.Errorf("%s is written %s: %v", keys, spell(q.keys), err)
+		}
+	}
+	v := letters(t)
+	for keys, want := range map[string]string{
+		"2:3": "UID 20:30", "4:*,1": "UID 10,40", "9": "NOT ALL", "NOT $": "NOT UID 20:30", "OR 1 UID 1:*": "OR UID 10 UID 1:*",
+	} {
+		q, err := parse("SEARCH "+keys, Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ok := q.Fix(v); !ok || spell(q.keys) != want {
+			t.Errorf("%s: %v %s, want %s", keys, ok, spell(q.keys), want)
+		}
+	}
 }

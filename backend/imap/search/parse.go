@@ -112,7 +112,7 @@ func (p *parser) returns() error {
 	if r.all && r.partial != nil {
 		return syntax.Syntax("ALL and PARTIAL exclude each other") // RFC 9394, Section 3.1
 	}
-	if !r.min && !r.max && !r.all && !r.count && !r.save && r.partial == nil {
+	if !r.min && !r.max && !r.all && !r.count && !r.save && !r.update && r.partial == nil {
 		r.all = true // RFC 4731, Section 3.1
 	}
 	return p.SP()
@@ -135,6 +135,9 @@ func (p *parser) returnOption() error {
 		r.count = true
 	case "SAVE":
 		r.save = true
+	case "UPDATE":
+		r.update = true
+	case "CONTEXT": // a hint (RFC 5267, Section 4.2), of no use here
 	case "PARTIAL":
 		if r.partial != nil {
 			return syntax.Syntax("PARTIAL is given twice")

@@ -30,10 +30,11 @@ type Result struct {
 // Count is how many messages were found.
 func (r *Result) Count() int { return len(r.hits) }
 
-// returns are a command's RETURN options (RFC 4731, Section 3.1; RFC 5182; RFC 9394).
+// returns are a command's RETURN options (RFC 4731, Section 3.1; RFC 5182; RFC 5267; RFC 9394).
 type returns struct {
 	given                      bool
 	min, max, all, count, save bool
+	update                     bool
 	partial                    *window
 }
 
@@ -137,7 +138,7 @@ func (r *Result) writePlain(e *syntax.Encoder) {
 // Section 2.1).
 func (r *Result) writeExtended(e *syntax.Encoder, tag string) {
 	o := r.q.ret
-	if o.save && !o.min && !o.max && !o.all && !o.count && o.partial == nil {
+	if o.save && !o.min && !o.max && !o.all && !o.count && !o.update && o.partial == nil {
 		return
 	}
 	e.Raw("* ESEARCH (TAG ").String(tag).Byte(')')

@@ -53,6 +53,9 @@ func (r *run) find(p *plan, res *Result) error {
 	c := newCandidate(p, r, r.env.Now)
 	defer c.end()
 	spans := p.spans()
+	if r.env.Among != nil {
+		spans = intersect(spans, r.env.Among)
+	}
 	for _, s := range spans {
 		r.all += s.Hi - s.Lo
 	}
@@ -65,7 +68,7 @@ func (r *run) find(p *plan, res *Result) error {
 			c.begin(i, m)
 			v, err := p.root.eval(c, inMemory)
 			if v == unknown && err == nil {
-				if !asked {
+				if !asked && r.env.Among == nil { // few are read sooner than an index is asked
 					asked = true
 					p.askIndex(r.ctx)
 				}

@@ -1,7 +1,7 @@
 // Package search is IMAP's SEARCH, SORT and THREAD from the arguments to the answer: RFC 3501
 // and 9051 (Section 6.4.4), ESEARCH (RFC 4731), SEARCHRES (RFC 5182), PARTIAL (RFC 9394), WITHIN
 // (RFC 5032), CONDSTORE's MODSEQ (RFC 7162), SAVEDATE (RFC 8514), OBJECTID's keys (RFC
-// 8474), SORT and THREAD (RFC 5256), ESORT (RFC 5267), SORT=DISPLAY (RFC 5957), THREAD=REFS
+// 8474), SORT and THREAD (RFC 5256), ESORT and CONTEXT=SEARCH (RFC 5267), SORT=DISPLAY (RFC 5957), THREAD=REFS
 // and I18NLEVEL=1 (RFC 5255), and what UIDONLY forbids of it (RFC 9586).
 //
 // Parse reads the arguments, Query.Run looks through a View, Result.Write answers. A Query
@@ -124,6 +124,8 @@ type Env struct {
 	Slots *Share
 	// Progress, if not nil, is called now and then, with messages as the unit (RFC 9585).
 	Progress func(done, total int)
+	// Among, if not nil, are the only messages to look at.
+	Among []Span
 	// Now is what OLDER and YOUNGER count from; zero is the present.
 	Now time.Time
 }

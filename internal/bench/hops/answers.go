@@ -19,7 +19,7 @@ const (
 		"* %d EXISTS\r\n* 0 RECENT\r\n* OK [UIDVALIDITY 1795392610] UIDs valid\r\n* OK [UIDNEXT %d] predicted next UID\r\n" +
 		"* OK [HIGHESTMODSEQ 1882605601423361] highest\r\n* OK [MAILBOXID (3f0272aae9aa3fe6bfe140b3042de5f5)] ok\r\n"
 	// capabilityBytes is how long the list is that Waypost gives after LOGIN.
-	capabilityBytes = 519
+	capabilityBytes = 534
 )
 
 // server answers for one Maildir.
