@@ -177,6 +177,7 @@ func (m *mailto) header(rawName, rawValue string) error {
 	if err != nil {
 		return fmt.Errorf("the mailto URI is malformed: %w", err)
 	}
+	spelled := name
 	switch name = lower(name); name {
 	case "to":
 		return addRecipients(&m.to, rawValue)
@@ -198,7 +199,7 @@ func (m *mailto) header(rawName, rawValue string) error {
 	case !validFieldName(name):
 		return fmt.Errorf("the mailto URI has a header %q, which is no name of a field", cut(name, 60))
 	case !slices.Contains(unsafeFields, name) && !strings.HasPrefix(name, "resent-") && !strings.HasPrefix(name, "content-"):
-		m.fields = append(m.fields, Field{Name: upper(name[:1]) + name[1:], Value: oneLine(value)})
+		m.fields = append(m.fields, Field{Name: spelled, Value: oneLine(value)})
 	}
 	return nil
 }

@@ -246,7 +246,7 @@ func TestNotifySilence(t *testing.T) {
 	env.From = ""
 	r, _ = run(t, `require "enotify"; notify :importance "1" :from "x@y.example" "mailto:a@b.example?x-foo=bar&from=evil@x.example&body=hi%0D%0Athere";`, letter, env)
 	n := r.Actions[0].(*Notify)
-	if !n.NullSender || n.Importance != '1' || n.From != "x@y.example" || n.Body != "hi\r\nthere" || len(n.Fields) != 1 || n.Fields[0].Name != "X-foo" {
+	if !n.NullSender || n.Importance != '1' || n.From != "x@y.example" || n.Body != "hi\r\nthere" || len(n.Fields) != 1 || n.Fields[0].Name != "x-foo" {
 		t.Errorf("%+v", n)
 	}
 }
