@@ -78,6 +78,20 @@ func (d *dovecot) adm(stdin string, args ...string) string {
 	return string(out)
 }
 
+// folders are those that there are, by their names in the tree.
+func (d *dovecot) folders() []string {
+	d.s.t.Helper()
+	all := []string{mailbox.Inbox}
+	entries, err := os.ReadDir(d.s.path())
+	must(d.s.t, err)
+	for _, e := range entries {
+		if folder, ok := folderOf(e.Name()); ok && e.IsDir() {
+			all = append(all, folder)
+		}
+	}
+	return all
+}
+
 // seen gives what Dovecot sees, a line per message and one per folder.
 func (d *dovecot) seen() []string {
 	d.s.t.Helper()
@@ -95,7 +109,7 @@ func (d *dovecot) seen() []string {
 		f[2], _, _ = strings.Cut(f[2], ",")
 		lines = append(lines, strings.Join(f, "|"))
 	}
-	for line := range strings.Lines(d.adm("", "-f", "tab", "mailbox", "status", "messages uidnext uidvalidity unseen", "*")) {
+	for line := range strings.Lines(d.adm("", append([]string{"-f", "tab", "mailbox", "status", "messages uidnext uidvalidity unseen"}, d.folders()...)...)) {
 		if !strings.HasPrefix(line, "mailbox\t") {
 			lines = append(lines, strings.ReplaceAll(strings.TrimSuffix(line, "\n"), "\t", "|"))
 		}
@@ -119,7 +133,8 @@ func (s *setup) seen() []string {
 		for _, m := range snap.Messages.All() {
 			date, err := f.InternalDate(m.UID)
 			must(s.t, err)
-			lines = append(lines, fmt.Sprintf("%s|%d|%s|%s|%d|%d|%s", info.Name, m.UID, m.GUID, flagText(m.Flags),
+			guid, _, _ := strings.Cut(m.GUID, ",") // of a copy that Dovecot made
+			lines = append(lines, fmt.Sprintf("%s|%d|%s|%s|%d|%d|%s", info.Name, m.UID, guid, flagText(m.Flags),
 				m.Size, m.WireSize, date.Format("2006-01-02 15:04:05")))
 		}
 		lines = append(lines, fmt.Sprintf("%s|%d|%d|%d|%d", info.Name, snap.Messages.Len(), snap.UIDNext, snap.UIDValidity, snap.Unseen))
