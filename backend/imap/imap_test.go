@@ -133,6 +133,7 @@ func TestMatchName(t *testing.T) {
 	}{
 		{"*", "a/b", true}, {"%", "a/b", false}, {"%/%", "a/b", true}, {"a*c", "a/b/c", true},
 		{"a%c", "a/b/c", false}, {"a", "ab", false}, {"", "a", false}, {"%b", "ab", true},
+		{"inb*", "INBOX/y", true}, {"Inbox/%", "INBOX/y", true}, {"inbox/Y", "INBOX/y", false}, {"inbox", "INBOXES", false}, {"iNbOx", "INBOX", true},
 		{strings.Repeat("*a", 2000) + "*", strings.Repeat("a", 1999), false},
 	} {
 		if got := matchName(c.pattern, c.name); got != c.want {

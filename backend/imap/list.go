@@ -362,8 +362,10 @@ func softly(err error) error {
 // anything without a separator. It takes time in proportion to the product of
 // the lengths, whatever the pattern.
 func matchName(pattern, name string) bool {
-	if name == mailbox.Inbox {
-		pattern = strings.ToUpper(pattern)
+	// What stands for INBOX is so in any case, as it is in a name (see folderName).
+	anyCase := 0
+	if first, _, _ := strings.Cut(name, string(mailbox.Separator)); first == mailbox.Inbox {
+		anyCase = len(first)
 	}
 	// can[i]: the pattern so far matches name[:i].
 	can := make([]bool, len(name)+1)
@@ -376,7 +378,7 @@ func matchName(pattern, name string) bool {
 			}
 		default:
 			for j := len(name); j > 0; j-- {
-				can[j] = can[j-1] && name[j-1] == p
+				can[j] = can[j-1] && (name[j-1] == p || j <= anyCase && 'a' <= p && p <= 'z' && name[j-1] == p-'a'+'A')
 			}
 			can[0] = false
 		}
