@@ -36,6 +36,10 @@ var fuzzStates = []struct {
 		c.ok("SELECT INBOX")
 		c.ok("SEARCH RETURN (SAVE) ALL")
 	}},
+	{"updated", func(c *client) {
+		c.ok("SELECT INBOX")
+		c.ok("SEARCH RETURN (UPDATE) OR SEEN TEXT x")
+	}},
 	{"all", func(c *client) {
 		c.ok("ENABLE QRESYNC UTF8=ACCEPT IMAP4rev2")
 		c.ok("SELECT INBOX")
@@ -104,7 +108,7 @@ func FuzzSession(f *testing.F) {
 			"a SELECT INBOX (QRESYNC (1 1 1:5 (1 1)))\r\n", "a LIST (SUBSCRIBED) \"\" (% *) RETURN (STATUS (MESSAGES))\r\n",
 			"a SETMETADATA \"\" (/private/x {1+}\r\nx)\r\n", "a X {13+}\r\nz CREATE bad\r\n\r\n", "\r\n", "a", "a NOOP {99999999999}\r\n",
 			"a UID REPLACE 1 INBOX {1+}\r\nx\r\n", "a APPEND INBOX CATENATE (URL \"/INBOX/;UID=1\" TEXT {1+}\r\nx)\r\n", "12345678901234567890\r\n",
-			"a STARTTLS\r\n", "a ENABLE UIDONLY\r\n", "a THREAD REFS UTF-8 ALL\r\nb SORT (DATE) UTF-8 ALL\r\n", "a IDLE\r\nDONE\r\nb CLOSE\r\n",
+			"a STARTTLS\r\n", "a ENABLE UIDONLY\r\n", "a THREAD REFS UTF-8 ALL\r\nb SORT (DATE) UTF-8 ALL\r\n", "a IDLE\r\nDONE\r\nb CLOSE\r\n", "a UID SEARCH RETURN (UPDATE) UID 1:*\r\nb STORE 1 -FLAGS (\\Seen)\r\nc CANCELUPDATE \"a\"\r\n",
 			"dXNlcgB1c2VyAHNlY3JldA==\r\n", " SEEN)\r\na FETCH $ UID\r\n", " URL \"/INBOX/;UID=9\")\r\n",
 			"a LOGIN \x00x\x00 \x00y\x00\r\n", "a FETCH 1 (BODY[HEADER.FIELDS (\x00x\x00)])\r\n", "a \"x\x00y\x00", "DONE \x00x\x00\r\n",
 			"a APPEND INBOX ~\x00x\x00 \x00\x00\r\n", "a SEARCH CHARSET x TEXT \x00x\x00 NOT HEADER \x00x\x00 \x00x\x00\r\n", "a APPEND INBOX UTF8 (~\x00x\x00)\r\n",

@@ -141,6 +141,15 @@ func carriedStates() []carriedState {
 			tr.told("NOOP", "OK", somebodysNews()...)
 			tr.told("FETCH $ UID", "OK", "* 1 FETCH (UID 2)", "* 2 FETCH (UID 3)")
 		}, false},
+		{"live search", func(tr *traveller) {
+			tr.ok("SELECT INBOX")
+			tr.ok("UID SEARCH RETURN (UPDATE) UNSEEN")
+			tr.want("STORE 3 +FLAGS.SILENT (\\Seen)", "OK", `* ESEARCH (TAG "t2") UID REMOVEFROM (0 3)`)
+		}, func(tr *traveller) {
+			news := somebodysNews()
+			tr.told("NOOP", "OK", append(append([]string{`* ESEARCH (TAG "t2") UID REMOVEFROM (0 1,4)`}, news...), `* ESEARCH (TAG "t2") UID ADDTO (0 6)`)...)
+			tr.told("STORE 2 -FLAGS.SILENT (\\Seen)", "OK", `* ESEARCH (TAG "t2") UID ADDTO (0 3)`)
+		}, false},
 		{"untold expunges", func(tr *traveller) {
 			tr.ok("SELECT INBOX")
 			b := tr.w.box()

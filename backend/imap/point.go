@@ -71,9 +71,7 @@ func (b *base) become(s *session, sealed handoff.Base) {
 	if s.notify != nil {
 		s.notify.touched = false
 	}
-	if s.updates != nil {
-		s.updates.touched = false
-	}
+	s.updates.settled()
 	if v := s.view; v != nil {
 		b.name, b.readOnly, b.dead, b.keywords = v.name, v.readOnly, v.dead, v.keywords
 		v.drift = drift{}
@@ -185,6 +183,7 @@ func (s *session) tip(pending []byte) carried.Tip {
 	}
 	t.Selected, t.Untold, t.UIDNext, t.Highest, t.Synced = true, v.unknown, v.uidNext, v.highest, v.synced
 	t.Fresh, t.Gone, t.Recent = v.drift.fresh, ranges(v.drift.gone), ranges(v.drift.recent)
+	t.Updated = s.updates.tip()
 	t.Unsure, t.Noted, t.Own, t.Unfetched = v.carryUnsure(), ranges(v.noted), ranges(v.own), ranges(v.unfetched)
 	return t
 }

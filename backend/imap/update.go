@@ -29,7 +29,7 @@ type updates struct {
 	// stale are messages, in any order, that are to be looked at again, for they may have changed
 	// before the session came here.
 	stale   []mailbox.UID
-	touched bool // since the last base of a checkpoint
+	touched bool // since the last base of a checkpoint, but for the hits
 }
 
 // update is such a search. Its hits are what the client takes the result to be; the slice is not
@@ -39,6 +39,8 @@ type update struct {
 	byUID bool
 	query *search.Query
 	hits  []mailbox.UIDRange
+	// in and out are by what the hits are others than in the last base of a checkpoint.
+	in, out []mailbox.UIDRange
 }
 
 // tagged gives the search of that tag, or -1.
@@ -243,8 +245,9 @@ func (s *session) tellUpdate(up *update, out, in []mailbox.UID) {
 		s.out.Raw(part.name).Ranges(syntax.Compact(numbers)).Byte(')')
 	}
 	s.out.CRLF()
-	up.hits = mailbox.Without(mailbox.Union(up.hits, ranges(in)), ranges(out))
-	s.updates.touched = true
+	came, left := ranges(in), ranges(out)
+	up.hits = mailbox.Without(mailbox.Union(up.hits, came), left)
+	up.in, up.out = mailbox.Without(mailbox.Union(up.in, came), left), mailbox.Without(mailbox.Union(up.out, left), came)
 }
 
 // searched is the view for package search.
@@ -268,6 +271,28 @@ func (s *session) carryUpdates() *carried.Updates {
 		c.All = append(c.All, carried.Update{Tag: up.tag, ByUID: up.byUID, Keys: s.keys(up), Hits: up.hits})
 	}
 	return c
+}
+
+// tip is what a tip says of the results.
+func (u *updates) tip() (all []carried.Updated) {
+	if u == nil {
+		return nil
+	}
+	for _, up := range u.all {
+		all = append(all, carried.Updated{In: up.in, Out: up.out})
+	}
+	return all
+}
+
+// settled notes that a base has the results.
+func (u *updates) settled() {
+	if u == nil {
+		return
+	}
+	u.touched = false
+	for _, up := range u.all {
+		up.in, up.out = nil, nil
+	}
 }
 
 // takeUpdates makes the searches go on here; it gives the tags of those that cannot, of which the client

@@ -100,6 +100,7 @@ func FuzzTip(f *testing.F) {
 	tip := &Tip{
 		Bads: 2, Granted: 1, Selected: true, UIDNext: 77, Highest: 9, Synced: 11, Fresh: spans(200_000, 200_003), Gone: spans(1, 7, 100_002, 200_000),
 		Recent: spans(8, 8, 200_001, 200_003), Unsure: spans(9, 9), Pending: []byte("a IDLE\r\n"),
+		Updated: []Updated{{spans(9, 9), spans(2, 3)}, {In: spans(5, 5)}},
 	}
 	f.Add(AppendTip(nil, tip))
 	f.Add(AppendTip(nil, &Tip{}))
@@ -114,7 +115,8 @@ func FuzzTip(f *testing.F) {
 		f.Fatal(err)
 	}
 	if sel := s.Selected; !reflect.DeepEqual(sel.Told, spans(8, 100_000, 200_001, 200_003)) || !reflect.DeepEqual(sel.Recent, spans(8, 9, 200_001, 200_003)) ||
-		sel.UIDNext != 77 || s.UnderWay != (UnderWay{Granted: 1}) || string(s.Pending) != "a IDLE\r\n" {
+		sel.UIDNext != 77 || s.UnderWay != (UnderWay{Granted: 1}) || string(s.Pending) != "a IDLE\r\n" ||
+		!reflect.DeepEqual(s.Updates.All[0].Hits, spans(1, 1, 4, 7, 9, 9)) || !reflect.DeepEqual(s.Updates.All[1].Hits, spans(5, 5)) {
 		f.Errorf("%+v %+v", s, sel)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {

@@ -22,14 +22,19 @@ type Tip struct {
 	// Fresh and Recent were told since, in addition; Gone are gone since.
 	Fresh, Gone, Recent           []mailbox.UIDRange
 	Unsure, Noted, Own, Unfetched []mailbox.UIDRange
-	Pending                       []byte
+	// Updated is what has changed in the results of the State's Updates, in their order.
+	Updated []Updated
+	Pending []byte
 }
+
+// Updated is what came to a result and what left it.
+type Updated struct{ In, Out []mailbox.UIDRange }
 
 // AppendTip writes a Tip behind dst.
 func AppendTip(dst []byte, t *Tip) []byte {
 	w := writer{dst}
 	w.byte(version)
-	w.bools(t.Selected, t.Untold)
+	w.bools(t.Selected, t.Untold, len(t.Updated) > 0)
 	w.number(uint64(t.Bads))
 	w.number(uint64(t.Granted))
 	if t.Selected {
@@ -38,6 +43,13 @@ func AppendTip(dst []byte, t *Tip) []byte {
 		w.number(t.Synced)
 		for _, r := range [...][]mailbox.UIDRange{t.Fresh, t.Gone, t.Recent, t.Unsure, t.Noted, t.Own, t.Unfetched} {
 			w.ranges(r)
+		}
+	}
+	if len(t.Updated) > 0 {
+		w.number(uint64(len(t.Updated)))
+		for _, u := range t.Updated {
+			w.ranges(u.In)
+			w.ranges(u.Out)
 		}
 	}
 	w.b = append(w.b, t.Pending...)
@@ -52,7 +64,8 @@ func Apply(s *State, b []byte) error {
 	}
 	r := reader{b: b[1:]}
 	var t Tip
-	r.bools(&t.Selected, &t.Untold)
+	var updated bool
+	r.bools(&t.Selected, &t.Untold, &updated)
 	t.Bads, t.Granted = int(r.upTo(math.MaxInt32)), int(r.upTo(math.MaxInt32))
 	if t.Selected {
 		t.UIDNext = mailbox.UID(r.upTo(math.MaxUint32))
@@ -61,8 +74,13 @@ func Apply(s *State, b []byte) error {
 			*to = r.ranges()
 		}
 	}
+	if updated {
+		for range r.count(2) {
+			t.Updated = append(t.Updated, Updated{r.ranges(), r.ranges()})
+		}
+	}
 	t.Pending = r.b
-	if t.Selected != (s.Selected != nil) {
+	if t.Selected != (s.Selected != nil) || updated && (s.Updates == nil || len(t.Updated) != len(s.Updates.All)) {
 		r.fail()
 	}
 	if r.err != nil {
@@ -74,6 +92,10 @@ func Apply(s *State, b []byte) error {
 		sel.Told = mailbox.Without(mailbox.Union(sel.Told, t.Fresh), t.Gone)
 		sel.Recent = mailbox.Union(sel.Recent, t.Recent)
 		sel.Unsure, sel.Noted, sel.Own, sel.Unfetched = t.Unsure, t.Noted, t.Own, t.Unfetched
+	}
+	for i, u := range t.Updated {
+		up := &s.Updates.All[i]
+		up.Hits = mailbox.Without(mailbox.Union(up.Hits, u.In), u.Out)
 	}
 	return nil
 }
