@@ -177,7 +177,9 @@ func (s *session) updateChanged(d difference, star mailbox.UID) error {
 			continue
 		case err == nil:
 			s.noUpdate(up.tag, "too large results")
-		case fenced(err) || s.ctx.Err() != nil:
+		case s.ctx.Err() != nil:
+			return nil // the session is over
+		case fenced(err):
 			u.stale = slices.Concat(always, flagged, last)
 			u.touched = true
 			return err
