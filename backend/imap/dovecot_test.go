@@ -332,26 +332,32 @@ func one(s string) (item, rest string) {
 }
 
 // likeDovecot runs a session of both for each seed.
-func likeDovecot(t *testing.T, session func(t *testing.T, s speaker, say func(command string) [2][]string)) {
+func likeDovecot(t *testing.T, session func(t *testing.T, s speaker, both []*client)) {
 	if _, err := exec.LookPath("doveadm"); err != nil {
 		t.Skip("dovecot is not installed (Debian: dovecot-imapd)")
 	}
 	for seed := *sessionSeed; seed < *sessionSeed+*randomSessions; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			both := []*client{dialDovecot(t), travel(t, newMaildirWorld(t), Limits{}).client}
-			session(t, speaker{rand.New(rand.NewPCG(seed, 2))}, func(command string) (answers [2][]string) {
-				for i, c := range both {
-					answers[i] = alike(c.cmd("%s", command))
-				}
-				return answers
-			})
+			session(t, speaker{rand.New(rand.NewPCG(seed, 2))}, both)
 		})
+	}
+}
+
+// saying says a command to both.
+func saying(both []*client) func(command string) [2][]string {
+	return func(command string) (answers [2][]string) {
+		for i, c := range both {
+			answers[i] = alike(c.cmd("%s", command))
+		}
+		return answers
 	}
 }
 
 // TestLikeDovecot says the same at random to both, about messages, and compares the answers.
 func TestLikeDovecot(t *testing.T) {
-	likeDovecot(t, func(t *testing.T, s speaker, say func(string) [2][]string) {
+	likeDovecot(t, func(t *testing.T, s speaker, both []*client) {
+		say := saying(both)
 		say("CREATE A")
 		for n := range 5 {
 			text, flags := s.letter(n+1), s.of("", `\Seen`, "kw")
@@ -383,7 +389,8 @@ func TestLikeDovecot(t *testing.T) {
 
 // TestLikeDovecotFolders is TestLikeDovecot about folders.
 func TestLikeDovecotFolders(t *testing.T) {
-	likeDovecot(t, func(t *testing.T, s speaker, say func(string) [2][]string) {
+	likeDovecot(t, func(t *testing.T, s speaker, both []*client) {
+		say := saying(both)
 		say("SELECT INBOX") // before that Dovecot has none
 		var said []string
 		for range 40 {
