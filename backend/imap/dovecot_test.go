@@ -2,18 +2,15 @@ package imap
 
 import (
 	"bufio"
-	"bytes"
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
+
+	"waypost/internal/dovecottest"
 )
 
 // Which random sessions TestLikeDovecot has: other ones from another seed on. They are the same each time.
@@ -22,57 +19,10 @@ var (
 	randomSessions = flag.Uint64("dovecot.sessions", 25, "how many of them there are")
 )
 
-const dovecotConf = `
-base_dir = %[1]s/run
-state_dir = %[1]s/run
-log_path = /dev/stderr
-mail_location = maildir:%[1]s/Maildir
-ssl = no
-protocols =
-first_valid_uid = 1
-mail_max_userip_connections = 0
-namespace inbox {
-  inbox = yes
-  separator = /
-}
-`
-
 // dialDovecot begins a session of Debian's IMAP program on an empty Maildir.
 func dialDovecot(t *testing.T) *client {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "wp-imap-") // short, and open to whose mail it is
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	conf := filepath.Join(dir, "conf")
-	must(t, os.WriteFile(conf, fmt.Appendf(nil, dovecotConf, dir), 0o644), os.Mkdir(filepath.Join(dir, "run"), 0o755))
-	cmd := exec.Command("doveadm", "-c", conf, "exec", "imap")
-	cmd.Env = []string{"USER=ann", "HOME=" + dir, "TZ=UTC", "PATH=/usr/bin:/bin:/usr/sbin:/sbin"}
-	cmd.Dir = dir
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if os.Getuid() == 0 {
-		const nobody = 65534
-		must(t, os.Chown(dir, nobody, nobody), os.Chown(filepath.Join(dir, "run"), nobody, nobody))
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: nobody, Gid: nobody}
-	}
-	near, far := loopback(t)
-	end, err := far.(interface{ File() (*os.File, error) }).File()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer end.Close()
-	far.Close()
-	var said bytes.Buffer
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = end, end, &said
-	must(t, cmd.Start())
-	t.Cleanup(func() {
-		near.Close()
-		_ = cmd.Wait() // how it ended shows in what it said
-		if t.Failed() {
-			t.Logf("dovecot said: %s", said.String())
-		}
-	})
+	near, _ := dovecottest.New(t, "imap").Begin("imap")
 	c := &client{t: t, nc: near, br: bufio.NewReader(near)}
 	if g := c.line(); !strings.HasPrefix(g, "* PREAUTH") {
 		t.Fatalf("greeting %q", g)
@@ -333,9 +283,6 @@ func one(s string) (item, rest string) {
 
 // likeDovecot runs a session of both for each seed.
 func likeDovecot(t *testing.T, session func(t *testing.T, s speaker, both []*client)) {
-	if _, err := exec.LookPath("doveadm"); err != nil {
-		t.Skip("dovecot is not installed (Debian: dovecot-imapd)")
-	}
 	for seed := *sessionSeed; seed < *sessionSeed+*randomSessions; seed++ {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			both := []*client{dialDovecot(t), travel(t, newMaildirWorld(t), Limits{}).client}

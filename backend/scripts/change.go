@@ -104,11 +104,11 @@ func (s *Store) begin(name string) (active string, err error) {
 // Rename gives a script another name; the active one stays active. ErrNonexistent,
 // ErrExists, ErrBadName.
 func (s *Store) Rename(from, to string) error {
-	if err := CheckName(to); err != nil {
-		return err
-	}
 	active, err := s.begin(from)
 	if err != nil {
+		return err
+	}
+	if err := CheckName(to); err != nil {
 		return err
 	}
 	switch err := s.find(to); {

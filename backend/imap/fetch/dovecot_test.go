@@ -6,76 +6,30 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"waypost/backend/mime"
+	"waypost/internal/dovecottest"
 	"waypost/internal/testmail"
 )
 
-const dovecotIMAP = "/usr/lib/dovecot/imap"
-
 // dovecot is Debian's Dovecot, its imap process alone, on one folder.
 type dovecot struct {
-	in  io.WriteCloser
-	out checker
-	dir string
-	tag int
+	home *dovecottest.Home
+	in   io.Writer
+	out  checker
+	tag  int
 }
 
 // startDovecot serves messages, in their order.
 func startDovecot(t *testing.T, messages [][]byte) *dovecot {
 	t.Helper()
-	if _, err := os.Stat(dovecotIMAP); err != nil {
-		t.Skip("no dovecot here (Debian: dovecot-imapd)")
-	}
-	// Nobody must get there: not below the test's own folder.
-	dir, err := os.MkdirTemp("/tmp", "wp-dovecot-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	uid, gid := os.Getuid(), os.Getgid()
-	if uid == 0 {
-		uid, gid = 65534, 65534
-	}
-	for _, sub := range []string{"mail/cur", "mail/new", "mail/tmp"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
+	d := &dovecot{home: dovecottest.New(t, "imap")}
 	for i, m := range messages {
-		if err := os.WriteFile(filepath.Join(dir, "mail/cur", fmt.Sprintf("%010d.M%d.test:2,S", 1600000000+i, i)), m, 0o644); err != nil {
-			t.Fatal(err)
-		}
+		d.home.Write(fmt.Sprintf("Maildir/cur/%010d.M%d.test:2,S", 1600000000+i, i), m)
 	}
-	config := filepath.Join(dir, "conf")
-	text := fmt.Sprintf(`mail_location = maildir:%[1]s/mail
-base_dir = %[1]s/run
-state_dir = %[1]s/state
-log_path = %[1]s/log
-first_valid_uid = 1
-first_valid_gid = 1
-mail_uid = %[2]d
-mail_gid = %[3]d
-ssl = no
-stats_writer_socket_path =
-`, dir, uid, gid)
-	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	err = filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
-		return errors.Join(err, os.Chown(path, uid, gid))
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := &dovecot{dir: dir}
 	d.start(t)
 	return d
 }
@@ -83,22 +37,8 @@ stats_writer_socket_path =
 // start starts the process, again if it has crashed.
 func (d *dovecot) start(t *testing.T) {
 	t.Helper()
-	cmd := exec.Command(dovecotIMAP, "-c", filepath.Join(d.dir, "conf"))
-	cmd.Env = []string{"USER=test", "HOME=" + d.dir}
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	deadline := time.AfterFunc(100*time.Second, func() { _ = cmd.Process.Kill() })
-	t.Cleanup(func() { deadline.Stop(); _ = in.Close(); _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	d.in, d.out = in, checker{bufio.NewReaderSize(out, 64<<10)}
+	client, _ := d.home.Begin("imap")
+	d.in, d.out = client, checker{bufio.NewReaderSize(client, 64<<10)}
 	if _, err := d.out.r.ReadString('\n'); err != nil {
 		t.Fatal(err)
 	}
