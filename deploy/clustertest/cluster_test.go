@@ -44,8 +44,8 @@ type testCluster struct {
 	networks map[string]string
 	// freeMover has the mover not ask at each point.
 	freeMover bool
-	// etcdFile is the configuration of Debian's etcd, where that is to run.
-	etcdFile string
+	// etcdFiles are the configurations of Debian's etcd servers, where those are to run.
+	etcdFiles []string
 }
 
 // proc is one process, which may be killed and started again.
@@ -97,8 +97,12 @@ func newClusterWith(t *testing.T, change func(*testCluster, []up.Unit, *embedded
 		change(c, us, &etcd)
 	}
 	c.add("e1", "etcd", mustJSON(t, etcd))
-	if c.etcdFile != "" {
-		c.procs["e1"].spec = kindDebianEtcd + " " + c.etcdFile
+	for i, file := range c.etcdFiles {
+		name := fmt.Sprintf("e%d", i+1)
+		if i > 0 {
+			c.add(name, "etcd", nil)
+		}
+		c.procs[name].spec = kindDebianEtcd + " " + file
 	}
 	for _, u := range us {
 		var b strings.Builder

@@ -121,7 +121,7 @@ func newSnapshotRun(t *testing.T) *snapshotRun {
 			put(t, to, cluster.AuthorityCert, contents(t, o.CAFile), 0o600)
 		}
 		put(t, r.folder, "auth.sh", strings.ReplaceAll(contents(t, filepath.Join(r.folder, "auth.sh")), cli.String(), ours.String()), 0o600)
-		c.etcdFile = filepath.Join(r.folder, "etcd-etcd1.yml")
+		c.etcdFiles = []string{filepath.Join(r.folder, "etcd-etcd1.yml")}
 	})
 	r.port = 12379 + r.offset
 	must(t, r.folder, "sh", "auth.sh")

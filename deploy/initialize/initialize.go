@@ -56,7 +56,7 @@ func NewPlan(o Options) (Plan, error) {
 	if len(p.Etcd) == 0 {
 		p.Etcd = []string{DefaultEtcd}
 	}
-	if _, err := p.etcdHosts(); err != nil {
+	if _, err := p.etcdAddrs(); err != nil {
 		return p, err
 	}
 	used := 0

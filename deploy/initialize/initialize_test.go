@@ -2,6 +2,7 @@ package initialize_test
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -302,6 +303,9 @@ func TestPlanRefuses(t *testing.T) {
 		"host with quotes": {Directors: 1, Backends: 1, Hosts: map[cluster.Peer]string{b1: `a"b`}},
 		"etcd no URL":      {Directors: 1, Etcd: []string{"127.0.0.1:2379"}},
 		"etcd no port":     {Directors: 1, Etcd: []string{"https://etcd"}},
+		"etcd last port":   {Directors: 1, Etcd: []string{"https://etcd:65535"}},
+		"etcd twice":       {Directors: 1, Etcd: []string{"https://etcd:2379", "https://etcd:2379"}},
+		"etcd among peers": {Directors: 1, Etcd: []string{"https://etcd:2380", "https://etcd:2379"}},
 	} {
 		o.Cluster = "c"
 		if _, err := initialize.NewPlan(o); err == nil {
@@ -317,6 +321,27 @@ func TestABadNameLeavesNothingBehind(t *testing.T) {
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		t.Errorf("left %v", entries)
+	}
+}
+
+func TestEtcdServersOfOneHost(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "cluster")
+	o := initialize.Options{Dir: dir, Cluster: "c", Directors: 1, Etcd: []string{"https://127.0.0.1:2379", "https://127.0.0.1:2479", "https://etcd.example.test:2379"}}
+	if _, err := initialize.Create(o); err != nil {
+		t.Fatal(err)
+	}
+	const members = "initial-cluster: etcd1=https://127.0.0.1:2380,etcd2=https://127.0.0.1:2480,etcd3=https://etcd.example.test:2380\n"
+	for i, url := range o.Etcd {
+		id := fmt.Sprintf("etcd%d", i+1)
+		config, err := os.ReadFile(filepath.Join(dir, "nodes", "etcd-"+id, "etcd-"+id+".yml"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range []string{"name: " + id + "\n", "advertise-client-urls: " + url + "\n", members} {
+			if !strings.Contains(string(config), line) {
+				t.Errorf("%s lacks %q:\n%s", id, line, config)
+			}
+		}
 	}
 }
 

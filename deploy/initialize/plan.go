@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"net"
 	"net/url"
 	"os"
@@ -105,20 +106,37 @@ func validHost(host string) error {
 	return nil
 }
 
-// etcdHosts are the hosts of the etcd servers that get a certificate of this
+// etcdAddr is where an etcd server serves clients. Its peers have the next port.
+type etcdAddr struct {
+	url, host string
+	port      int
+}
+
+// etcdAddrs are the etcd servers that get a certificate and a configuration of this
 // cluster: those of https endpoints.
-func (p *Plan) etcdHosts() ([]string, error) {
-	var hosts []string
+func (p *Plan) etcdAddrs() ([]etcdAddr, error) {
+	var addrs []etcdAddr
 	for _, e := range p.Etcd {
 		u, err := url.Parse(e)
-		if err != nil || u.Hostname() == "" || u.Port() == "" || u.Scheme != "https" && u.Scheme != "http" {
+		if err != nil || u.Hostname() == "" || u.Scheme != "https" && u.Scheme != "http" {
 			return nil, fmt.Errorf("etcd %q: want a URL like %s", e, DefaultEtcd)
 		}
-		if u.Scheme == "https" && !slices.Contains(hosts, u.Hostname()) {
-			hosts = append(hosts, u.Hostname())
+		port, err := strconv.ParseUint(u.Port(), 10, 16)
+		if err != nil || port == 0 || port == math.MaxUint16 {
+			return nil, fmt.Errorf("etcd %q: want a URL like %s, with a port below %d", e, DefaultEtcd, math.MaxUint16)
 		}
+		if u.Scheme != "https" {
+			continue
+		}
+		a := etcdAddr{e, u.Hostname(), int(port)}
+		for _, other := range addrs {
+			if d := a.port - other.port; a.host == other.host && d >= -1 && d <= 1 {
+				return nil, fmt.Errorf("etcd %q and %q: want ports two apart on one host, since a server takes the next one, too, for the others", other.url, e)
+			}
+		}
+		addrs = append(addrs, a)
 	}
-	return hosts, nil
+	return addrs, nil
 }
 
 // etcdTLS is the directory.tls that suits the endpoints.

@@ -5,7 +5,6 @@ import (
 	"embed"
 	"fmt"
 	"net"
-	"net/url"
 	"strings"
 	"text/template"
 
@@ -122,21 +121,19 @@ const etcdPeerName = "etcd-peer.waypost"
 // etcdPrefix is what all keys of Waypost begin with: director/etcd's default.
 const etcdPrefix = "/waypost/"
 
-// etcdServers are the servers behind the https endpoints, one per host.
+// etcdServers are the servers behind the https endpoints.
 func (p *Plan) etcdServers() ([]etcdServer, error) {
-	hosts, err := p.etcdHosts()
+	addrs, err := p.etcdAddrs()
 	if err != nil {
 		return nil, err
 	}
-	servers := make([]etcdServer, len(hosts))
-	members := make([]string, len(hosts))
-	for i, host := range hosts {
-		s := etcdServer{Cluster: p.Cluster, ID: fmt.Sprintf("etcd%d", i+1), Host: host, PeerName: etcdPeerName}
-		s.Client = p.endpointOf(host)
-		port := portOf(s.Client)
-		s.Peer = "https://" + join(host, port+1) // 2379 and 2380, as everywhere
-		s.ListenClient = "https://" + join(gossipBind(host), port)
-		s.ListenPeer = "https://" + join(gossipBind(host), port+1)
+	servers := make([]etcdServer, len(addrs))
+	members := make([]string, len(addrs))
+	for i, a := range addrs {
+		s := etcdServer{Cluster: p.Cluster, ID: fmt.Sprintf("etcd%d", i+1), Host: a.host, Client: a.url, PeerName: etcdPeerName}
+		s.Peer = "https://" + join(a.host, a.port+1) // 2379 and 2380, as everywhere
+		s.ListenClient = "https://" + join(gossipBind(a.host), a.port)
+		s.ListenPeer = "https://" + join(gossipBind(a.host), a.port+1)
 		members[i] = s.ID + "=" + s.Peer
 		servers[i] = s
 	}
@@ -147,27 +144,6 @@ func (p *Plan) etcdServers() ([]etcdServer, error) {
 }
 
 func (s etcdServer) peer() cluster.Peer { return cluster.Peer{Role: cluster.RoleEtcd, ID: s.ID} }
-
-func (p *Plan) endpointOf(host string) string {
-	for _, e := range p.Etcd {
-		if u, err := url.Parse(e); err == nil && u.Scheme == "https" && u.Hostname() == host {
-			return e
-		}
-	}
-	return ""
-}
-
-func portOf(endpoint string) int {
-	u, err := url.Parse(endpoint)
-	if err != nil {
-		return 0
-	}
-	port, err := net.LookupPort("tcp", u.Port())
-	if err != nil {
-		return 0
-	}
-	return port
-}
 
 func (s etcdServer) render() ([]byte, error) { return renderEtcd("etcd.tmpl", s) }
 
