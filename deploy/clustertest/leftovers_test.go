@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,11 +15,12 @@ import (
 )
 
 // What a test makes outside of its folder has the test's process id in its name: interfaces and
-// network namespaces, in hexadecimal, and images of file systems. What is left of a test that was
+// network namespaces, in hexadecimal, images of file systems, and a file system for an image. What is left of a test that was
 // killed is removed by the next one that makes such things.
 var (
 	leftNetwork = regexp.MustCompile(`^wp[bwf]?-([0-9a-f]{1,8})$`)
 	leftImage   = regexp.MustCompile(`\.left-([0-9a-f]{1,8})\.ext4$`)
+	leftSpace   = regexp.MustCompile(`\.left-([0-9a-f]{1,8})\.space$`)
 )
 
 // own is what marks this process's things.
@@ -41,13 +43,18 @@ func clearLeftovers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for line := range strings.Lines(string(mounts)) {
+	lines := slices.Collect(strings.Lines(string(mounts)))
+	for _, line := range slices.Backward(lines) { // what lies on another comes behind it
 		f := strings.Fields(line)
-		if len(f) < 2 || !strings.HasPrefix(f[0], "/dev/loop") {
+		if len(f) < 3 {
 			continue
 		}
-		image, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(f[0]), "loop/backing_file"))
-		if err != nil || !dead(leftImage, string(bytes.TrimSpace(image))) {
+		left := f[2] == "tmpfs" && dead(leftSpace, f[1])
+		if strings.HasPrefix(f[0], "/dev/loop") {
+			image, err := os.ReadFile(filepath.Join("/sys/block", filepath.Base(f[0]), "loop/backing_file"))
+			left = err == nil && dead(leftImage, string(bytes.TrimSpace(image)))
+		}
+		if !left {
 			continue
 		}
 		if out, err := exec.Command("umount", f[1]).CombinedOutput(); err != nil {

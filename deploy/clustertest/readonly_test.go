@@ -21,6 +21,9 @@ import (
 type extDisk struct {
 	t                  *testing.T
 	image, dir, device string
+	// made are options of mkfs.ext4, and options those of the mount.
+	made    []string
+	options string
 }
 
 // onExtDisk stops a process, moves its folder to a new file system, and starts it
@@ -28,10 +31,22 @@ type extDisk struct {
 func (c *testCluster) onExtDisk(t *testing.T, name string) *extDisk {
 	t.Helper()
 	clearLeftovers(t)
+	d := &extDisk{
+		t: t, image: filepath.Join(c.dir, imageName(name)), dir: filepath.Join(c.dir, name),
+		made: []string{"-E", "lazy_itable_init=1,lazy_journal_init=1"}, options: "errors=remount-ro",
+	}
+	c.moveTo(d, name)
+	return d
+}
+
+func imageName(name string) string { return name + ".left-" + own() + ".ext4" }
+
+func (c *testCluster) moveTo(d *extDisk, name string) {
+	t := d.t
+	t.Helper()
 	p := c.procs[name]
 	p.signal(syscall.SIGTERM)
 	p.waitEnd(patience)
-	d := &extDisk{t: t, image: filepath.Join(c.dir, name+".left-"+own()+".ext4"), dir: filepath.Join(c.dir, name)}
 	before := d.dir + ".before"
 	if err := os.Rename(d.dir, before); err != nil {
 		t.Fatal(err)
@@ -42,7 +57,7 @@ func (c *testCluster) onExtDisk(t *testing.T, name string) *extDisk {
 	if out, err := exec.Command("truncate", "-s", "600M", d.image).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
-	if out, err := exec.Command("mkfs.ext4", "-q", "-E", "lazy_itable_init=1,lazy_journal_init=1", d.image).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mkfs.ext4", append(d.made, "-q", d.image)...).CombinedOutput(); err != nil {
 		t.Skipf("needs mount: mkfs.ext4: %v: %s", err, out)
 	}
 	if err := d.mount(); err != nil {
@@ -57,11 +72,10 @@ func (c *testCluster) onExtDisk(t *testing.T, name string) *extDisk {
 	}
 	p.start(t)
 	p.waitReady(t)
-	return d
 }
 
 func (d *extDisk) mount() error {
-	if out, err := exec.Command("mount", "-o", "loop,errors=remount-ro", d.image, d.dir).CombinedOutput(); err != nil {
+	if out, err := exec.Command("mount", "-o", "loop,"+d.options, d.image, d.dir).CombinedOutput(); err != nil {
 		return fmt.Errorf("%w: %s", err, out)
 	}
 	out, err := exec.Command("findmnt", "-n", "-o", "SOURCE", d.dir).Output()
